@@ -1,0 +1,48 @@
+"""One way to start every command: constants from a dataclass, a user's mistake in one line.
+
+A ValueError raised by this project's own code is a message to the user: it is printed as one line
+`error: ...` on stderr and the exit code is 2. Anything else (a ValueError from inside numpy, say) is
+a bug and keeps its traceback.
+"""
+
+import difflib
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def run(config: type, main: Callable[[Any], int | None], description: str | None = None) -> None:
+    """Parse the command line into `config`, call `main(cfg)`, and exit with its return value (None is 0)."""
+    cfg = tyro.cli(config, description=description, config=(tyro.conf.FlagConversionOff,))
+    try:
+        sys.exit(main(cfg) or 0)
+    except ValueError as error:
+        if not _raised_by_us(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped by the keyboard; what was saved stays", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def nearest(name: str, candidates, count: int = 3) -> str:
+    """The candidates closest in spelling to `name`, or the first few, as text for an error message."""
+    names = [str(c) for c in candidates]
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    upper = {n.upper(): n for n in names}
+    if name.upper() in upper:
+        close = [upper[name.upper()]]
+    return ", ".join(close or names[:count]) or "none"
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    source = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return source.is_relative_to(PROJECT) and ".venv" not in source.parts

@@ -1,0 +1,115 @@
+"""Where the cells are: coordinates, projection, static fields and spacing of a (y, x) grid."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+EARTH_RADIUS = 6_371_229.0  # m, the sphere of NOAA's models
+
+
+@dataclass
+class Grid:
+    """A (y, x) grid. Everything but the shape is optional and None or empty where it is not known."""
+
+    shape: tuple[int, int]
+    dims: tuple[str, str] = ("y", "x")  # names of the two dimensions in the store
+    latitude: np.ndarray | None = None  # (y, x) degrees north
+    longitude: np.ndarray | None = None  # (y, x) degrees east, -180..180
+    y: np.ndarray | None = None  # (y,) m in the projection plane
+    x: np.ndarray | None = None  # (x,) m
+    projection: dict = field(default_factory=dict)  # CF grid mapping attributes
+    static: dict[str, np.ndarray] = field(default_factory=dict)  # "orography" m, "land_sea_mask" 0-1: (y, x)
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Mean distance between rows and between columns in m, or None where no coordinate tells it."""
+        if self.y is not None and self.x is not None:
+            return abs(float(np.diff(self.y).mean())), abs(float(np.diff(self.x).mean()))
+        if self.latitude is not None:
+            rows = np.radians(np.abs(np.diff(self.latitude, axis=0)).mean())
+            columns = np.radians(np.abs(np.diff(self.longitude, axis=1)).mean())
+            shrink = np.cos(np.radians(self.latitude)).mean()
+            return float(EARTH_RADIUS * rows), float(EARTH_RADIUS * columns * shrink)
+        return None
+
+
+def read_grid(dataset: xr.Dataset, dims: tuple[str, str]) -> Grid:
+    """The grid of an opened store whose fields have the trailing dimensions `dims`.
+
+    Latitude and longitude may be (y, x) fields or the two 1-D coordinates of a regular grid; x and y
+    count as metres only where they are coordinates that are not degrees.
+    """
+    shape = (dataset.sizes[dims[0]], dataset.sizes[dims[1]])
+    grid = Grid(shape, dims)
+    names = {str(n).lower(): n for n in dataset.variables}
+    latitude, longitude = (
+        next((dataset[names[n]] for n in options if n in names), None)
+        for options in (("latitude", "lat"), ("longitude", "lon"))
+    )
+    if latitude is not None and longitude is not None:
+        if latitude.dims == (dims[0],) and longitude.dims == (dims[1],):
+            grid.latitude, grid.longitude = np.meshgrid(latitude.values, longitude.values, indexing="ij")
+        elif latitude.dims == dims and longitude.dims == dims:
+            grid.latitude, grid.longitude = latitude.values, longitude.values
+    if grid.latitude is not None:
+        if not (np.isfinite(grid.latitude).all() and np.isfinite(grid.longitude).all()):
+            raise ValueError(
+                "latitude/longitude: got missing values, expected a number in every cell. "
+                "Fix: write the coordinates again or remove them"
+            )
+        grid.latitude = grid.latitude.astype(np.float64)
+        grid.longitude = (grid.longitude.astype(np.float64) + 180.0) % 360.0 - 180.0
+    for axis, dim in zip(("y", "x"), dims, strict=True):
+        degrees = dim in dataset.coords and str(dataset[dim].attrs.get("units", "m")).startswith("deg")
+        if dim in dataset.coords and not degrees and dim.lower() not in ("latitude", "lat", "longitude", "lon"):
+            setattr(grid, axis, dataset[dim].values.astype(np.float64))
+    if "spatial_ref" in dataset.variables:
+        grid.projection = dict(dataset["spatial_ref"].attrs)
+    for name in ("orography", "land_sea_mask"):
+        if name in dataset.variables and dataset[name].dims == dims:
+            grid.static[name] = dataset[name].values.astype(np.float32)
+            if not np.isfinite(grid.static[name]).all():
+                raise ValueError(
+                    f"{name}: got missing values, expected a number in every cell. "
+                    "Fix: write the field again or remove it from the store"
+                )
+    return grid
+
+
+def same_grid(a: Grid, b: Grid, tolerance: float = 1e-3) -> bool:
+    """Whether two grids have the same shape and, where both know them, the same latitudes and longitudes
+    (tolerance in degrees)."""
+    if a.shape != b.shape:
+        return False
+    if a.latitude is None or b.latitude is None:
+        return True
+    return bool(
+        np.allclose(a.latitude, b.latitude, rtol=0, atol=tolerance)
+        and np.allclose(a.longitude, b.longitude, rtol=0, atol=tolerance)
+    )
+
+
+def lambert_latlon(x: np.ndarray, y: np.ndarray, latitude_0=38.5, longitude_0=262.5) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude (degrees) of x, y (m) on the spherical Lambert conformal conic that touches
+    the Earth at latitude_0: HRRR's projection by default. x and y broadcast; pass x[None, :], y[:, None].
+
+    Source: Snyder, Map Projections: A Working Manual (USGS PP 1395), eqs. 14-1 to 15-11, one parallel.
+    """
+    phi_0 = np.radians(latitude_0)
+    n = np.sin(phi_0)
+    rho_0 = EARTH_RADIUS / np.tan(phi_0)
+    rho = np.hypot(x, rho_0 - y)
+    latitude = 2 * np.arctan((rho_0 / rho) ** (1 / n) * np.tan(np.pi / 4 + phi_0 / 2)) - np.pi / 2
+    longitude = longitude_0 + np.degrees(np.arctan2(x, rho_0 - y) / n)
+    return np.degrees(latitude), (longitude + 180.0) % 360.0 - 180.0
+
+
+HRRR_X0, HRRR_Y0, HRRR_SPACING = -2697520.142522, -1587306.152557, 3000.0  # m, lower left cell of HRRR CONUS
+LAMBERT_HRRR = {
+    "grid_mapping_name": "lambert_conformal_conic",
+    "standard_parallel": 38.5,
+    "latitude_of_projection_origin": 38.5,
+    "longitude_of_central_meridian": 262.5,
+    "earth_radius": EARTH_RADIUS,
+}

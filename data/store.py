@@ -1,0 +1,186 @@
+"""The training store: a zarr directory of hourly fields. This docstring is the format.
+
+    <STORE>.zarr                   zarr v2 or v3, read through xarray; local path or fsspec URL
+      time           (time,)       datetime64, UTC, sorted, unique, gaps allowed; its CF units decide
+      REFC ... CIN   (time, y, x)  float32 in the units of data/variables.py, one chunk per hour and variable;
+                                   attributes units, long_name, standard_name, grid_mapping
+      latitude, longitude (y, x)   degrees north, degrees east (-180..180); or the 1-D coordinates of a regular grid
+      y, x           (y,), (x,)    m in the projection plane
+      spatial_ref    ()            CF grid mapping attributes
+      orography, land_sea_mask (y, x)   m, 0-1
+      forecast_hour  (time,)       0 where the hour is an analysis (f00), 1 where it is a 1-hour forecast (f01)
+      attributes     source, history, Conventions; a synthetic store names its generator's version
+
+Required: `time` and at least one (time, y, x) array; the dimensions may carry any names
+(time, latitude, longitude say). Everything else is used where present and noted where absent.
+NaN means: in every hour, a mask (outside radar coverage); in some hours, a fault that is refused.
+Rows may run south to north (ours) or north to south; a forecast keeps the order of its store.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from data.command import nearest
+from data.grid import read_grid
+from data.variables import TABLE, known, lookup
+
+
+class Store:
+    """A training store opened for reading; `load` gives one hour as a float32 array.
+
+    Attributes: path, dataset (xarray, lazy), names (every (time, y, x) array), times (datetime64[ns]),
+    grid, notes (lines to print).
+    Raises ValueError for a path that is missing, is not zarr, or has no decodable time.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+        self.dataset = open_zarr(path)
+        self.notes: list[str] = []
+        if "time" not in self.dataset.variables:
+            found = ", ".join(map(str, self.dataset.variables)) or "nothing"
+            raise ValueError(
+                f"{path}: got no time coordinate (found {found}), expected `time` with CF units. "
+                'Fix: write time with units such as "hours since 2024-01-01"'
+            )
+        if not np.issubdtype(self.dataset["time"].dtype, np.datetime64):
+            units = self.dataset["time"].attrs.get("units", "no units attribute")
+            raise ValueError(
+                f"{path}: time cannot be decoded, got dtype {self.dataset['time'].dtype} with {units!r}, expected "
+                'CF time. Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
+            )
+        self.times = self.dataset["time"].values.astype("datetime64[ns]")
+        if self.times.ndim != 1 or np.isnat(self.times).any():
+            raise ValueError(
+                f"{path}: time has missing entries or is not one-dimensional, expected one valid time per hour. "
+                "Fix: rebuild the store's time coordinate"
+            )
+        if len(np.unique(self.times)) != len(self.times):
+            values, counts = np.unique(self.times, return_counts=True)
+            raise ValueError(
+                f"{path}: time {values[counts > 1][0].astype('datetime64[m]')} occurs {counts.max()} times, expected "
+                "each time once. Fix: remove the duplicates"
+            )
+        self.names = [
+            str(n)
+            for n, v in self.dataset.data_vars.items()
+            if v.ndim == 3 and v.dims[0] == "time" and v.dtype.kind in "fiu"
+        ]
+        if not self.names:
+            raise ValueError(
+                f"{path}: got no (time, y, x) array, expected at least one. "
+                f"Found: {', '.join(map(str, self.dataset.variables))}. Fix: build the store as data/store.py describes"
+            )
+        self._index = {int(t): i for i, t in enumerate(self.times.astype("int64"))}
+        self.grid = read_grid(self.dataset, self.dataset[self.names[0]].dims[1:])
+        self._note_what_is_absent()
+
+    def _note_what_is_absent(self) -> None:
+        if self.grid.latitude is None:
+            self.notes.append("no latitude/longitude: trained without the sun's height and the Coriolis parameter")
+        absent = [n for n in ("orography", "land_sea_mask") if n not in self.grid.static]
+        if absent:
+            self.notes.append(f"no static field {', '.join(absent)}: trained without")
+
+    def choose(self, variables: list[str]) -> list[str]:
+        """The store's names of the wanted variables: exact names or aliases; all known ones when the list is empty.
+
+        Raises ValueError, with the nearest names, for one that the store does not have.
+        """
+        by_table: dict[str, str] = {}
+        for name in self.names:
+            if known(name) and (lookup(name).name not in by_table or name == lookup(name).name):
+                by_table[lookup(name).name] = name
+        if not variables:
+            chosen = [by_table[v.name] for v in TABLE if v.name in by_table] or list(self.names)
+        else:
+            chosen = []
+            for name in variables:
+                match = name if name in self.names else by_table.get(lookup(name).name)
+                if match is None:
+                    raise ValueError(
+                        f"{self.path}: got no variable {name!r}, expected one of its arrays. "
+                        f"Nearest: {nearest(name, self.names)}. Fix: name another with --variables"
+                    )
+                chosen.append(match)
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(
+                    f"variables: got {' '.join(variables)}, in which one array is named twice; expected each once. "
+                    "Fix: remove the repetition"
+                )
+        for name in chosen:
+            if self.dataset[name].shape[1:] != self.grid.shape:
+                raise ValueError(
+                    f"{self.path}: {name} has the grid {self.dataset[name].shape[1:]}, expected {self.grid.shape} "
+                    "as the first variable. Fix: choose variables on one grid with --variables"
+                )
+            if not known(name):
+                self.notes.append(f"{name} is not in the variables table: no bounds, no transform, even mirror parity")
+        return chosen
+
+    def has(self, time: np.datetime64) -> bool:
+        """Whether the store holds this time."""
+        return int(time.astype("datetime64[ns]").astype("int64")) in self._index
+
+    def load(self, time: np.datetime64, names: list[str]) -> np.ndarray:
+        """The fields of one time: (C, y, x) float32 in the store's units, NaN where the store has NaN.
+
+        Raises ValueError for a time that the store does not hold or a chunk that cannot be read.
+        """
+        index = self._index.get(int(time.astype("datetime64[ns]").astype("int64")))
+        if index is None:
+            raise ValueError(
+                f"{self.path}: got no hour {time.astype('datetime64[m]')}, expected one of {self.nearest_times(time)}. "
+                "Fix: choose a time that the store holds"
+            )
+        out = np.empty((len(names), *self.grid.shape), np.float32)
+        for c, name in enumerate(names):
+            try:
+                out[c] = self.dataset[name][index].values
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path}: {name} at {time.astype('datetime64[m]')} cannot be read ({error}). "
+                    "Fix: write this hour again"
+                ) from error
+        return out
+
+    def nearest_times(self, time: np.datetime64, count: int = 3) -> str:
+        """The times nearest to `time`, as text for an error message."""
+        distance = np.abs((self.times - time.astype("datetime64[ns]")).astype("int64"))
+        return ", ".join(str(t.astype("datetime64[m]")) for t in np.sort(self.times[np.argsort(distance)[:count]]))
+
+
+def open_zarr(path: str | Path) -> xr.Dataset:
+    """Open a zarr store lazily; ValueError in one line where that fails."""
+    text = str(path)
+    if "://" not in text:
+        if not Path(text).exists():
+            raise ValueError(
+                f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
+                "`python -m data.build_hrrr` (real hours) or `python -m data.synthetic_storms` (a demo)"
+            )
+        if not any(p.exists() for n in ("zarr.json", ".zgroup", ".zmetadata") if (p := Path(text) / n)):
+            raise ValueError(
+                f"{path}: not a zarr store, expected a directory with zarr.json or .zgroup. "
+                "Fix: NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
+        try:
+            return xr.open_zarr(text, chunks=None, decode_timedelta=False)
+        except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
+            try:
+                raw = xr.open_zarr(text, chunks=None, decode_times=False)
+            except Exception:
+                raise ValueError(
+                    f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}). "
+                    "Fix: check the path and that the store is complete"
+                ) from error
+            units = raw["time"].attrs.get("units", "no units attribute") if "time" in raw.variables else "no time"
+            raise ValueError(
+                f"{path}: time cannot be decoded, got {units!r}, expected CF time. "
+                'Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
+            ) from error
