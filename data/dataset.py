@@ -1,0 +1,145 @@
+"""Pairs of fields one lead apart, split by date; from store to tensors in physical units.
+
+The training script normalises, mirrors and adds forcing; this file only finds and reads hours.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.store import Store
+from data.times import parse_duration, parse_time, show, show_duration
+
+
+@dataclass(frozen=True)
+class Split:
+    """Dated parts of a record, never interleaved: train | gap | validation | gap | test.
+
+    Each part is (first, last), datetime64[ns], both included."""
+
+    train: tuple[np.datetime64, np.datetime64]
+    validation: tuple[np.datetime64, np.datetime64]
+    test: tuple[np.datetime64, np.datetime64]
+    gap: np.timedelta64
+
+    def as_dict(self) -> dict:
+        """Plain types for checkpoints, logs and attributes."""
+        parts = {k: [show(t) for t in getattr(self, k)] for k in ("train", "validation", "test")}
+        return {**parts, "gap_hours": float(self.gap / np.timedelta64(1, "m")) / 60}
+
+    @staticmethod
+    def from_dict(table: dict) -> "Split":
+        parts = [tuple(np.datetime64(t, "ns") for t in table[k]) for k in ("train", "validation", "test")]
+        return Split(*parts, np.timedelta64(round(table["gap_hours"] * 3600), "s"))
+
+
+def find_pairs(times: np.ndarray, lead: np.timedelta64, part: tuple[np.datetime64, np.datetime64]) -> np.ndarray:
+    """The times t of one part of the record for which t + lead is present too, in the same part.
+
+    Found by timestamp, so an hour that is missing costs the pairs that touch it and moves no other."""
+    inside = np.sort(times[(times >= part[0]) & (times <= part[1])])
+    return inside[np.isin(inside + lead, inside)]
+
+
+def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_end: str, gap: str) -> Split:
+    """Split a record at dates. Empty texts mean the defaults: 70 % and 85 % of the record, a gap of 24 hours,
+    or for records under 5 days max(3 leads, 5 % of the record).
+
+    Raises ValueError where the dates are out of order or a part is left without a pair.
+    """
+    times = np.sort(times)
+    first, last = times[0], times[-1]
+    length = last - first
+    if gap:
+        pause = parse_duration(gap, "gap")
+    elif length >= np.timedelta64(5, "D"):
+        pause = np.timedelta64(24, "h").astype("timedelta64[ns]")
+    else:
+        pause = max(3 * lead, (length * 0.05).astype("timedelta64[ns]"))
+    end_train = parse_time(train_end, "train_end") if train_end else _floor(times, first + length * 0.70)
+    end_validation = parse_time(val_end, "val_end") if val_end else _floor(times, first + length * 0.85)
+    if not first <= end_train < end_validation <= last:
+        raise ValueError(
+            f"train_end and val_end: got {show(end_train)} and {show(end_validation)}, expected "
+            f"{show(first)} <= train_end < val_end <= {show(last)} (the record). Fix: choose dates in this order"
+        )
+    split = Split((first, end_train), (end_train + pause, end_validation), (end_validation + pause, last), pause)
+    for name in ("train", "validation"):
+        if len(find_pairs(times, lead, getattr(split, name))) == 0:
+            raise ValueError(
+                f"{name}: got no pair of times {show_duration(lead)} apart between "
+                f"{' and '.join(show(t) for t in getattr(split, name))} (record {show(first)} to {show(last)}, "
+                f"{len(times)} times), expected at least one. Fix: change --lead, --gap, --train_end or --val_end, or "
+                "build a longer store"
+            )
+    return split
+
+
+class Hours:
+    """Reads hours of a store as (C, H, W) float32 tensors in physical units, keeping as many decoded ones in
+    memory as `cache_gb` holds. Missing values must be where `mask` says; others raise ValueError."""
+
+    def __init__(self, store: Store, names: list[str], mask: Tensor | None, cache_gb: float = 0.0):
+        self.store, self.names, self.mask = store, list(names), mask
+        self._kept: dict[int, Tensor] = {}
+        self._room = int(cache_gb * 1e9)
+
+    def __call__(self, time: np.datetime64) -> Tensor:
+        key = int(time.astype("datetime64[ns]").astype("int64"))
+        if key in self._kept:
+            return self._kept[key]
+        fields = torch.from_numpy(self.store.load(time, self.names))
+        bad = ~fields.isfinite()
+        if self.mask is not None:
+            bad &= ~self.mask
+        if bad.any():
+            c = int(bad.sum(dim=(1, 2)).argmax())
+            raise ValueError(
+                f"{self.store.path}: {self.names[c]} has {int(bad[c].sum())} missing or infinite values at "
+                f"{show(time)}, expected numbers. Fix: write this hour again or take it out of the store"
+            )
+        if self._room >= fields.nbytes:
+            self._room -= fields.nbytes
+            self._kept[key] = fields
+        return fields
+
+
+class Pairs:
+    """The pairs (fields at t, fields at t + lead) of a list of initial times, as (C, H, W) tensors."""
+
+    def __init__(self, hours: Hours, init_times: np.ndarray, lead: np.timedelta64):
+        self.hours, self.init_times, self.lead = hours, init_times, lead
+
+    def __len__(self) -> int:
+        return len(self.init_times)
+
+    def batch(self, indices) -> tuple[Tensor, Tensor, np.ndarray]:
+        """state and target (B, C, H, W) in physical units and the B initial times."""
+        times = self.init_times[np.asarray(indices)]
+        return (
+            torch.stack([self.hours(t) for t in times]),
+            torch.stack([self.hours(t + self.lead) for t in times]),
+            times,
+        )
+
+
+def read_ahead(pairs: Pairs, batches):
+    """Yield (indices, pairs.batch(indices)) with the next batch being read while the current one is used.
+
+    One thread, no processes: zarr's decoding releases Python's lock, and forked workers can hang with zarr."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for indices in batches:
+            coming = (indices, pool.submit(pairs.batch, indices))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _floor(times: np.ndarray, time: np.datetime64) -> np.datetime64:
+    return times[times <= time][-1]

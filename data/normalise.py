@@ -1,0 +1,131 @@
+"""Physical fields to the model's state and back: the one boundary where units change.
+
+    physical (store units) --transform--> --(x - mean) / std--> state (what the model sees)
+
+All functions are pure; the statistics travel in the checkpoint.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.variables import lookup
+
+# A cell counts as clipped only beyond this many standard deviations, so that float32 rounding does not count.
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per-variable statistics of the transformed training hours; tensors of shape (C,)."""
+
+    names: tuple[str, ...]  # names in the store
+    mean: Tensor
+    std: Tensor
+    change_std: Tensor  # standard deviation of the change over one lead
+
+    def to(self, device) -> "Statistics":
+        return Statistics(self.names, *(t.to(device) for t in (self.mean, self.std, self.change_std)))
+
+    @property
+    def scale(self) -> Tensor:
+        """(C, 1, 1): the standard deviation of the change in units of the state, the unit of the tendency."""
+        return (self.change_std / self.std)[:, None, None]
+
+    def as_dict(self) -> dict:
+        """Plain types, for checkpoints and attributes."""
+        rows = zip(self.names, self.mean.tolist(), self.std.tolist(), self.change_std.tolist(), strict=True)
+        return {n: {"mean": m, "std": s, "change_std": c} for n, m, s, c in rows}
+
+    @staticmethod
+    def from_dict(table: dict) -> "Statistics":
+        columns = [torch.tensor([row[k] for row in table.values()]) for k in ("mean", "std", "change_std")]
+        return Statistics(tuple(table), *columns)
+
+
+def transform(x: Tensor, name: str) -> Tensor:
+    """A physical field of one variable in the space where it is normalised (table's `transform`)."""
+    kind = lookup(name).transform
+    if kind == "floor0":
+        return x.clamp(min=0)
+    if kind == "sqrt":
+        return x.clamp(min=0).sqrt()
+    if kind == "negative_sqrt":
+        return -(-x).clamp(min=0).sqrt()
+    assert kind == "identity", kind
+    return x
+
+
+def inverse_transform(x: Tensor, name: str) -> Tensor:
+    """The inverse of `transform` on its range."""
+    kind = lookup(name).transform
+    if kind == "floor0":
+        return x.clamp(min=0)
+    if kind == "sqrt":
+        return x.clamp(min=0).square()
+    if kind == "negative_sqrt":
+        return -(-x).clamp(min=0).square()
+    return x
+
+
+def normalise(physical: Tensor, statistics: Statistics, mask: Tensor | None = None) -> Tensor:
+    """(..., C, H, W) in store units to the state. `mask` (C, H, W), True where the variable is missing in every
+    hour: there the state is 0, the mean. NaN anywhere else stays NaN."""
+    fields = [transform(physical[..., c, :, :], n) for c, n in enumerate(statistics.names)]
+    state = (torch.stack(fields, dim=-3) - statistics.mean[:, None, None]) / statistics.std[:, None, None]
+    return state if mask is None else torch.where(mask, 0.0, state)
+
+
+def denormalise(state: Tensor, statistics: Statistics, mask: Tensor | None = None) -> Tensor:
+    """The state (..., C, H, W) back to store units; NaN where `mask` is True."""
+    fields = state * statistics.std[:, None, None] + statistics.mean[:, None, None]
+    out = torch.stack([inverse_transform(fields[..., c, :, :], n) for c, n in enumerate(statistics.names)], dim=-3)
+    return out if mask is None else torch.where(mask, torch.nan, out)
+
+
+def clip_physical(physical: Tensor, names: tuple[str, ...]) -> Tensor:
+    """(..., C, H, W) in store units held inside the physical bounds; NaN stays NaN."""
+    fields = {n: physical[..., c, :, :].clamp(lookup(n).lower, lookup(n).upper) for c, n in enumerate(names)}
+    for c, partner in _ties(names):
+        fields[names[c]] = torch.minimum(fields[names[c]], fields[names[partner]])
+    return torch.stack([fields[n] for n in names], dim=-3)
+
+
+def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function that holds a state (B, C, H, W) inside the physical bounds of its variables.
+
+    It returns the state and, (B, C), the share of unmasked cells of each field that were outside.
+    """
+    names, ties = statistics.names, _ties(statistics.names)
+    lower, upper = (
+        (torch.stack([transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in names]).to(statistics.mean))
+        for side in ("lower", "upper")
+    )
+    lower, upper = (((b - statistics.mean) / statistics.std)[:, None, None] for b in (lower, upper))
+
+    def limit(state: Tensor) -> tuple[Tensor, Tensor]:
+        outside = (state < lower - ROUNDING) | (state > upper + ROUNDING)
+        clipped = state.clamp(lower, upper)
+        for c, partner in ties:
+            ceiling = clipped[:, partner] * statistics.std[partner] + statistics.mean[partner]
+            ceiling = (ceiling - statistics.mean[c]) / statistics.std[c]
+            outside[:, c] |= clipped[:, c] > ceiling + ROUNDING
+            clipped[:, c] = torch.minimum(clipped[:, c], ceiling)
+        if mask is None:
+            return clipped, outside.float().mean(dim=(-2, -1))
+        cells = (~mask).sum(dim=(-2, -1)).clamp(min=1)
+        return clipped, (outside & ~mask).sum(dim=(-2, -1)) / cells
+
+    return limit
+
+
+def _ties(names: tuple[str, ...]) -> list[tuple[int, int]]:
+    """(channel, channel it must not exceed): dew point and temperature."""
+    position = {lookup(n).name: c for c, n in enumerate(names)}
+    return [
+        (c, position[lookup(n).not_above])
+        for c, n in enumerate(names)
+        if lookup(n).not_above and lookup(n).not_above in position
+    ]

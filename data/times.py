@@ -1,0 +1,49 @@
+"""Times and durations as users write them, to datetime64 and timedelta64 and back."""
+
+import re
+
+import numpy as np
+
+_UNITS = {
+    "s": 1, "sec": 1, "second": 1, "seconds": 1,
+    "m": 60, "min": 60, "minute": 60, "minutes": 60,
+    "h": 3600, "hour": 3600, "hours": 3600,
+    "d": 86400, "day": 86400, "days": 86400,
+}  # fmt: skip
+
+
+def parse_duration(text: str, what: str) -> np.timedelta64:
+    """ "1h", "5min", "24 hours" as timedelta64[ns]; ValueError, naming `what`, for anything else or <= 0."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text).lower())
+    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise ValueError(
+            f"{what}: got {text!r}, expected a positive duration such as 1h, 5min or 24h. Fix: --{what} 1h"
+        )
+    return np.timedelta64(round(float(match[1]) * _UNITS[match[2]] * 1e9), "ns")
+
+
+def parse_time(text: str, what: str) -> np.datetime64:
+    """An ISO time, UTC, as datetime64[ns]; ValueError, naming `what`, for anything else."""
+    try:
+        time = np.datetime64(str(text).strip().removesuffix("Z"), "ns")
+    except ValueError:
+        time = np.datetime64("NaT", "ns")
+    if np.isnat(time):
+        raise ValueError(f"{what}: got {text!r}, expected an ISO time in UTC. Fix: --{what} 2018-07-23T05")
+    return time
+
+
+def hours_of(duration: np.timedelta64) -> float:
+    """A duration in hours."""
+    return float(duration / np.timedelta64(1, "s")) / 3600.0
+
+
+def show(time: np.datetime64) -> str:
+    """A time to the minute, for messages."""
+    return str(time.astype("datetime64[m]"))
+
+
+def show_duration(duration: np.timedelta64) -> str:
+    """A duration as "1 h", "5 min" or "1.5 h", for messages."""
+    minutes = float(duration / np.timedelta64(1, "m"))
+    return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:g} h"

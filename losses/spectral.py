@@ -1,0 +1,85 @@
+"""The spectral term: does the forecast have the right amount of detail, in the right place, at every scale?"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+TILE = 256  # cells; side of the windows on large domains
+
+
+class SpectralLoss(nn.Module):
+    """Banded amplitude and coherence error in Hann windows, per channel (AMSE of Subich et al. 2025,
+    arXiv 2501.19374, eq. 7, on wavenumber bands of a limited area).
+
+    The domain is covered by square tiles of side n = min(256, H, W) that overlap by half. In each, the mean is
+    subtracted, a Hann window of unit mean square applied (the domain is not periodic: without a window the jump
+    at the edges hides all blur) and P = FFT(pred), T = FFT(target) taken, orthonormal, in float32. With sums over
+    the wavenumbers of a band b (octaves of the physical radius |k| = hypot(ky, kx)),
+
+        S_p = sum |P|^2 + e    S_t = sum |T|^2 + e    C = sum Re(P conj T) + e
+        term = 1/n^2 sum_b [ (sqrt S_p - sqrt S_t)^2 + 2 max(S_p, S_t) (1 - C / sqrt(S_p S_t)) ]
+
+    averaged over tiles and batch. The first part wants the right amplitude whether or not the detail is where it
+    should be; where S_p = S_t the term is the mean squared error. e = `floor` per coefficient acts as a small
+    common component of both fields: it keeps every gradient finite where a field is constant (no echo at all),
+    and leaves the term exactly 0 where pred = target.
+
+    spacing: (dy, dx) in any one unit; only their ratio matters. forward(pred, target, valid): (B, C, H, W) twice,
+    valid (C, H, W) bool or None (cells that do not count are set to 0 in both); returns (C,).
+    """
+
+    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), floor: float = 1e-3):
+        super().__init__()
+        self.spacing, self.floor = spacing, floor
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        with torch.autocast(pred.device.type, enabled=False):
+            pred, target = pred.float(), target.float()
+            if valid is not None:
+                pred, target = torch.where(valid, pred, 0.0), torch.where(valid, target, 0.0)
+            n = min(TILE, *pred.shape[-2:])
+            window, bands = self._table(n, pred.device)
+            P, T = (torch.fft.rfft2(self._windowed(x, n, window), norm="ortho").flatten(-2) for x in (pred, target))
+            floor = self.floor * bands.sum(dim=0)
+            power_p = (P.real.square() + P.imag.square()) @ bands + floor
+            power_t = (T.real.square() + T.imag.square()) @ bands + floor
+            common = (P.real * T.real + P.imag * T.imag) @ bands + floor
+            amplitude = (power_p.sqrt() - power_t.sqrt()).square()
+            coherence = common / (power_p * power_t).sqrt()
+            error = amplitude + 2 * torch.maximum(power_p, power_t) * (1 - coherence)
+            return error.sum(dim=-1).mean(dim=(0, 2)) / n**2
+
+    def _windowed(self, x: Tensor, n: int, window: Tensor) -> Tensor:
+        """(B, C, H, W) to windowed anomalies of its tiles (B, C, tiles, n, n)."""
+        rows, columns = tile_starts(x.shape[-2], n), tile_starts(x.shape[-1], n)
+        tiles = torch.stack([x[..., r : r + n, c : c + n] for r in rows for c in columns], dim=2)
+        return (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window
+
+    def _table(self, n: int, device) -> tuple[Tensor, Tensor]:
+        """The window (n, n) and the weights (coefficients, bands) of the half spectrum."""
+        key = (n, device)
+        if key not in self._tables:
+            hann = torch.hann_window(n, periodic=False, dtype=torch.float64)
+            window = hann[:, None] * hann
+            window = window / window.square().mean().sqrt()
+            dy, dx = (s / max(self.spacing) for s in self.spacing)
+            radius = torch.hypot(torch.fft.fftfreq(n, dy).double()[:, None], torch.fft.rfftfreq(n, dx).double())
+            octave = torch.log2(radius.max() / radius.clamp(min=1e-12)).floor().long()
+            octave = octave.clamp(0, max(int(math.log2(n)) - 1, 0))
+            # the half spectrum holds each conjugate pair once, except on the first and (n even) last column
+            twice = torch.full((n // 2 + 1,), 2.0, dtype=torch.float64)
+            twice[0] = 1
+            if n % 2 == 0:
+                twice[-1] = 1
+            weights = torch.nn.functional.one_hot(octave).double() * twice[:, None]
+            weights[0, 0] = 0  # the mean is not part of any band
+            self._tables[key] = (window.float().to(device), weights.flatten(0, 1).float().to(device))
+        return self._tables[key]
+
+
+def tile_starts(side: int, n: int) -> list[int]:
+    """Where tiles of side n begin so that they cover `side` cells evenly and overlap by at least half."""
+    count = 1 + math.ceil((side - n) / max(n // 2, 1))
+    return [round(i * (side - n) / max(count - 1, 1)) for i in range(count)]

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Train, forecast and score overnight; run again after any interruption and it goes on.
+#
+#   ./train_optimized.sh demo                                    synthetic storms, a result in minutes
+#   ./train_optimized.sh                                         the constants below
+#   ./train_optimized.sh STORE.zarr [RUN_DIR] [--CONSTANT VALUE ...]   further arguments go to training
+#   ./train_optimized.sh setup [dev]                             only make .venv and install the packages
+#
+# PYTHON=python3.12 ./train_optimized.sh ... picks the interpreter (3.11 to 3.13) that .venv is made with.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# ---- constants
+STORE=data/hrrr.zarr # training store
+RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
+HOURS=24             # length of the forecasts
+DEMO_DIR=runs/demo
+DEMO_HOURS=480       # hours of synthetic weather
+DEMO_TRAINING=(--epochs 12 --accumulate 2 --base_features 16 --lr 1e-3 --validate_every 2)
+
+say() { printf '== %s\n' "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+find_python() { # the interpreter for a new .venv
+    local candidate
+    for candidate in "${PYTHON:-}" python3.12 python3.13 python3.11 python3; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"; return
+        fi
+        [ "$candidate" != "${PYTHON:-}" ] || fail "PYTHON: got $PYTHON, expected Python 3.11 to 3.13. Fix: name one that runs"
+    done
+    fail "got no Python 3.11 to 3.13 on the PATH, expected one. Fix: install it, or name it with PYTHON=/path/to/python3.12"
+}
+
+setup() { # make .venv where it is missing, install what changed; arguments: requirement files
+    local file sum python
+    if [ ! -x .venv/bin/python ]; then
+        python=$(find_python) || exit 2
+        say "making .venv with $python"
+        rm -rf .venv
+        "$python" -m venv .venv || { rm -rf .venv; fail "$python cannot make a .venv. Fix: install its venv module (Debian: python3-venv)"; }
+    elif [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c 'import sys; print(sys.version_info[:2])')" != "$(.venv/bin/python -c 'import sys; print(sys.version_info[:2])')" ]; then
+        fail "PYTHON: got $PYTHON, but .venv is $(.venv/bin/python --version). Fix: rm -rf .venv and run again"
+    fi
+    for file in "$@"; do
+        sum=$(cksum <"$file")
+        [ "$(cat ".venv/$file.installed" 2>/dev/null)" != "$sum" ] || continue
+        say "installing $file (minutes the first time)"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" ||
+            fail "the packages of $file could not be installed (see above). Fix: check the network and run again"
+        echo "$sum" >".venv/$file.installed"
+    done
+}
+
+result() { # STORE RUN_DIR: forecasts from test hours, scores, figures
+    say "forecast $HOURS h from test hours into $2/forecast.zarr"
+    .venv/bin/python infer_iterative.py --checkpoint "$2/best.pt" --zarr "$1" --init_time test --hours "$HOURS" --out "$2/forecast.zarr"
+    say "score against truth and persistence"
+    .venv/bin/python verify_forecast.py --forecast "$2/forecast.zarr" --zarr "$1" --out "$2/scores.json"
+}
+
+case "${1:-}" in
+setup)
+    setup requirements.txt ${2:+requirements-dev.txt}
+    ;;
+demo)
+    shift
+    setup requirements.txt
+    if [ ! -e "$DEMO_DIR/store.zarr" ]; then
+        say "make $DEMO_HOURS hours of synthetic storms in $DEMO_DIR/store.zarr"
+        .venv/bin/python -m data.synthetic_storms --out "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS"
+    fi
+    say "train in $DEMO_DIR"
+    .venv/bin/python train_deterministic.py --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
+    result "$DEMO_DIR/store.zarr" "$DEMO_DIR"
+    say "done: forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR"
+    ;;
+-h | --help)
+    sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
+    ;;
+*)
+    if [ $# -gt 0 ] && [[ $1 != --* ]]; then STORE=$1; RUN_DIR=runs/$(basename "$1" .zarr); shift; fi
+    if [ $# -gt 0 ] && [[ $1 != --* ]]; then RUN_DIR=$1; shift; fi
+    [[ $STORE == *://* || -e $STORE ]] || fail "$STORE: no such store. Fix: build one with 'python -m data.build_hrrr' (see README), or try ./train_optimized.sh demo"
+    setup requirements.txt
+    say "train on $STORE in $RUN_DIR"
+    .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
+    result "$STORE" "$RUN_DIR"
+    say "done: forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
+    ;;
+esac

@@ -1,0 +1,26 @@
+"""The device: which one, its precision, its true peak of memory."""
+
+import resource
+import sys
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast where the device computes in it; full precision on the CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The highest memory use since the start, not the present one: of the device's allocator on CUDA, of the
+    whole process (resident) on the CPU. A figure read after the backward pass, when the activations are gone,
+    would be several times too small."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,148 @@
+"""Scores of one field against its truth, as sums that add over cases before any ratio or root is taken.
+
+Every `*_sums` function takes (y, x) fields, numpy or torch, and returns a dict of plain floats. The
+sums of several cases are added key by key; the functions below them turn a dict of sums into a score.
+A score without anything to divide by is NaN: a CSI without any event, say.
+`scored` (y, x) is True where a cell counts, None for all of them.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def error_sums(forecast, truth, scored=None) -> dict[str, float]:
+    """Sums of error, absolute error and squared error, and of the fields' spatial variation.
+
+    `variation_*` is the sum over cells of the squared departure from the field's own mean: with it the
+    ratio of standard deviations compares structure in space and does not grow with the spread of cases.
+    """
+    forecast, truth = _cells(forecast, scored), _cells(truth, scored)
+    error = forecast - truth
+    return {
+        "n": float(error.numel()),
+        "error": error.sum().item(),
+        "absolute": error.abs().sum().item(),
+        "squared": error.square().sum().item(),
+        "variation_forecast": (forecast - forecast.mean()).square().sum().item(),
+        "variation_truth": (truth - truth.mean()).square().sum().item(),
+    }
+
+
+def rmse(sums: dict) -> float:
+    """Root of the mean squared error over cells and cases, in the field's unit."""
+    return math.sqrt(_ratio(sums["squared"], sums["n"]))
+
+
+def mae(sums: dict) -> float:
+    """Mean absolute error, in the field's unit."""
+    return _ratio(sums["absolute"], sums["n"])
+
+
+def bias(sums: dict) -> float:
+    """Mean of forecast - truth, in the field's unit."""
+    return _ratio(sums["error"], sums["n"])
+
+
+def std_ratio(sums: dict) -> float:
+    """Spatial standard deviation of the forecast over that of the truth: below 1 is smoothed."""
+    return math.sqrt(_ratio(sums["variation_forecast"], sums["variation_truth"]))
+
+
+def drift(sums: dict) -> float:
+    """Mean of forecast - truth in units of the truth's spatial standard deviation."""
+    return _ratio(bias(sums), math.sqrt(_ratio(sums["variation_truth"], sums["n"])))
+
+
+def skill(error: float, reference: float) -> float:
+    """1 - error/reference: 1 is perfect, 0 as good as the reference."""
+    return 1.0 - _ratio(error, reference)
+
+
+def contingency(forecast, truth, threshold: float, scored=None) -> dict[str, float]:
+    """The 2 x 2 table of the event "at least `threshold`", counted over cells."""
+    forecast, truth = _cells(forecast, scored) >= threshold, _cells(truth, scored) >= threshold
+    hits, forecasts, events = (float(e.sum().item()) for e in (forecast & truth, forecast, truth))
+    return {
+        "hits": hits,
+        "false_alarms": forecasts - hits,
+        "misses": events - hits,
+        "correct_negatives": forecast.numel() - forecasts - events + hits,
+    }
+
+
+def csi(table: dict) -> float:
+    """Critical success index: hits / (hits + misses + false alarms)."""
+    return _ratio(table["hits"], table["hits"] + table["misses"] + table["false_alarms"])
+
+
+def pod(table: dict) -> float:
+    """Probability of detection: hits / (hits + misses)."""
+    return _ratio(table["hits"], table["hits"] + table["misses"])
+
+
+def far(table: dict) -> float:
+    """False alarm ratio: false alarms / (hits + false alarms)."""
+    return _ratio(table["false_alarms"], table["hits"] + table["false_alarms"])
+
+
+def frequency_bias(table: dict) -> float:
+    """Area forecast over area observed; far below 1 at a high threshold is what blur looks like."""
+    return _ratio(table["hits"] + table["false_alarms"], table["hits"] + table["misses"])
+
+
+def ets(table: dict) -> float:
+    """Equitable threat score: CSI without the hits that chance would give."""
+    forecasts, events = table["hits"] + table["false_alarms"], table["hits"] + table["misses"]
+    chance = _ratio(forecasts * events, sum(table.values()))
+    return _ratio(table["hits"] - chance, forecasts + table["misses"] - chance)
+
+
+def fss_sums(forecast, truth, threshold: float, window: int, scored=None) -> dict[str, float]:
+    """Sums for the fractions skill score of "at least `threshold`" over square windows `window` cells wide.
+
+    Only windows that lie wholly inside the domain and touch no unscored cell count (no padding).
+    Source: Roberts and Lean (2008), eqs. 5-7.
+    """
+    forecast, truth = torch.as_tensor(forecast), torch.as_tensor(truth)
+    if window > min(truth.shape):
+        return {"difference": 0.0, "reference": 0.0}
+    fractions = _window_means(torch.stack([forecast >= threshold, truth >= threshold]).float(), window).double()
+    if scored is not None:
+        inside = _window_means(torch.as_tensor(scored).float()[None], window)[0]
+        fractions = fractions[:, inside > 1.0 - 0.5 / window**2]
+    f, o = fractions
+    return {
+        "difference": (f - o).square().sum().item(),
+        "reference": (f.square().sum() + o.square().sum()).item(),
+    }
+
+
+def fss(sums: dict) -> float:
+    """FSS = 1 - sum (f - o)^2 / (sum f^2 + sum o^2); NaN where neither field ever had an event."""
+    return 1.0 - _ratio(sums["difference"], sums["reference"])
+
+
+def window_cells(width: float, spacing: float, shape: tuple[int, int]) -> int:
+    """Cells across a window `width` wide on cells `spacing` wide (same unit): the nearest odd number, at most
+    8 % of the domain's shorter side, at least 3."""
+    odd = 2 * round((width / spacing - 1) / 2) + 1
+    widest = int(0.08 * min(shape))
+    return max(3, min(odd, widest - (widest + 1) % 2))
+
+
+def _window_means(x: Tensor, window: int) -> Tensor:
+    """Means over window x window cells of (n, y, x): rows first, then columns, which costs 2 window and not
+    window^2 additions a cell."""
+    return F.avg_pool2d(F.avg_pool2d(x[None], (window, 1), 1), (1, window), 1)[0]
+
+
+def _cells(field, scored) -> Tensor:
+    field = torch.as_tensor(field).double()
+    return field.flatten() if scored is None else field[torch.as_tensor(scored)]
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else math.nan
