@@ -146,8 +146,8 @@ def choose_test_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: 
     inside = find_pairs(store.times, lead, split.test)
     if len(inside) == 0:
         raise ValueError(
-            f"init_time: {cfg.zarr} has no test hours ({' to '.join(map(show, split.test))}) with truth one step later, "
-            "expected some. Fix: name initial times with --init_time"
+            f"init_time: {cfg.zarr} has no test hour ({' to '.join(map(show, split.test))}) with truth one step "
+            "later, expected some. Fix: name initial times with --init_time"
         )
     if cfg.test_starts < 1:
         raise ValueError(f"test_starts: got {cfg.test_starts}, expected at least 1. Fix: --test_starts 12")

@@ -1,0 +1,140 @@
+"""The four terms, by hand and by the properties they are chosen for."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from losses.spectral import SpectralLoss, tile_starts
+from losses.terms import gradient, l1, mse
+from losses.weather import WEIGHTS, WeatherLoss
+
+PRED = torch.tensor([[1.0, 2.0], [3.0, 5.0]])[None, None]
+ZERO = torch.zeros_like(PRED)
+
+
+def red_noise(seed: int, size: int = 64, slope: float = 1.5) -> torch.Tensor:
+    """(1, 1, size, size) with power falling as k ** -(2 slope)."""
+    g = torch.Generator().manual_seed(seed)
+    k = torch.hypot(torch.fft.fftfreq(2 * size)[:, None], torch.fft.rfftfreq(2 * size)).clamp(min=1 / size)
+    field = torch.fft.irfft2(torch.fft.rfft2(torch.randn(2 * size, 2 * size, generator=g)) * k**-slope)
+    field = field[:size, :size]  # a cut-out: not periodic
+    return ((field - field.mean()) / field.std())[None, None]
+
+
+def test_two_by_two_by_hand():
+    assert l1(PRED, ZERO).tolist() == [11 / 4]
+    assert mse(PRED, ZERO).tolist() == [(1 + 4 + 9 + 25) / 4]
+    # y: |3 - 1|, |5 - 2| -> 2.5; x: |2 - 1|, |5 - 3| -> 1.5
+    assert gradient(PRED, ZERO).tolist() == [2.0]
+
+
+def test_masked_cells_do_not_count():
+    valid = torch.tensor([[[True, True], [True, False]]])
+    assert l1(PRED, ZERO, valid).tolist() == [2.0]
+    assert mse(PRED, ZERO, valid).tolist() == [pytest.approx(14 / 3)]
+    assert gradient(PRED, ZERO, valid).tolist() == [(2.0 + 1.0) / 2]  # one difference left in each direction
+    broken = PRED.clone()
+    broken[0, 0, 1, 1] = 1e9
+    loss = WeatherLoss()
+    a, b = (
+        loss(F.pad(x, (6, 0, 6, 0)), torch.zeros(1, 1, 8, 8), F.pad(valid, (6, 0, 6, 0)))[0] for x in (PRED, broken)
+    )
+    assert a == b
+
+
+def test_terms_are_per_channel():
+    pred = torch.cat([PRED, 2 * PRED], dim=1)
+    for term in (l1, mse, gradient):
+        values = term(pred, torch.zeros_like(pred))
+        assert values.shape == (2,) and values[1] > values[0]
+
+
+def test_the_weights_are_those_of_the_mission():
+    assert WEIGHTS == {"l1": 0.4, "spectral": 0.3, "mse": 0.2, "gradient": 0.1}
+    pred, target = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    loss, terms = WeatherLoss()(pred, target)
+    by_hand = sum(WEIGHTS[n] * terms[n].mean() for n in WEIGHTS)
+    assert loss == pytest.approx(by_hand.item(), rel=1e-6)
+    assert terms["l1"].tolist() == pytest.approx(l1(pred, target).tolist())
+
+
+def test_a_perfect_forecast_has_no_loss():
+    field = red_noise(0)
+    loss, terms = WeatherLoss()(field, field)
+    assert loss == 0 and all((t == 0).all() for t in terms.values())
+
+
+def test_the_spectral_term_is_the_squared_error_where_powers_agree():
+    # noise against a mirrored copy of itself: the same power in every band, other phases
+    a = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    b = a.flip(-1).flip(-2)
+    hann = torch.hann_window(64, periodic=False)
+    window = hann[:, None] * hann
+    window = window / window.square().mean().sqrt()
+    windowed_mse = (((a - a.mean()) - (b - b.mean())) * window).square().mean()
+    assert SpectralLoss(floor=0.0)(a, b).item() == pytest.approx(windowed_mse.item(), rel=1e-4)
+
+
+def test_the_spectral_term_sees_a_blur_through_the_edges():
+    """A plain FFT reads the jump at the edges as fine detail; the window does not."""
+    field = red_noise(3)
+    kernel = torch.outer(*[torch.tensor([1.0, 4, 6, 4, 1]) / 16] * 2)[None, None]
+    blurred = F.conv2d(F.pad(field, (2, 2, 2, 2), mode="replicate"), kernel)
+    window, bands = SpectralLoss()._table(64, field.device)
+
+    def finest(x: torch.Tensor, w) -> float:
+        """Power in wavelengths of 1.4 to 2.8 cells."""
+        return ((torch.fft.rfft2((x - x.mean()) * w).abs() ** 2).flatten() @ bands)[0].item()
+
+    windowed, plain = (finest(blurred, w) / finest(field, w) for w in (window, 1.0))
+    assert windowed < 0.02 and plain > 10 * windowed
+
+
+def test_amplitude_counts_even_where_phase_is_lost():
+    """Halving the amplitude of a displaced field must not pay: that is how squared error makes blur."""
+    truth = torch.cat([red_noise(seed) for seed in range(20)])
+    displaced = truth.flip(-1).flip(-2)  # the same power at other phases
+    spectral = SpectralLoss()
+    assert spectral(0.5 * displaced, truth) > spectral(displaced, truth)
+    assert mse(0.5 * displaced, truth) < 0.8 * mse(displaced, truth)
+
+
+def test_bands_follow_physical_wavenumber():
+    """On a grid with dx = 2 dy, a wave of 8 rows and one of 4 columns have the same length, so the same band."""
+    n = 64
+    wave_y = torch.cos(2 * torch.pi * torch.arange(n) / 8)[:, None].expand(n, n)
+    wave_x = torch.cos(2 * torch.pi * torch.arange(n) / 4)[None, :].expand(n, n)
+    _, bands = SpectralLoss(spacing=(1.0, 2.0))._table(n, torch.device("cpu"))
+    band = [((torch.fft.rfft2(w).abs() ** 2).flatten() @ bands).argmax() for w in (wave_y, wave_x)]
+    assert band[0] == band[1]
+    _, square = SpectralLoss()._table(n, torch.device("cpu"))
+    band = [((torch.fft.rfft2(w).abs() ** 2).flatten() @ square).argmax() for w in (wave_y, wave_x)]
+    assert band[0] != band[1]
+
+
+@pytest.mark.parametrize("storm", [False, True])
+def test_gradients_are_finite_without_any_echo(storm):
+    target = torch.zeros(1, 1, 32, 32)
+    if storm:
+        target[..., 10:16, 10:16] = 8.0
+    pred = torch.zeros(1, 1, 32, 32, requires_grad=True)
+    loss, _ = WeatherLoss()(pred, target)
+    loss.backward()
+    assert pred.grad.isfinite().all() and pred.grad.abs().max() < 100
+
+
+def test_half_precision_input_is_transformed_in_float32():
+    a, b = red_noise(1), red_noise(2)
+    exact = SpectralLoss()(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert SpectralLoss()(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+        assert SpectralLoss()(a.bfloat16(), b.bfloat16()).item() == pytest.approx(exact.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("side,n", [(1059, 256), (1799, 256), (64, 64), (65, 64), (9, 8)])
+def test_tiles_cover_the_domain_and_overlap_by_half(side, n):
+    starts = tile_starts(side, n)
+    assert starts[0] == 0 and starts[-1] == side - n
+    assert all(0 < b - a <= n // 2 + 1 for a, b in pairwise(starts))

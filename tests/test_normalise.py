@@ -1,0 +1,100 @@
+"""Transforms, statistics and bounds, worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
+from data.statistics import compute_statistics
+from data.store import Store
+from tests.conftest import SEVEN, hour, weather, write_store
+
+LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
+NONE = np.array([], "datetime64[ns]")
+
+
+def physical_state() -> torch.Tensor:
+    return torch.stack([torch.from_numpy(weather(n, hour(5))) for n in SEVEN])[None]
+
+
+def unit_statistics(names=SEVEN) -> Statistics:
+    n = len(names)
+    return Statistics(tuple(names), torch.full((n,), 2.0), torch.full((n,), 3.0), torch.full((n,), 0.5))
+
+
+def test_statistics_of_two_by_two_by_hand(tmp_path):
+    # T2M is 280 + k at hour k in every cell: states 280, 281, 282, 283, changes 1, 1, 1 and one cell that jumps
+    def field(name, time):
+        k = float((time - hour(0)) / np.timedelta64(1, "h"))
+        out = np.full((12, 16), 280.0 + k)
+        out[0, 0] = 280.0 + 3 * k
+        return out
+
+    store = Store(write_store(tmp_path / "s.zarr", field, [hour(n) for n in range(4)]))
+    statistics, mask = compute_statistics(store, ["T2M"], store.times, LEAD, NONE, quiet=True)
+    states = np.array([field("T2M", hour(n)) for n in range(4)])
+    assert mask is None
+    assert statistics.mean.item() == pytest.approx(states.mean())
+    assert statistics.std.item() == pytest.approx(states.std(), rel=1e-5)
+    # 191 cells change by 1, one by 3: mean 1 + 2/192, variance (2 - 2/192)**2/192 + ... = p(1-p) * 2**2, p = 1/192
+    assert statistics.change_std.item() == pytest.approx(2 * np.sqrt(1 / 192 * 191 / 192), rel=1e-4)
+
+
+def test_the_change_is_taken_by_timestamp_across_a_gap(tmp_path):
+    def field(name, time):  # rises by 1 +- 0.5 an hour; a change across the gap would be about 10
+        k = float((time - hour(0)) / np.timedelta64(1, "h"))
+        return 260.0 + k + 0.25 * (-1) ** k
+
+    times = [hour(n) for n in (*range(6), *range(15, 21))]
+    store = Store(write_store(tmp_path / "s.zarr", field, times))
+    statistics, _ = compute_statistics(store, ["T2M"], store.times, LEAD, NONE, quiet=True)
+    assert statistics.change_std.item() < 0.6
+
+
+def test_statistics_use_the_training_hours_alone(tmp_path):
+    times = [hour(n) for n in range(20)]
+    store = Store(write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t) + 30 * (t >= hour(10)), times))
+    first, _ = compute_statistics(store, ["T2M"], store.times[:10], LEAD, store.times[10:], quiet=True)
+    again, _ = compute_statistics(store, ["T2M"], store.times[:10], LEAD, NONE, quiet=True)
+    assert torch.equal(first.mean, again.mean) and torch.equal(first.change_std, again.change_std)
+
+
+def test_physical_values_survive_the_round_trip():
+    x = clip_physical(physical_state(), SEVEN)
+    back = denormalise(normalise(x, unit_statistics()), unit_statistics())
+    assert torch.allclose(back, x, rtol=1e-5, atol=1e-3)
+
+
+def test_masked_cells_are_the_mean_inside_and_missing_outside():
+    mask = torch.zeros(7, 12, 16, dtype=torch.bool)
+    mask[0, :3] = True
+    x = physical_state()
+    x[0][mask] = torch.nan
+    state = normalise(x, unit_statistics(), mask)
+    assert (state[0, 0, :3] == 0).all() and state.isfinite().all()
+    assert denormalise(state, unit_statistics(), mask)[0, 0, :3].isnan().all()
+    x[0, 3, 5, 5] = torch.nan  # no mask there: it stays visible
+    assert normalise(x, unit_statistics(), mask)[0, 3, 5, 5].isnan()
+
+
+def test_bounds_hold_and_the_clipped_share_is_counted():
+    statistics = unit_statistics()
+    x = clip_physical(physical_state(), SEVEN)
+    state = normalise(x, statistics)
+    same, share = limiter(statistics)(state.clone())
+    assert torch.allclose(same, state, atol=1e-5) and (share == 0).all()
+    state[0, 0, 0, :4] = 1000.0  # REFC far above 80 dBZ in 4 of 192 cells
+    state[0, 2] = state[0, 1] + 1  # dew point above temperature everywhere
+    limited, share = limiter(statistics)(state)
+    out = denormalise(limited, statistics)[0]
+    assert share[0, 0] == pytest.approx(4 / 192) and share[0, 2] == 1
+    assert out[0].max() == pytest.approx(80.0, abs=1e-3)
+    assert torch.allclose(out[2], out[1], atol=1e-3)
+
+
+def test_no_echo_is_zero_reflectivity():
+    assert clip_physical(torch.full((1, 1, 1), -10.0), ("REFC",)).item() == 0
+
+
+def test_a_variable_under_an_alias_gets_its_bounds():
+    assert clip_physical(torch.full((1, 1, 1), 500.0), ("t2m",)).item() == 340.0

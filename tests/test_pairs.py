@@ -1,0 +1,73 @@
+"""Pairs by timestamp, split by date; fields whose value encodes their time."""
+
+import numpy as np
+import pytest
+
+from data.dataset import Hours, Pairs, find_pairs, read_ahead, split_by_date
+from data.store import Store
+from tests.conftest import hour, write_store
+
+LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
+ALL = (hour(0), hour(10_000))
+
+
+def encoded(name, time):
+    """A temperature that tells its hour."""
+    return 250.0 + float((time - hour(0)) / np.timedelta64(1, "h"))
+
+
+def test_a_missing_hour_costs_its_two_pairs_and_moves_no_other(tmp_path):
+    times = [hour(n) for n in range(10) if n != 4]
+    store = Store(write_store(tmp_path / "s.zarr", encoded, times))
+    starts = find_pairs(store.times, LEAD, ALL)
+    assert [int((t - hour(0)) / LEAD) for t in starts] == [0, 1, 2, 5, 6, 7, 8]
+    pairs = Pairs(Hours(store, ["T2M"], None), starts, LEAD)
+    for i in range(len(pairs)):
+        state, target, time = pairs.batch([i])
+        assert state.mean() == encoded("T2M", time[0])
+        assert target.mean() == state.mean() + 1
+
+
+def test_five_minute_pairs_and_unsorted_times():
+    minutes = np.timedelta64(5, "m")
+    times = hour(0) + minutes * np.array([3, 0, 1, 5, 2])
+    assert list((find_pairs(times, minutes, ALL) - hour(0)) / minutes) == [0, 1, 2]
+
+
+def test_read_ahead_keeps_the_order(tmp_path):
+    store = Store(write_store(tmp_path / "s.zarr", encoded, [hour(n) for n in range(6)]))
+    pairs = Pairs(Hours(store, ["T2M"], None, cache_gb=1), find_pairs(store.times, LEAD, ALL), LEAD)
+    order = [[3], [0, 2], [1]]
+    got = list(read_ahead(pairs, order))
+    assert [indices for indices, _ in got] == order
+    assert [b[0].shape[0] for _, b in got] == [1, 2, 1]
+    assert got[0][1][0].mean() == 253.0
+
+
+def test_the_parts_are_dated_and_a_gap_lies_between_them():
+    times = np.array([hour(n) for n in range(240)])
+    split = split_by_date(times, LEAD, "", "", "")
+    assert split.gap == np.timedelta64(24, "h")
+    assert split.validation[0] - split.train[1] == np.timedelta64(24, "h")
+    assert split.test[0] - split.validation[1] == np.timedelta64(24, "h")
+    used = [set(find_pairs(times, LEAD, p)) for p in (split.train, split.validation, split.test)]
+    assert not used[0] & used[1] and not used[1] & used[2]
+    assert max(used[0]) < min(used[1]) and max(used[1]) < min(used[2])
+
+
+def test_a_short_record_gets_a_short_gap():
+    times = np.array([hour(n) for n in range(41)])
+    assert split_by_date(times, LEAD, "", "", "").gap == 3 * LEAD
+
+
+@pytest.mark.parametrize("train_end,val_end", [("2024-05-25", "2024-05-23"), ("2023-01-01", "2024-05-25")])
+def test_dates_out_of_order_are_refused(train_end, val_end):
+    times = np.array([hour(n) for n in range(240)])
+    with pytest.raises(ValueError, match="Fix: choose dates in this order"):
+        split_by_date(times, LEAD, train_end, val_end, "")
+
+
+def test_a_record_without_pairs_is_refused():
+    times = np.array([hour(2 * n) for n in range(100)])
+    with pytest.raises(ValueError, match="no pair of times 1 h apart"):
+        split_by_date(times, LEAD, "", "", "")

@@ -1,0 +1,131 @@
+"""Training: accumulation, averaging, schedule, checkpoints, resuming, the log."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train_deterministic
+from losses.terms import mse
+from tests.conftest import TINY
+from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
+from training.schedule import ema_decay, generator, groups, update_ema, warmup_cosine
+from verification.validation import change_sums, persistence_alarm, skill_table
+
+
+@pytest.mark.parametrize("pairs,batch,accumulate", [(12, 1, 4), (13, 1, 4), (13, 3, 2), (5, 2, 16)])
+def test_accumulated_gradients_equal_the_full_batch_and_the_tail_counts(pairs, batch, accumulate):
+    torch.manual_seed(0)
+    x, y = torch.randn(pairs, 1, 4, 4), torch.randn(pairs, 1, 4, 4)
+    plan = groups(list(range(pairs)), batch, accumulate)
+    assert sorted(i for step in plan for b in step for i in b) == list(range(pairs))
+    for step in plan:
+        members = [i for b in step for i in b]
+        whole, parts = (torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
+        parts.load_state_dict(whole.state_dict())
+        mse(whole(x[members]), y[members]).mean().backward()
+        for b in step:
+            (mse(parts(x[b]), y[b]).mean() * (len(b) / len(members))).backward()
+        assert torch.allclose(whole.weight.grad, parts.weight.grad, atol=1e-6)
+
+
+def test_the_average_of_the_weights_follows_the_stated_decay():
+    assert ema_decay(0) == 0.1 and ema_decay(90) == 0.91 and ema_decay(10**6) == 0.999
+    model, ema = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(ema.weight, 0.0)
+    torch.nn.init.constant_(model.weight, 1.0)
+    update_ema(ema, model, 0)
+    assert ema.weight.item() == pytest.approx(0.9)
+    update_ema(ema, model, 1)  # decay 2/11
+    assert ema.weight.item() == pytest.approx(0.9 * 2 / 11 + 9 / 11)
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine():
+    factors = [warmup_cosine(n, 100, 10) for n in range(101)]
+    assert factors[0] == 0.1 and factors[9] == 1.0 and factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0.0)
+
+
+def test_random_numbers_depend_on_the_counters_alone():
+    a, b, c = (torch.rand(3, generator=generator(*n)) for n in ((0, 2, 5, 7), (0, 2, 5, 7), (0, 2, 5, 8)))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_skill_by_hand():
+    truth, analysis = torch.full((1, 2, 2), 4.0), torch.zeros(1, 2, 2)
+    forecast = torch.tensor([[[3.0, 3.0], [5.0, 5.0]]])  # error 1 in every cell, persistence 4
+    table = skill_table(change_sums(forecast, analysis, truth, None), ("T2M",))
+    assert table["rmse"] == {"T2M": 1.0} and table["persistence_rmse"] == {"T2M": 4.0}
+    assert table["skill"] == {"T2M": 0.75}
+    assert table["change_ratio"]["T2M"] == pytest.approx(np.sqrt(17) / 4)
+
+
+def test_the_alarm_names_a_model_that_is_persistence():
+    assert "is persistence" in persistence_alarm({"T2M": 0.0, "U10": 0.001}, {"T2M": 0.0, "U10": 0.01})
+    assert "no better than persistence" in persistence_alarm({"T2M": -0.2, "U10": 0.0}, {"T2M": 0.6, "U10": 0.5})
+    assert persistence_alarm({"T2M": 0.3, "U10": -0.1}, {"T2M": 0.6, "U10": 0.5}) == ""
+
+
+@pytest.fixture(scope="module")
+def trained(seven_store, tmp_path_factory):
+    """A run of two epochs on the tiny store."""
+    run_dir = tmp_path_factory.mktemp("run")
+    cfg = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
+    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, validate_every=1, **cfg)
+    assert train_deterministic.main(cfg) == 0
+    return cfg, run_dir
+
+
+def test_a_run_leaves_its_files_and_they_say_what_was_done(trained):
+    cfg, run_dir = trained
+    assert {p.name for p in run_dir.iterdir()} == {"last.pt", "best.pt", "previous.pt", "log.jsonl", "loss_curves.png"}
+    records = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records] == [1, 2]
+    for key in ("step", "samples", "loss", "terms", "lr", "grad_norm", "rmse", "persistence_rmse", "skill",
+                "samples_per_s", "data_wait", "peak_memory_bytes", "split"):  # fmt: skip
+        assert key in records[-1], key
+    assert set(records[-1]["terms"]) == {"l1", "spectral", "mse", "gradient"}
+    assert records[-1]["split"]["train"][0] == "2024-05-20T00:00"
+    checkpoint = load_checkpoint(run_dir / "best.pt")
+    assert set(checkpoint) == set(KEYS)
+    assert checkpoint["config"]["base_features"] == cfg.base_features
+    assert not any(k.startswith(("module.", "_orig_mod.")) for k in [*checkpoint["model"], *checkpoint["ema"]])
+
+
+def test_running_a_finished_run_again_says_so_and_changes_nothing(trained, capsys):
+    cfg, run_dir = trained
+    before = {p.name: p.read_bytes() for p in run_dir.iterdir()}
+    assert train_deterministic.main(cfg) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in run_dir.iterdir()} == before
+
+
+def test_more_epochs_go_on_from_where_the_run_ended(trained, capsys, tmp_path):
+    cfg, run_dir = trained
+    for name in ("last.pt", "log.jsonl"):
+        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
+    longer = train_deterministic.Config(**{**vars(cfg), "epochs": 3, "run_dir": str(tmp_path)})
+    assert train_deterministic.main(longer) == 0
+    assert "resumed at step" in capsys.readouterr().out
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_checkpoint_replaces_the_old_one_whole_or_not_at_all(tmp_path, monkeypatch):
+    good = dict.fromkeys(KEYS, 1)
+    save_checkpoint(good, tmp_path / "last.pt")
+
+    def broken(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError):
+        save_checkpoint({**good, "step": 2}, tmp_path / "last.pt")
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+
+
+def test_the_one_before_stays_as_previous(tmp_path):
+    for step in (1, 2):
+        save_checkpoint({**dict.fromkeys(KEYS, 1), "step": step}, tmp_path / "last.pt", keep_previous=True)
+    assert load_checkpoint(tmp_path / "previous.pt")["step"] == 1
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
