@@ -127,19 +127,20 @@ def main(cfg: Config) -> None:
         "scores": scores,
         "certificate": certificate(scores),
     }
+
+    # The file first: nothing that happens to the screen can lose it.
+    out = Path(cfg.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".partial")
+    temporary.write_text(json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, out)
+
     print("\n" + error_tables(scores, {n: lookup(n).units for n in names}))
     for name, widths in windows.items():
         window = min(widths, key=lambda km: abs(km - PRINTED_WINDOW))
         print(f"\n{name}, thresholds in {lookup(name).units}, FSS over {window:g} km, persistence in brackets")
         print(event_table(scores[name], f"{window:g}"))
     print("\n" + certificate_text(result["certificate"]))
-
-    # Files.
-    out = Path(cfg.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".partial")
-    temporary.write_text(json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, out)
     print(f"\nwrote {out}")
     if cfg.figures:
         draw(out.parent, forecast, names, result, truth_at)
@@ -151,8 +152,8 @@ def open_forecast(path: str) -> xr.Dataset:
     if "://" not in path and not Path(path).exists():
         raise ValueError(f"{path}: no such forecast store, expected a zarr directory. {fix}")
     dataset = open_zarr(path)
-    kind = dataset.attrs.get(KIND)
-    if kind != "forecast" or not {"init_time", "valid_time", "lead_time"} <= set(dataset.variables):
+    kind, fields = dataset.attrs.get(KIND), [v for v in dataset.data_vars.values() if v.ndim == 4]
+    if kind != "forecast" or not fields or not {"init_time", "valid_time"} <= set(dataset.variables):
         raise ValueError(f"{path}: got {f'a {kind}' if kind else 'another kind of'} store, expected a forecast. {fix}")
     leads = dataset["valid_time"].values - dataset["init_time"].values[:, None]
     if np.isnat(leads).any() or (leads != leads[0]).any() or not (leads[0] == 0 * HOUR).any():
@@ -163,7 +164,8 @@ def open_forecast(path: str) -> xr.Dataset:
 def choose(cfg: Config, forecast: xr.Dataset) -> list[str]:
     """The forecast's names of the variables to score."""
     dims = ("init_time", "lead_time")
-    names = [str(n) for n, v in forecast.data_vars.items() if v.ndim == 4 and v.dims[:2] == dims]
+    order = forecast.attrs.get("variables") or list(forecast.data_vars)
+    names = [n for n in order if n in forecast.data_vars and forecast[n].ndim == 4 and forecast[n].dims[:2] == dims]
     by_table, chosen = {lookup(n).name: n for n in names}, []
     for wanted in cfg.variables or names:
         name = wanted if wanted in names else by_table.get(lookup(wanted).name)
@@ -173,8 +175,6 @@ def choose(cfg: Config, forecast: xr.Dataset) -> list[str]:
                 f"Nearest: {nearest(wanted, names)}. Fix: name another with --variables"
             )
         chosen.append(name)
-    if not chosen:
-        raise ValueError(f"{cfg.forecast}: got no variable, expected (init_time, lead_time, y, x). Fix: forecast again")
     return list(dict.fromkeys(chosen))
 
 
@@ -232,13 +232,15 @@ def scored_cells(what: str, forecast, analysis, truth) -> np.ndarray | None:
 
 
 def draw(folder: Path, forecast: xr.Dataset, names: list[str], result: dict, truth_at) -> None:
-    """Write the figures and say where; the maps show the first initial time."""
+    """Write the figures and say where; the maps show the initial time with most of the first mapped variable."""
     figures = {"skill_by_lead": skill_by_lead(result), "spectra": spectra(result)}
     mapped = [n for n in names if lookup(n).name in MAPPED] or names[:2]
     hours = [h for h in MAPPED_LEADS if h * HOUR in forecast["lead_time"].values]
     leads = [h * HOUR for h in hours] or list(forecast["lead_time"].values[1:5])
-    for name in mapped:
-        figures[f"maps_{name}"] = forecast_panels(forecast, lambda t, n=name: truth_at(t).get(n), name, leads)
+    amount = [np.nanmean(forecast[mapped[0]].variable[i, 0].values) for i in range(forecast.sizes["init_time"])]
+    init_time = forecast["init_time"].values[np.argmax(amount)]
+    for n in mapped:
+        figures[f"maps_{n}"] = forecast_panels(forecast, lambda t, n=n: truth_at(t).get(n), n, leads, init_time)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
         print(f"wrote {folder / name}.png")

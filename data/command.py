@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def run(config: type, main: Callable[[Any], int | None], description: str | None = None) -> None:
     """Parse the command line into `config`, call `main(cfg)`, and exit with its return value (None is 0)."""
-    cfg = tyro.cli(config, description=description, config=(tyro.conf.FlagConversionOff,))
+    cfg = tyro.cli(config, description=description, use_underscores=True, config=(tyro.conf.FlagConversionOff,))
     try:
         sys.exit(main(cfg) or 0)
     except ValueError as error:

@@ -1,5 +1,7 @@
 """The course of a training run, from the records of log.jsonl."""
 
+import math
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -11,7 +13,7 @@ def loss_curves(records: list[dict]) -> Figure:
 
     `records` are the objects of log.jsonl, oldest first: epoch, loss, terms{}, lr, grad_norm,
     skill{variable}, rollout_skill{variable}, samples_per_s, data_wait, peak_memory_bytes. What a record
-    lacks is left out.
+    lacks, or holds as NaN, is left out.
     """
     if not records:
         raise ValueError("loss_curves: got no record, expected at least one. Fix: draw after the first validation")
@@ -27,18 +29,20 @@ def loss_curves(records: list[dict]) -> Figure:
     skill.axhline(0, color="black", linewidth=0.8)
     for c, variable in enumerate(_inner(records, "skill")):
         _line(skill, records, variable, "skill", variable, color=f"C{c}")
-        _line(skill, records, f"{variable}, roll-out", "rollout_skill", variable, color=f"C{c}", linestyle=":")
+        label = "" if c else "dotted: roll-out"
+        _line(skill, records, label, "rollout_skill", variable, color=f"C{c}", linestyle=":", marker=None)
     _keep_in_view(skill)
     skill.set(title="validation skill against persistence (0: as good)", ylabel="1 - RMSE / RMSE of persistence")
 
     _line(rate, records, "learning rate", "lr", color="C0")
     norm = rate.twinx()
     _line(norm, records, "gradient norm", "grad_norm", color="C3")
-    rate.set(title="learning rate and gradient norm")
+    rate.set_title("learning rate and gradient norm")
+    rate.ticklabel_format(axis="y", scilimits=(-2, 3))
     rate.set_ylabel("learning rate", color="C0")
     norm.set_ylabel("gradient norm", color="C3")
     rate.set_ylim(bottom=0)
-    norm.set_ylim(bottom=0)
+    norm.set_ylim(0, 1.3 * norm.get_ylim()[1])
 
     _line(speed, records, "samples per second", "samples_per_s", color="C2")
     speed.set_ylabel("samples per second", color="C2")
@@ -50,8 +54,10 @@ def loss_curves(records: list[dict]) -> Figure:
     peak = max((r.get("peak_memory_bytes") or 0 for r in records), default=0)
     speed.set_title("speed" + (f"; peak memory {peak / 1e9:.2f} GB" if peak else ""))
 
+    epochs = [r["epoch"] for r in records]
     for panel in (loss, skill, rate, speed):
         panel.set_xlabel("epoch")
+        panel.set_xlim(0, max(epochs) + max(1, max(epochs) // 50))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
     for panel in (loss, skill):
@@ -67,7 +73,7 @@ def _line(axes, records: list[dict], label: str, *keys: str, **style) -> None:
         value = record
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and record.get("epoch") is not None:
+        if value is not None and math.isfinite(value):
             points.append((record["epoch"], value))
     if points:
         style = LINE | ({"marker": None} if len(points) > 40 else {}) | style
@@ -82,5 +88,6 @@ def _inner(records: list[dict], key: str) -> list[str]:
 def _keep_in_view(axes) -> None:
     """Skills far below 0, usual in the first epochs, must not flatten everything after them."""
     values = [y for line in axes.lines for y in line.get_ydata()]
+    newest = min(line.get_ydata()[-1] for line in axes.lines)
     if min(values) < -1:
-        axes.set_ylim(-1, max(0.1, *values) + 0.05)
+        axes.set_ylim(min(-1, 1.1 * newest), max(0.1, *values) + 0.05)

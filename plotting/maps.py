@@ -74,7 +74,8 @@ def forecast_panels(
         panels[r, 0].set_ylabel(f"{when}\n{labels[1]}", fontsize=9)
     unit = forecast[variable].attrs.get("units") or lookup(variable).units
     bar = {"orientation": "horizontal", "aspect": 50, "pad": 0.02}
-    figure.colorbar(field_image, ax=panels[:, :3], shrink=0.7, extend="max", label=unit, **bar)
+    beyond = "max" if isinstance(norm, BoundaryNorm) else "both"
+    figure.colorbar(field_image, ax=panels[:, :3], shrink=0.7, extend=beyond, label=unit, **bar)
     figure.colorbar(image, ax=panels[:, 3], shrink=0.95, extend="both", label=f"error, {unit}", **bar | {"aspect": 18})
     figure.suptitle(f"{variable}: {lookup(variable).long_name}, initial time {_time(init_time)} UTC", fontsize=12)
     return figure
@@ -83,9 +84,7 @@ def forecast_panels(
 def _scale(variable: str, fields: list[np.ndarray]):
     """Colour map and norm that truth, forecast and persistence share."""
     if lookup(variable).name == "REFC":
-        colours = ListedColormap(REFLECTIVITY_COLOURS)
-        colours.set_under("white")
-        colours.set_over("#3d0a66")
+        colours = ListedColormap(REFLECTIVITY_COLOURS).with_extremes(under="white", over="#3d0a66")
         return colours, BoundaryNorm(REFLECTIVITY_LEVELS, colours.N)
     values = np.concatenate([x[np.isfinite(x)] for x in fields] + [np.empty(0)])
     low, high = np.quantile(values, (0.002, 0.998)) if values.size else (0.0, 1.0)

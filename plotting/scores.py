@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 LINE = {"linewidth": 1.4, "marker": "o", "markersize": 3}
+WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
 REFERENCE = {"linewidth": 1.0, "linestyle": ":"}
 
 
@@ -34,10 +35,10 @@ def skill_by_lead(scores: dict) -> Figure:
 
 
 def _events(figure, variable: str, by_lead: dict) -> None:
-    """CSI, FSS over the window nearest to the middle one, frequency bias: a colour per threshold."""
+    """CSI, FSS over the window nearest to WINDOW, frequency bias: a colour per threshold."""
     first = next(iter(by_lead.values()))
-    thresholds, windows = list(first["csi"]), sorted(next(iter(first["fss"].values())), key=float)
-    window = windows[(len(windows) - 1) // 2]
+    thresholds, windows = list(first["csi"]), next(iter(first["fss"].values()))
+    window = min(windows, key=lambda width: abs(float(width) - WINDOW))
     csi, fss, bias = figure.subplots(1, 3)
     for c, t in enumerate(thresholds):
         colour = f"C{c}"
@@ -53,6 +54,7 @@ def _events(figure, variable: str, by_lead: dict) -> None:
     csi.legend(fontsize=8)
     for axes in (csi, fss, bias):
         axes.set_xlabel("lead time (h)")
+        axes.set_xlim(0, 1.03 * max(map(float, by_lead)))
         axes.grid(alpha=0.3)
 
 
@@ -87,7 +89,7 @@ def spectra(scores: dict) -> Figure:
     low, high = panels[0, 0].get_ylim()
     panels[0, 0].set_ylim(max(1e-3, min(low, 0.4)), min(1e2, max(high, 2.0)))
     panels[0, 0].set_ylabel("power of the forecast / truth")
-    panels[1, 0].set(ylabel="coherence with the truth", ylim=(-0.1, 1.05))
+    panels[1, 0].set(ylabel="coherence with the truth", ylim=(-0.3, 1.05))
     handles, labels = max((a.get_legend_handles_labels() for a in panels[0]), key=lambda found: len(found[0]))
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
@@ -109,7 +111,7 @@ def _series(by_lead: dict, *keys: str) -> tuple[list[float], list[float]]:
 
 def _band(band: str, lengths: dict) -> str:
     """ "2-5" grid lengths in km where that is known."""
-    return "{:g}-{:g} km".format(*lengths[band]) if band in lengths else f"{band} grid lengths"
+    return "{:.3g}-{:.3g} km".format(*lengths[band]) if band in lengths else f"{band} grid lengths"
 
 
 def _keep_in_view(panels) -> None:

@@ -55,8 +55,8 @@ def error_tables(scores: dict, units: dict[str, str]) -> str:
 def event_table(by_lead: dict, window: str) -> str:
     """CSI, FSS over one window, each with that of persistence in brackets, and frequency bias, by threshold."""
     thresholds = list(next(iter(by_lead.values()))["csi"])
-    lines = ["  lead " + "".join(f"|{f'at least {t}':^31}" for t in thresholds)]
-    lines.append("     h " + "|  CSI (pers.)  FSS (pers.)  bias" * len(thresholds))
+    lines = ["  lead " + "".join(f"|{f'at least {t}':^30}" for t in thresholds)]
+    lines.append("     h " + "|CSI (pers.)  FSS (pers.)  bias" * len(thresholds))
     for lead in table_leads({"": by_lead}):
         e, cells = by_lead[lead], []
         for t in thresholds:
@@ -65,7 +65,7 @@ def event_table(by_lead: dict, window: str) -> str:
                 f"({plain(e['persistence_' + s][t] if s == 'csi' else e['persistence_' + s][t][window])})"
                 for s in ("csi", "fss")
             )
-            cells.append(f"| {csi:>11} {fss:>12} {plain(e['frequency_bias'][t]):>5}")
+            cells.append(f"|{csi:>11} {fss:>12} {plain(e['frequency_bias'][t]):>5}")
         lines.append(f"{float(lead):>6.4g} " + "".join(cells))
     return "\n".join(lines)
 

@@ -35,11 +35,11 @@ def spectrum_sums(forecast, truth, spacing: tuple[float, float]) -> dict[str, li
     sums = torch.zeros(3, len(BANDS), dtype=torch.float64)
     for top in _starts(H, tile[0]):
         row = [fields[:, top : top + tile[0], left : left + tile[1]] for left in _starts(W, tile[1])]
-        tiles = torch.stack(row).double()  # (tiles, 2, tile_y, tile_x)
+        tiles = torch.stack(row).float()  # (tiles, 2, tile_y, tile_x)
         mean = (tiles * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
-        modes = torch.fft.rfft2((tiles - mean) * window, norm="ortho")
-        f, o = modes[:, 0], modes[:, 1]
-        powers = torch.stack([f.abs().square(), o.abs().square(), (f * o.conj()).real]).sum(dim=1)
+        modes = torch.view_as_real(torch.fft.rfft2((tiles - mean) * window, norm="ortho"))
+        f, o = modes[:, 0], modes[:, 1]  # (tiles, tile_y, tile_x // 2 + 1, 2), the last real and imaginary part
+        powers = torch.stack([(a * b).sum(dim=(0, -1)) for a, b in ((f, f), (o, o), (f, o))]).double()
         sums += torch.einsum("pyx,byx->pb", powers, bands)
     longest = min(tile[0] * spacing[0], tile[1] * spacing[1]) / 2 / _grid_length(spacing)
     out = {}
@@ -72,7 +72,7 @@ def _starts(side: int, tile: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _window(tile: tuple[int, int]) -> Tensor:
-    rows, columns = (torch.hann_window(n, periodic=True, dtype=torch.float64) for n in tile)
+    rows, columns = (torch.hann_window(n, periodic=True) for n in tile)
     return rows[:, None] * columns[None, :]
 
 
