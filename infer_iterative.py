@@ -104,7 +104,11 @@ def match_variables(checkpoint: dict, store: Store) -> list[str]:
         return store.choose(checkpoint["variables"])
     except ValueError as error:
         wanted = " ".join(checkpoint["variables"])
-        raise ValueError(f"the checkpoint is for the variables {wanted}; {error}") from error
+        found = str(error).split(" Fix: ")[0]
+        raise ValueError(
+            f"the checkpoint is for the variables {wanted}; {found} Fix: use the kind of store it was trained on, or "
+            "another checkpoint"
+        ) from error
 
 
 def count_steps(hours: float, lead: np.timedelta64) -> int:

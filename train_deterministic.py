@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from data.augment import add_noise, random_mirror
-from data.command import run
+from data.command import refuse_file_above, run
 from data.dataset import Hours, Pairs, Split, find_pairs, read_ahead, split_by_date
 from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
@@ -74,6 +74,7 @@ class Config:
 def main(cfg: Config) -> int:
     check_constants(cfg)
     run_dir, device = Path(cfg.run_dir), choose_device()
+    refuse_file_above(run_dir, "run_dir")
     last_path, best_path = run_dir / "last.pt", run_dir / "best.pt"
     previous = load_checkpoint(last_path, device) if last_path.exists() else None
     if previous:
@@ -82,6 +83,11 @@ def main(cfg: Config) -> int:
     # ---- data: what is there, how it is split, its statistics
     store = Store(cfg.zarr)
     names = store.choose(cfg.variables)
+    if 2**cfg.levels > max(store.grid.shape):
+        raise ValueError(
+            f"levels: got {cfg.levels}, expected at most {int(math.log2(max(store.grid.shape)))} on "
+            f"{store.grid.shape[0]} x {store.grid.shape[1]} cells. Fix: --levels 3"
+        )
     lead = parse_duration(cfg.lead, "lead")
     if previous:
         split = Split.from_dict(previous["split"])
@@ -256,7 +262,7 @@ class Validation:
         )
         self.lead, self.device = forcing.lead, forcing.device
         self.limit = limiter(statistics, mask)
-        self.steps = max(1, round(validate_hours / hours_of(self.lead)))
+        self.steps = min(max(1, round(validate_hours / hours_of(self.lead))), len(init_times))
         self.starts = self.chains(self.steps)
         while len(self.starts) == 0:  # a short validation part: shorter roll-outs
             self.steps -= 1

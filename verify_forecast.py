@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from data.command import nearest, run
+from data.command import nearest, refuse_file_above, run
 from data.grid import read_grid, same_grid
 from data.store import Store, open_zarr
 from data.times import hours_of, parse_time, show
@@ -58,6 +58,9 @@ HOUR = np.timedelta64(1, "h")
 
 def main(cfg: Config) -> None:
     # What there is to score; everything is checked before anything is written.
+    if Path(cfg.out).is_dir():
+        raise ValueError(f"out: got {cfg.out}, a folder, expected a file to write. Fix: --out scores.json")
+    refuse_file_above(Path(cfg.out).parent, "out")
     forecast = open_forecast(cfg.forecast)
     names = choose(cfg, forecast)
     store = Store(cfg.zarr)
@@ -100,7 +103,7 @@ def main(cfg: Config) -> None:
 
     # Sums over cases; one valid time in memory at a time.
     totals: dict = {name: {lead_key(leads[j]): {} for _, j in scored_cases} for name in names}
-    for i, j in tqdm(scored_cases, desc="scoring", unit="case", mininterval=1):
+    for i, j in tqdm(scored_cases, desc="scoring", unit="case", disable=None):
         fields, analysis, truth = load_lead(forecast, names, i, j), analysis_of(i), truth_at(valid[i, j])
         for name, m in measures.items():
             what = f"{name}, initial time {show(init_times[i])}, valid {show(valid[i, j])}"

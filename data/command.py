@@ -43,6 +43,17 @@ def nearest(name: str, candidates, count: int = 3) -> str:
     return ", ".join(close or names[:count]) or "none"
 
 
+def refuse_file_above(path: str | Path, what: str) -> None:
+    """ValueError where `path` cannot become a folder because it, or something above it, is a file."""
+    for place in (Path(path), *Path(path).parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(
+                    f"{what}: got {path}, but {place} is a file, expected a folder. Fix: choose another path"
+                )
+            return
+
+
 def _raised_by_us(error: BaseException) -> bool:
     source = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return source.is_relative_to(PROJECT) and ".venv" not in source.parts

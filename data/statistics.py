@@ -35,9 +35,10 @@ def compute_statistics(
         physical = torch.from_numpy(store.load(time, names))
         finite = physical.isfinite()
         missing[row] = (~finite).sum(dim=(1, 2)).numpy()
-        if row >= len(times):
+        if row >= len(times):  # other cells than those of the mask, counted above the mask's own number
+            missing[row] = (always.int() + (~finite ^ always).int()).sum(dim=(1, 2)).numpy()
             continue
-        always = ~finite if always is None else always & ~finite
+        always = physical.isnan() if always is None else always & physical.isnan()
         fields = torch.stack([transform(physical[c], n) for c, n in enumerate(names)])
         n, s, q = _moments(fields, finite)
         count, total, squares = count + n, total + s, squares + q
@@ -58,8 +59,9 @@ def compute_statistics(
     for c, name in enumerate(names):
         if not change_std[c] > 1e-6 * max(abs(mean[c]), 1e-6) or not std[c] > 0:
             raise ValueError(
-                f"{store.path}: {name} never changes from one step to the next in the training hours (its transformed "
-                f"mean is {mean[c]:.6g}), expected a variable that varies. Fix: leave it out with --variables"
+                f"{store.path}: {name} never changes from one step to the next in the training hours, or by the same "
+                f"amount everywhere (its transformed mean is {mean[c]:.6g}), expected a variable that varies. "
+                "Fix: leave it out with --variables"
             )
     statistics = Statistics(tuple(names), *(torch.tensor(a, dtype=torch.float32) for a in (mean, std, change_std)))
     return statistics, always if bool(always.any()) else None

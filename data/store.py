@@ -58,6 +58,10 @@ class Store:
                 f"{path}: time has missing entries or is not one-dimensional, expected one valid time per hour. "
                 "Fix: rebuild the store's time coordinate"
             )
+        if len(self.times) == 0:
+            raise ValueError(
+                f"{path}: got a store without a single hour, expected some. Fix: build it again; it was not completed"
+            )
         if len(np.unique(self.times)) != len(self.times):
             values, counts = np.unique(self.times, return_counts=True)
             raise ValueError(
@@ -142,7 +146,8 @@ class Store:
                 out[c] = self.dataset[name][index].values
             except (OSError, RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"{self.path}: {name} at {time.astype('datetime64[m]')} cannot be read ({error}). "
+                    f"{self.path}: {name} at {time.astype('datetime64[m]')} cannot be read ({error}), "
+                    "expected a field. "
                     "Fix: write this hour again"
                 ) from error
         return out
@@ -176,7 +181,7 @@ def open_zarr(path: str | Path) -> xr.Dataset:
                 raw = xr.open_zarr(text, chunks=None, decode_times=False)
             except Exception:
                 raise ValueError(
-                    f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}). "
+                    f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}), expected a complete store. "
                     "Fix: check the path and that the store is complete"
                 ) from error
             units = raw["time"].attrs.get("units", "no units attribute") if "time" in raw.variables else "no time"

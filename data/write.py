@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
 
+from data.command import refuse_file_above
 from data.grid import Grid
 from data.variables import STATIC, Variable, lookup
 
@@ -99,6 +100,7 @@ def start(path: Path, kind: str) -> Path:
             raise ValueError(
                 f"{path}: holds {what}, expected a free path or a {kind} store to replace. Fix: choose another path"
             )
+    refuse_file_above(path.parent, "out")
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)

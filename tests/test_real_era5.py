@@ -23,8 +23,8 @@ def trained(real, tmp_path_factory):
     folder = tmp_path_factory.mktemp("era5")
     xr.open_dataset(real / "era5_uk_t2m_744h.nc").drop_encoding().to_zarr(folder / "era5.zarr", zarr_format=2)
     cfg = train_deterministic.Config(
-        zarr=str(folder / "era5.zarr"), run_dir=str(folder / "run"), epochs=6, batch_size=8, accumulate=1, base_features=8,
-        levels=2, blocks=1, lr=4e-3, validate_every=6,
+        zarr=str(folder / "era5.zarr"), run_dir=str(folder / "run"), epochs=6, batch_size=8, accumulate=1,
+        base_features=8, levels=2, blocks=1, lr=4e-3, validate_every=6,
     )  # fmt: skip
     assert train_deterministic.main(cfg) == 0
     return folder

@@ -22,8 +22,14 @@ def read_log(path: Path, step: int) -> list[dict]:
     """The records of log.jsonl up to optimizer step `step`; later ones belong to work that was lost."""
     if not path.exists():
         return []
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [r for r in records if r["step"] <= step]
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return [r for r in records if r["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: got a line that is not a record of this log ({error}), expected one JSON object per line. "
+            "Fix: repair it or move it away; training does not need it"
+        ) from error
 
 
 def write_log(records: list[dict], path: Path) -> None:

@@ -1,0 +1,419 @@
+"""A user's mistake ends in one line with got, expected and the fix, exit code 2, and nothing written or changed."""
+
+import pickle
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import zarr
+
+import infer_iterative as inference
+import train_deterministic as training
+import verify_forecast as verification
+from data.write import KIND
+from tests.conftest import TINY, hour, small_grid, weather, write_store
+
+HOURS = 40  # train 0 to 27, validation 30 to 33, test 36 to 39
+NAMES = ("T2M", "U10")
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # Python shows none of these
+SMALL = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every path under a folder, files with their bytes."""
+    return {str(p): p.read_bytes() if p.is_file() else b"folder" for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A sound store, a finished run, its forecast and a file of scores that no mistake may touch."""
+    folder = tmp_path_factory.mktemp("good")
+    store = write_store(folder / "store.zarr", weather, [hour(n) for n in range(HOURS)], NAMES)
+    run, forecast, scores = folder / "run", folder / "forecast.zarr", folder / "scores.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw_curves", lambda log, path: None)  # not what is tested here, and slow
+        assert training.main(training.Config(str(store), str(run), epochs=1, **SMALL)) == 0
+    inference.main(inference.Config(str(run / "best.pt"), str(store), [str(hour(36))], 2.0, out=str(forecast)))
+    scores.write_text('{"older": "scores"}\n')
+    return SimpleNamespace(folder=folder, store=store, run=run, best=run / "best.pt", forecast=forecast, scores=scores)
+
+
+@pytest.fixture
+def refused(command, good, tmp_path):
+    """Run a command that must refuse its input; the line it prints, which holds each of `words`."""
+
+    def check(module, *arguments, words=()) -> str:
+        before = contents(good.folder) | contents(tmp_path)
+        with warnings.catch_warnings(record=True) as seen:
+            code, _, err = command(module, *arguments)
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert code == 2, err
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        for part in (*words, " expect", "Fix: "):
+            assert part in lines[0], f"{part!r} is not in {lines[0]!r}"
+        assert not [w for w in seen if not issubclass(w.category, HIDDEN)], "a warning beside the line"
+        assert contents(good.folder) | contents(tmp_path) == before, "something was written or changed"
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture
+def scripts(good, tmp_path):
+    """The three commands with sound arguments; an argument given again replaces the sound one."""
+
+    def arguments(module, *changes) -> list:
+        sound = {
+            training: {"--zarr": good.store, "--run_dir": tmp_path / "run", "--epochs": 1,
+                       **dict(zip(TINY[::2], TINY[1::2], strict=True))},
+            inference: {"--checkpoint": good.best, "--zarr": good.store, "--init_time": hour(36), "--hours": 2,
+                        "--out": good.forecast},
+            verification: {"--forecast": good.forecast, "--zarr": good.store, "--out": good.scores},
+        }[module]  # fmt: skip
+        for name, value in zip(changes[::2], changes[1::2], strict=True):
+            sound[name] = value
+        flat = [[name, *value] if isinstance(value, tuple) else [name, value] for name, value in sound.items()]
+        return [module, *(part for pair in flat for part in pair)]
+
+    return arguments
+
+
+# ---- stores ---------------------------------------------------------------------------------------
+
+
+def with_time(path: Path, values, **attributes) -> Path:
+    """A store whose time coordinate holds these values and attributes, as another tool might write it."""
+    fields = np.stack([weather("T2M", hour(n)) for n in range(len(values))])
+    time = ("time", np.asarray(values), attributes)
+    xr.Dataset({"T2M": (("time", "y", "x"), fields)}, {"time": time}).to_zarr(path, zarr_format=2, consolidated=True)
+    return path
+
+
+def edited(path: Path, name: str, edit, names=NAMES) -> Path:
+    """A store of which one array was edited afterwards."""
+    write_store(path, weather, [hour(n) for n in range(HOURS)], names)
+    edit(zarr.open_group(path, mode="r+")[name])
+    return path
+
+
+def put(*places):
+    """An edit that writes values into (hour, y, x) places."""
+
+    def edit(array):
+        for place, value in places:
+            array[place] = value
+
+    return edit
+
+
+def change(function):
+    """An edit of the whole array."""
+
+    def edit(array):
+        array[:] = function(array[:])
+
+    return edit
+
+
+def folder_with_notes(path: Path) -> Path:
+    path.mkdir()
+    (path / "notes.txt").write_text("no weather here\n")
+    return path
+
+
+def text_file(path: Path) -> Path:
+    path.write_text("no weather here\n")
+    return path
+
+
+def netcdf(path: Path) -> Path:
+    xr.Dataset({"T2M": (("time", "y", "x"), np.zeros((3, 4, 5), np.float32))}).to_netcdf(path, engine="scipy")
+    return path
+
+
+def half_written(path: Path) -> Path:
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_ty')
+    return path
+
+
+def without_time(path: Path) -> Path:
+    xr.Dataset({"T2M": (("hour", "y", "x"), np.zeros((3, 4, 5)))}).to_zarr(path, zarr_format=2, consolidated=True)
+    return path
+
+
+UNREADABLE = {  # name: (maker, words)
+    "missing": (lambda p: p, ["no such store"]),
+    "folder": (folder_with_notes, ["not a zarr store"]),
+    "file": (text_file, ["not a zarr store"]),
+    "netcdf": (netcdf, ["not a zarr store", "NetCDF"]),
+    "half written": (half_written, ["cannot be opened"]),
+    "no calendar": (lambda p: with_time(p, range(40), units="moons since noon"), ["cannot be decoded", "moons since"]),
+    "plain integers": (lambda p: with_time(p, range(40)), ["cannot be decoded", "int64", "no units"]),
+    "months of 30 days": (lambda p: with_time(p, range(40), units="hours since 2024-02-28", calendar="360_day"),
+                          ["cannot be decoded"]),
+    "no time": (without_time, ["no time coordinate", "T2M"]),
+    "an hour twice": (lambda p: with_time(p, [0, 1, 2, 2, 3, 4], units="hours since 2024-05-20"),
+                      ["2024-05-20T02:00", "2 times"]),
+    "no hours": (lambda p: write_store(p, weather, []), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [training, inference, verification], ids=["train", "infer", "verify"])
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_store_that_cannot_be_used(case, module, refused, scripts, tmp_path):
+    maker, words = UNREADABLE[case]
+    path = maker(tmp_path / "bad.zarr")
+    refused(*scripts(module, "--zarr", path), words=["bad.zarr", *words])
+
+
+NAN, INF = np.nan, np.inf
+BAD_VALUES = {  # name: (array, edit, words)
+    "nan in one hour": ("U10", put(((20, 3, 4), NAN)), ["U10", " 1 missing", "2024-05-20T20:00"]),
+    "nan from some hour on": ("T2M", put((np.s_[9:, 0, 0], NAN), ((31, 1, 1), NAN)), ["T2M", "at 2024-05-20T09:00"]),
+    "nan in validation": ("T2M", put(((31, 0, 0), NAN)), ["T2M", "2024-05-21T07:00"]),
+    # as many in that hour as the mask has, but in another place
+    "a mask that moves": ("T2M", put((np.s_[:, 0, 0], NAN), ((31, 0, 0), 290.0), ((31, 5, 5), NAN)),
+                          ["T2M", "2024-05-21T07:00"]),
+    "infinite value": ("U10", put(((5, 1, 1), INF)), ["U10", "infinite", "2024-05-20T05:00"]),
+    "nothing but nan": ("U10", change(lambda a: a * NAN), ["U10", "missing (NaN) in every cell"]),
+    "the same field every hour": ("U10", change(lambda a: a[:1] + 0 * a), ["U10", "never changes"]),
+    "one number everywhere": ("T2M", change(lambda a: 0 * a + 273.15), ["T2M", "never changes", "273.15"]),
+    "celsius": ("T2M", change(lambda a: a - 273.15), ["T2M", "180..340 K", "units"]),
+    "positive inhibition": ("CIN", change(lambda a: -a), ["CIN", "-2000..0 J kg-1", "sign"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_values_that_cannot_be_trained_on(case, refused, scripts, tmp_path):
+    name, edit, words = BAD_VALUES[case]
+    path = edited(tmp_path / "bad.zarr", name, edit, ("T2M", "U10", "CIN") if name == "CIN" else NAMES)
+    refused(*scripts(training, "--zarr", path), words=["bad.zarr", *words])
+
+
+def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, scripts, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "draw_curves", lambda log, path: None)
+    path = edited(tmp_path / "masked.zarr", "T2M", put((np.s_[:, :3, :4], NAN)))
+    code, out, err = command(*scripts(training, "--zarr", path))
+    assert code == 0, err
+    assert "T2M: 6.2% of the cells have no data in any hour" in out and "U10:" not in out  # 12 of 192 cells
+    assert (tmp_path / "run" / "best.pt").exists()
+
+
+# ---- training -------------------------------------------------------------------------------------
+
+TRAINING = {  # name: (changes, words)
+    "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10"]),
+    "a variable named twice": (("--variables", ("T2M", "t2m")), ["twice"]),
+    "a lead between the hours": (("--lead", "7min"), ["no pair", "7 min"]),
+    "a lead longer than the record": (("--lead", "900h"), []),
+    "no duration": (("--lead", "soon"), ["lead", "'soon'"]),
+    "no gap": (("--gap", "-3h"), ["gap", "'-3h'"]),
+    "no date": (("--train_end", "nonsense"), ["train_end", "'nonsense'", "ISO"]),
+    "a date outside the record": (("--val_end", "2031-01-01"), ["val_end", "2031-01-01", "2024-05-21T15:00"]),
+    "no validation pair": (("--train_end", "2024-05-20T20", "--val_end", "2024-05-20T22", "--gap", "2h"),
+                           ["no pair", "validation"]),
+    **{f"{name} {value}": ((f"--{name}", value), [f"{name}: got {value}"]) for name, value in (
+        ("epochs", 0), ("batch_size", 0), ("accumulate", -1), ("base_features", 0), ("blocks", 0), ("levels", -1),
+        ("levels", 40), ("validate_every", 0), ("seed", -1), ("noise", -0.1), ("noise", NAN), ("save_every", NAN),
+        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0),
+    )},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_constants_that_cannot_train(case, refused, scripts):
+    changes, words = TRAINING[case]
+    refused(*scripts(training, *changes), words=words)
+
+
+def test_a_record_without_two_hours_in_a_row(refused, scripts, tmp_path):
+    path = write_store(tmp_path / "even.zarr", weather, [hour(2 * n) for n in range(30)])
+    refused(*scripts(training, "--zarr", path), words=["no pair", "1 h"])
+
+
+def test_a_run_is_not_resumed_with_another_constant(refused, scripts, good):
+    again = scripts(training, "--run_dir", good.run)
+    refused(*again, "--lr", 0.1, words=["last.pt", "lr=0.0005", "lr=0.1"])
+    refused(*again, "--variables", "T2M", words=["last.pt", "variables=['T2M']"])
+
+
+def test_a_run_is_not_resumed_on_another_store(refused, scripts, good, tmp_path):
+    times = [hour(n) for n in range(HOURS)]
+    larger = write_store(tmp_path / "larger.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES,
+                         small_grid(12, 18))  # fmt: skip
+    again = scripts(training, "--run_dir", good.run, "--zarr", larger)
+    refused(*again, words=["grid", "[12, 18]", "[12, 16]"])
+
+
+def test_a_run_folder_that_is_a_file(refused, scripts, tmp_path):
+    refused(*scripts(training, "--run_dir", text_file(tmp_path / "run")), words=["run"])
+
+
+@pytest.mark.parametrize("module", [training, inference, verification], ids=["train", "infer", "verify"])
+def test_an_unknown_constant_is_refused_by_the_parser_with_the_nearest_name(module, command, scripts, good, tmp_path):
+    wrong, right = {training: ("--epoch", "--epochs"), inference: ("--hour", "--hours"),
+                    verification: ("--forcast", "--forecast")}[module]  # fmt: skip
+    before = contents(good.folder) | contents(tmp_path)
+    code, out, err = command(*scripts(module, wrong, 1))
+    assert code == 2 and wrong in out + err and right in out + err
+    assert contents(good.folder) | contents(tmp_path) == before
+
+
+WRONG = [("--epochs", "ten"), ("--epochs", "1.5"), ("--lr", "fast"), ("--flip", "maybe")]
+
+
+@pytest.mark.parametrize("name,value", WRONG)
+def test_a_value_of_the_wrong_type_is_refused_by_the_parser(name, value, command, scripts, tmp_path):
+    code, out, err = command(*scripts(training, name, value))
+    assert code == 2 and name in out + err and value in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- inference ------------------------------------------------------------------------------------
+
+INFERENCE = {
+    "an hour the store lacks": (("--init_time", "2024-05-23T05"), ["2024-05-23T05", "2024-05-21T15:00"]),
+    "one good hour and one bad": (("--init_time", (hour(1), "2024-05-20T01:30")), ["2024-05-20T01:00"]),
+    "no time at all": (("--init_time", "yesterday"), ["init_time", "'yesterday'", "ISO"]),
+    "latest beside a time": (("--init_time", ("latest", hour(1))), ["latest"]),
+    "no hours": (("--hours", 0), ["hours", "0", "1 hours"]),
+    "half a step": (("--hours", 1.5), ["hours", "1.5", "multiple"]),
+    "backwards": (("--hours", -3), ["hours", "-3"]),
+    "hours nan": (("--hours", NAN), ["hours", "nan"]),
+    "hours inf": (("--hours", INF), ["hours", "inf"]),
+    "no test starts": (("--init_time", "test", "--test_starts", 0), ["test_starts", "0"]),
+}
+
+
+@pytest.mark.parametrize("case", INFERENCE)
+def test_forecasts_that_cannot_start(case, refused, scripts):
+    changes, words = INFERENCE[case]
+    refused(*scripts(inference, *changes), words=words)
+
+
+def test_a_checkpoint_for_other_variables(refused, scripts, tmp_path):
+    other = write_store(tmp_path / "other.zarr", weather, [hour(n) for n in range(37)], ("T2M", "V10"))
+    line = refused(*scripts(inference, "--zarr", other), words=["T2M U10", "'U10'", "V10"])
+    assert "--variables" not in line, "the advice names a constant that infer_iterative.py does not have"
+
+
+def test_a_store_without_the_coordinates_the_checkpoint_knows(refused, scripts, tmp_path, good):
+    bare = tmp_path / "bare.zarr"
+    xr.open_zarr(good.store).drop_vars(["latitude", "longitude"]).drop_encoding().to_zarr(bare, consolidated=False)
+    refused(*scripts(inference, "--zarr", bare), words=["cos_zenith_now"])
+
+
+class Payload:
+    """Unpickled carelessly, it writes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+BROKEN = {  # name: writer(path, best)
+    "missing": lambda path, best: None,
+    "empty": lambda path, best: path.write_bytes(b""),
+    "text": lambda path, best: path.write_text("no weights here\n"),
+    "a table": lambda path, best: path.write_text("time,T2M\n1,2\n"),
+    "a GRIB file": lambda path, best: path.write_bytes(b"GRIB" + bytes(20)),
+    "truncated": lambda path, best: path.write_bytes(best.read_bytes()[: best.stat().st_size // 2]),
+    "noise": lambda path, best: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "other tensors": lambda path, best: torch.save({"weights": torch.ones(3)}, path),
+    "a bare tensor": lambda path, best: torch.save(torch.ones(3), path),
+    "other format": lambda path, best: torch.save(torch.load(best, weights_only=True) | {"format": 99}, path),
+    "code in a pickle": lambda path, best: path.write_bytes(pickle.dumps(Payload(path.with_name("harm")))),
+    "code in a checkpoint": lambda path, best: torch.save({"model": Payload(path.with_name("harm"))}, path),
+    "a folder": lambda path, best: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_is_no_checkpoint_is_refused_and_runs_no_code(case, refused, scripts, tmp_path, good):
+    path = tmp_path / "broken.pt"
+    BROKEN[case](path, good.best)
+    line = refused(*scripts(inference, "--checkpoint", path), words=["broken.pt"])
+    assert not (tmp_path / "harm").exists()
+    assert "weights_only" not in line, "the advice is to trust the file"
+
+
+def test_a_broken_last_checkpoint_does_not_start_a_run_over(refused, scripts, tmp_path, good):
+    run = tmp_path / "run"
+    run.mkdir()
+    BROKEN["truncated"](run / "last.pt", good.best)
+    refused(*scripts(training), words=["last.pt"])
+
+
+OCCUPIED = {
+    "training store": lambda path: write_store(path, weather, [hour(0)]),
+    "somebody's zarr": lambda path: with_time(path, np.arange(4), units="hours since 2024-05-20"),
+    "folder": folder_with_notes,
+    "file": text_file,
+}
+
+
+@pytest.mark.parametrize("case", OCCUPIED)
+def test_a_forecast_replaces_only_a_forecast(case, refused, scripts, tmp_path):
+    path = OCCUPIED[case](tmp_path / "taken.zarr")
+    refused(*scripts(inference, "--out", path), words=["taken.zarr", "forecast store"])
+
+
+def test_a_forecast_does_not_replace_the_store_it_starts_from(refused, scripts, good):
+    refused(*scripts(inference, "--out", good.store), words=["store.zarr", "training"])
+
+
+def test_a_missing_value_in_a_later_start_leaves_the_older_forecast(refused, scripts, tmp_path):
+    path = edited(tmp_path / "holes.zarr", "T2M", put(((38, 2, 2), NAN)))
+    changes = ("--zarr", path, "--init_time", (hour(36), hour(38)))
+    refused(*scripts(inference, *changes), words=["T2M", "2024-05-21T14:00"])
+
+
+# ---- verification ---------------------------------------------------------------------------------
+
+
+def test_a_forecast_that_is_missing_or_is_none(refused, scripts, tmp_path, good):
+    refused(*scripts(verification, "--forecast", tmp_path / "nope.zarr"), words=["nope.zarr", "no such forecast"])
+    refused(*scripts(verification, "--forecast", text_file(tmp_path / "text.zarr")), words=["text.zarr"])
+    refused(*scripts(verification, "--forecast", good.store), words=["store.zarr", "training"])
+
+
+def test_scores_for_a_variable_the_forecast_lacks(refused, scripts):
+    refused(*scripts(verification, "--variables", ("T2M", "V1O")), words=["'V1O'", "U10"])
+
+
+def test_scores_against_another_grid(refused, scripts, tmp_path):
+    times = [hour(n) for n in range(36, 40)]
+    wide = write_store(tmp_path / "wide.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES, small_grid(12, 18))
+    refused(*scripts(verification, "--zarr", wide), words=["wide.zarr", "(12, 18)", "(12, 16)"])
+    moved = small_grid()
+    moved.longitude = moved.longitude + 1
+    refused(*scripts(verification, "--zarr", write_store(tmp_path / "moved.zarr", weather, times, NAMES, moved)),
+            words=["moved.zarr", "latitudes or longitudes"])  # fmt: skip
+
+
+def test_scores_against_other_hours(refused, scripts, tmp_path):
+    early = write_store(tmp_path / "early.zarr", weather, [hour(n) for n in range(3)], NAMES)
+    words = ["2024-05-21T12:00", "2024-05-20T00:00", "2024-05-20T02:00"]
+    refused(*scripts(verification, "--zarr", early), words=words)
+
+
+def test_scores_against_a_store_without_the_variable(refused, scripts, tmp_path):
+    other = write_store(tmp_path / "other.zarr", weather, [hour(n) for n in range(36, 40)], ("T2M", "V10"))
+    refused(*scripts(verification, "--zarr", other), words=["other.zarr", "'U10'"])
+
+
+def test_scores_against_truth_with_a_hole(refused, scripts, tmp_path):
+    path = edited(tmp_path / "holes.zarr", "T2M", put(((37, 2, 2), NAN)))
+    refused(*scripts(verification, "--zarr", path), words=["T2M", "2024-05-21T13:00"])
+
+
+def test_scores_do_not_replace_a_store(refused, scripts, good):
+    refused(*scripts(verification, "--out", good.store), words=["store.zarr"])
+    assert zarr.open_group(good.store, mode="r").attrs[KIND] == "training"

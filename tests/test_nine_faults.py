@@ -1,0 +1,346 @@
+"""Nine faults of an earlier attempt at this forecast, each shown to be absent where the real code runs."""
+
+import dataclasses
+import json
+import os
+import signal
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import infer_iterative as inference
+import train_deterministic as training
+from data.dataset import Hours, Pairs
+from data.forcing import Forcing
+from data.store import Store
+from losses.weather import WeatherLoss
+from models.rollout import rollout_step
+from models.unet import ResidualUNet
+from tests.conftest import TINY, hour, small_grid, weather, write_store
+from training.device import choose_device, peak_memory_bytes
+from verification.validation import persistence_alarm
+
+HOUR = np.timedelta64(1, "h")
+SMALL = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Without the figure, on the CPU, and on one thread: the nets are too small to share."""
+    monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(training, "draw_curves", lambda log, path: None)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(2)
+
+
+def train(store, run, status=0, **constants) -> SimpleNamespace:
+    """Train a tiny model with the real script; its checkpoint and its log."""
+    constants = {"epochs": 1, **SMALL, **constants}
+    assert training.main(training.Config(str(store), str(run), **constants)) == status
+    lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
+    return SimpleNamespace(last=torch.load(run / "last.pt", weights_only=True), log=[json.loads(x) for x in lines])
+
+
+def spy(monkeypatch, owner, name: str) -> list:
+    """Record (arguments, result) of every call of a function without changing it."""
+    calls, original = [], getattr(owner, name)
+
+    def recorded(*arguments, **named):
+        result = original(*arguments, **named)
+        calls.append((arguments, result))
+        return result
+
+    monkeypatch.setattr(owner, name, recorded)
+    return calls
+
+
+def training_pairs(monkeypatch, store, run, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The pairs (state, target), (B, C, H, W) in physical units, that one epoch gives to the model, mirrored."""
+    calls = spy(monkeypatch, training, "normalise")
+    train(store, run, **constants)
+    batches = [arguments[0] for arguments, _ in calls if arguments[0].ndim == 4]  # validation has three dimensions
+    return list(zip(batches[::2], batches[1::2], strict=True))
+
+
+def test_fault_1_validation_hours_lie_a_day_after_the_last_training_hour(tmp_path, monkeypatch):
+    """Ten days: the hours that training reads, those that validation reads and those of the statistics."""
+    times = np.array([hour(n) for n in range(240)])
+    store = write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t, (8, 8)), times, ["T2M"], small_grid(8, 8))
+    batches, read = spy(monkeypatch, Pairs, "batch"), spy(monkeypatch, Hours, "__call__")
+    sums = spy(monkeypatch, training.Validation, "sums")
+    result = train(store, tmp_path / "run", accumulate=64, validate_hours=24, levels=0, base_features=2)
+    trained = {t + k * HOUR for _, (_, _, starts) in batches for t in starts for k in (0, 1)}
+    validated = {t + k * HOUR for (_, _, starts, steps), _ in sums for t in starts for k in range(steps + 1)}
+    assert max(trained) + 24 * HOUR <= min(validated)
+    assert trained == {t for t in times if t <= max(trained)}  # no hour was taken out from between
+    assert len(validated) >= 10 and max(validated) + 24 * HOUR < times[-1]  # what follows is for tests
+    assert {arguments[1] for arguments, _ in read} == trained | validated
+    fields = np.stack([weather("T2M", t, (8, 8)) for t in sorted(trained)]).astype(np.float64)
+    statistics = result.last["statistics"]["T2M"]
+    assert statistics["mean"] == pytest.approx(fields.mean(), rel=1e-6)
+    assert statistics["change_std"] == pytest.approx(np.diff(fields, axis=0).std(), rel=1e-4)
+
+
+def test_fault_2_mirrored_pairs_move_with_their_wind(tmp_path, monkeypatch):
+    """A warm blob on a periodic domain is carried by a wind towards the north-east; mirrored, it must still be."""
+    size = 16
+    y, x = np.mgrid[:size, :size] * 2 * np.pi / size
+
+    def carried(name, time):
+        n = (time - hour(0)) / HOUR
+        if name == "T2M":
+            return 290 + 5 * np.cos(x - 0.4 * n) + 5 * np.cos(y - 0.2 * n)
+        return (4.0 if name == "U10" else 2.0) + 0.1 * np.sin(n)
+
+    store = write_store(
+        tmp_path / "s.zarr", carried, [hour(n) for n in range(60)], ["T2M", "U10", "V10"], small_grid(size, size)
+    )
+    pairs = training_pairs(monkeypatch, store, tmp_path / "run", flip=True)
+    seen = set()
+    for state, target in pairs:
+        signs = []
+        for axis, wind in ((-1, 1), (-2, 2)):
+            before, after = (torch.fft.fft(f[0, 0].mean(dim=-3 - axis))[1] for f in (state, target))
+            moved = -torch.angle(after / before)  # the blob's displacement, radians of its wavelength
+            assert moved.abs() == pytest.approx(0.4 if wind == 1 else 0.2, abs=1e-3)
+            for field in (state, target):
+                assert torch.sign(field[0, wind].mean()) == torch.sign(moved)
+            signs.append(int(torch.sign(moved)))
+        seen.add(tuple(signs))
+    assert seen == {(1, 1), (1, -1), (-1, 1), (-1, -1)}  # all four mirrors were met
+
+
+def test_fault_3_the_logged_memory_is_the_peak_and_not_what_is_left(tmp_path, monkeypatch):
+    """A tensor that lives only inside the first step must be in the figure that the log has at the end."""
+    device, peak = choose_device(), []
+    monkeypatch.setattr(training, "choose_device", lambda: device)  # on CUDA it is the device's memory that counts
+
+    def in_use() -> int:
+        if device.type == "cuda":
+            return torch.cuda.memory_allocated()
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def update_and_swell(*arguments):
+        original(*arguments)
+        if not peak:
+            size = peak_memory_bytes(device) - in_use() + 200_000_000
+            swollen = torch.ones(size // 4, device=device)
+            peak.append(in_use())
+            del swollen
+
+    original = training.update_ema
+    monkeypatch.setattr(training, "update_ema", update_and_swell)
+    store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)])
+    result = train(store, tmp_path / "run")
+    assert in_use() < peak[0] - 100_000_000  # it is gone
+    assert result.log[-1]["peak_memory_bytes"] >= peak[0] - 10_000_000
+
+
+def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(tmp_path, capsys):
+    names, times = ["REFC", "T2M"], [hour(n) for n in range(40)]
+    store = write_store(tmp_path / "s.zarr", weather, times, names)
+    result = train(store, tmp_path / "run", epochs=4, validate_every=2, lr=0.02)
+    assert [r["epoch"] for r in result.log] == [2, 4]
+    first, last = (np.datetime64(t) for t in result.log[-1]["split"]["validation"])
+    starts = [t for t in times if first <= t and t + HOUR <= last]
+
+    # persistence from the fields alone: no echo is 0 dBZ, whatever value the store uses for it
+    for name in names:
+        floor = 0.0 if name == "REFC" else -np.inf
+        now, then = (np.maximum([weather(name, t + k) for t in starts], floor) for k in (0 * HOUR, HOUR))
+        by_hand = np.sqrt(((then.astype(np.float64) - now) ** 2).mean())
+        for record in result.log:
+            assert record["persistence_rmse"][name] == pytest.approx(by_hand, rel=1e-5)
+            skill = 1 - record["rmse"][name] / by_hand
+            assert record["skill"][name] == pytest.approx(skill, abs=1e-5) and abs(skill) > 1e-3
+
+    # the model's error in kelvin, with the averaged weights and the statistics of the checkpoint
+    opened, last = Store(store), result.last
+    forcing = Forcing(opened.grid, HOUR, tuple(names), None)
+    model = ResidualUNet(2, len(forcing.names), 8, *(SMALL[k] for k in ("base_features", "levels", "blocks")))
+    model.load_state_dict(last["ema"])
+    mean, std, change = (np.array([last["statistics"][n][k] for n in names]) for k in ("mean", "std", "change_std"))
+    squares = []
+    for t in starts:
+        fields = np.stack([np.maximum(weather("REFC", t), 0), weather("T2M", t)])
+        state = torch.tensor((fields - mean[:, None, None]) / std[:, None, None], dtype=torch.float32)[None]
+        scale = torch.tensor(change / std, dtype=torch.float32)[:, None, None]
+        with torch.no_grad():
+            pred = rollout_step(model, state, *forcing(np.array([t])), scale)[0, 1].numpy() * std[1] + mean[1]
+        squares.append((pred - weather("T2M", t + HOUR)) ** 2)
+    assert result.log[-1]["rmse"]["T2M"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
+
+    # a model that cannot learn is called what it is, aloud
+    capsys.readouterr()
+    stuck = train(store, tmp_path / "stuck", lr=1e-12)
+    assert "\nALARM: this model is persistence" in capsys.readouterr().out
+    assert stuck.log[-1]["alarm"] and stuck.log[-1]["skill"]["T2M"] == pytest.approx(0, abs=1e-6)
+    assert persistence_alarm({"T2M": 0.4}, {"T2M": 0.9}) == ""
+
+
+def test_fault_5_times_are_decoded_by_their_units_and_the_year_has_its_true_length(tmp_path):
+    fields = np.stack([weather("T2M", hour(n)) for n in range(4)])
+    offsets = np.array([0, 24, 48, 7325], np.int32)  # hours; the last is 305 days and 5 hours
+    units = {"units": "hours since 2024-02-28 06:00:00", "calendar": "standard"}
+    dataset = xr.Dataset({"T2M": (("time", "y", "x"), fields)}, {"time": ("time", offsets, units)})
+    dataset.to_zarr(tmp_path / "s.zarr", zarr_format=2, consolidated=True)
+    store = Store(tmp_path / "s.zarr")
+    known = np.array(["2024-02-28T06", "2024-02-29T06", "2024-03-01T06", "2024-12-29T11"], "datetime64[ns]")
+    assert (store.times == known).all()
+    np.testing.assert_array_equal(store.load(known[3], ["T2M"])[0], fields[3])
+
+    def day_of_year(times) -> np.ndarray:
+        """Days since 1 January 00 UTC in a leap year, read back from what the model is told."""
+        clock = Forcing(store.grid, HOUR, ("T2M",), None)(np.array(times, "datetime64[ns]"))[1].numpy()
+        return np.arctan2(clock[:, 2], clock[:, 3]) % (2 * np.pi) / (2 * np.pi) * 366
+
+    leap = ["2024-02-28T12", "2024-02-29T12", "2024-03-01T12", "2024-12-31T12"]
+    assert day_of_year(leap) == pytest.approx([58.5, 59.5, 60.5, 365.5], abs=1e-3)
+    plain = ["2023-02-28T12", "2023-03-01T12", "2023-12-31T12"]
+    assert day_of_year(plain) / 366 * 365 == pytest.approx([58.5, 59.5, 364.5], abs=1e-3)
+
+
+def test_fault_6_the_target_is_one_hour_after_the_state_across_missing_hours(tmp_path, monkeypatch):
+    """Fields whose value tells their hour, with hours missing in every part of the record."""
+    present = [n for n in range(80) if n not in (3, 4, 11, 20, 35, 36, 37, 60, 74)]
+    times = [hour(n) for n in present]
+    store = write_store(tmp_path / "s.zarr", lambda _, t: 200 + ((t - hour(0)) / HOUR) ** 2 / 64, times)
+
+    def told(field) -> float:
+        return float(((field - 200) * 64).sqrt().mean())
+
+    scored = spy(monkeypatch, training, "change_sums")
+    pairs = training_pairs(monkeypatch, store, tmp_path / "run", flip=False)
+    starts = sorted(told(state) for state, _ in pairs)
+    assert starts == [n for n in range(55) if {n, n + 1} <= set(present)]  # 55 is 70 % of 79
+    assert all(told(target) == told(state) + 1 for state, target in pairs)
+    # validation: every pair one hour ahead, and roll-outs of two hours
+    leads = {told(truth) - told(analysis) for (_, analysis, truth, _), _ in scored}
+    assert leads == {1.0, 2.0}
+
+
+def test_fault_7_a_forecast_says_when_and_where_it_is_valid(tmp_path):
+    store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)], ["REFC", "T2M"])
+    train(store, tmp_path / "run")
+    starts, out = np.array([hour(36), hour(38)]), tmp_path / "f.zarr"
+    constants = inference.Config(str(tmp_path / "run" / "best.pt"), str(store), [str(t) for t in starts], 3.0)
+    inference.main(dataclasses.replace(constants, out=str(out)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forecast, source = xr.open_zarr(out), xr.open_zarr(store)
+        picture = forecast.REFC.sel(lead_time="3h").load()
+    np.testing.assert_array_equal(forecast.init_time.values, starts)
+    np.testing.assert_array_equal(forecast.lead_time.values, np.arange(4) * HOUR)
+    np.testing.assert_array_equal(forecast.valid_time.values, starts[:, None] + np.arange(4) * HOUR)
+    assert forecast.valid_time.dims == ("init_time", "lead_time")
+    names = {"init_time": "forecast_reference_time", "lead_time": "forecast_period", "valid_time": "time",
+             "latitude": "latitude", "longitude": "longitude"}  # fmt: skip
+    assert {n: forecast[n].attrs["standard_name"] for n in names} == names
+    for name in ("latitude", "longitude", "x", "y"):
+        np.testing.assert_array_equal(forecast[name].values, source[name].values)
+        assert name in picture.coords
+    assert forecast.T2M.attrs["units"] == "K" and forecast.T2M.attrs["grid_mapping"] in forecast.coords
+    np.testing.assert_allclose(forecast.T2M.values[:, 0], [weather("T2M", t) for t in starts], atol=1e-4)
+
+
+class Interrupt:
+    """Stands for update_ema and sends Ctrl-C to this process after its n-th call."""
+
+    def __init__(self, update, step: int):
+        self.update, self.left = update, step
+
+    def __call__(self, *arguments):
+        self.update(*arguments)
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def same(a, b) -> bool:
+    """Whether two checkpoint entries are equal, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkeypatch, capsys):
+    """14 pairs in steps of 4, so 4 steps an epoch, the last of 2 pairs; interrupted after step 6 of 12."""
+    times = [hour(n) for n in range(22)]
+    store = write_store(tmp_path / "s.zarr", weather, times, ["T2M", "U10"])
+    constants = {"epochs": 3, "validate_every": 2, "flip": True, "noise": 0.1, "train_end": str(hour(14)),
+                 "val_end": str(hour(18)), "gap": "1h", "lr": 0.01}  # fmt: skip
+    whole = train(store, tmp_path / "whole", **constants)
+    assert whole.last["step"] == 12 and whole.last["split"]["pairs"]["train"] == 14
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "update_ema", Interrupt(training.update_ema, 6))
+        stopped = train(store, tmp_path / "cut", status=128 + signal.SIGINT, **constants)
+    assert stopped.last["step"] == 6 and not stopped.log
+    capsys.readouterr()
+    torch.manual_seed(99)  # a new process would not have the old one's random state either
+    resumed = train(store, tmp_path / "cut", **constants)
+    assert "resumed at step 6 " in capsys.readouterr().out
+    for key in ("model", "ema", "optimizer", "scheduler", "step", "epoch", "position", "rng"):
+        assert same(whole.last[key], resumed.last[key]), f"{key} differs after the interruption"
+    for key in ("epoch", "step", "loss", "terms", "lr", "grad_norm", "rmse", "skill"):
+        assert [r[key] for r in whole.log] == [r[key] for r in resumed.log], f"{key} differs in the log"
+
+    # a step's gradient is the mean of the gradients of its pairs, taken singly, in the last step of two pairs too
+    gradients = {}
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def record(parameters, limit):
+        parameters = list(parameters)
+        gradients[size].append(torch.cat([p.grad.flatten() for p in parameters]))
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+    monkeypatch.setattr(torch.nn.init, "zeros_", lambda weights: weights)  # else only the head has a gradient
+    constants |= {"epochs": 1, "flip": False, "noise": 0.0, "lr": 1e-12}  # the weights stay as they are
+    for size in ((1, 1), (1, 4), (4, 1)):
+        gradients[size] = []
+        train(store, tmp_path / str(size), **constants | {"batch_size": size[0], "accumulate": size[1]})
+    expected = torch.stack([group.mean(dim=0) for group in torch.stack(gradients[1, 1]).split(4)])
+    assert len(expected) == 4 and (expected != 0).float().mean() > 0.9
+    for size in ((1, 4), (4, 1)):
+        torch.testing.assert_close(torch.stack(gradients[size]), expected, rtol=1e-3, atol=1e-5)
+
+    # nothing in the model depends on what else is in the batch
+    model = ResidualUNet(2, 1, 8, 4, 1, 1)
+    torch.nn.init.normal_(model.head.weight)
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    state, field, clock = torch.randn(2, 2, 8, 8), torch.randn(2, 1, 8, 8), torch.randn(2, 8)
+    torch.testing.assert_close(model(state, field, clock)[:1], model(state[:1], field[:1], clock[:1]))
+
+
+def test_fault_9_the_spectral_term_is_windowed_sees_phase_and_keeps_channels_apart():
+    def spectral(pred, target) -> list[float]:
+        return WeatherLoss()(pred, target)[1]["spectral"].tolist()
+
+    size = 64
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    ramp = (10 * (x + y) / size)[None, None]  # its jump across the edges looks like detail to a plain FFT
+    ripple = torch.cos(2 * torch.pi * (x + y) / 3)[None, None]
+    lost = spectral(torch.zeros_like(ramp), ripple)[0]
+    assert spectral(ramp, ramp + ripple)[0] == pytest.approx(lost, rel=0.05)
+
+    field = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+    elsewhere = field.flip(-1, -2)  # the same amplitudes at all wavenumbers, other phases
+    assert spectral(elsewhere, field)[0] > 1.0  # half of their mean square difference, 2
+    assert spectral(field, field)[0] == 0
+
+    target = torch.zeros(1, 2, size, size)
+    opposite = torch.cat([ripple, -ripple], dim=1)  # their mean over channels is no error at all
+    values = spectral(opposite, target)
+    assert len(values) == 2 and min(values) > 0.1
+    second = spectral(torch.cat([0 * ripple, ripple], dim=1), target)
+    assert second[0] == 0 and second[1] == pytest.approx(values[1])
