@@ -46,19 +46,13 @@ def find_pairs(times: np.ndarray, lead: np.timedelta64, part: tuple[np.datetime6
 
 def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_end: str, gap: str) -> Split:
     """Split a record at dates. Empty texts mean the defaults: 70 % and 85 % of the record, a gap of 24 hours,
-    or for records under 5 days max(3 leads, 5 % of the record).
+    or max(3 leads, 5 % of the record) for records under 5 days and where 24 hours would leave a part empty.
 
     Raises ValueError where the dates are out of order or a part is left without a pair.
     """
     times = np.sort(times)
     first, last = times[0], times[-1]
     length = last - first
-    if gap:
-        pause = parse_duration(gap, "gap")
-    elif length >= np.timedelta64(5, "D"):
-        pause = np.timedelta64(24, "h").astype("timedelta64[ns]")
-    else:
-        pause = max(3 * lead, (length * 0.05).astype("timedelta64[ns]"))
     end_train = parse_time(train_end, "train_end") if train_end else _floor(times, first + length * 0.70)
     end_validation = parse_time(val_end, "val_end") if val_end else _floor(times, first + length * 0.85)
     if not first <= end_train < end_validation <= last:
@@ -66,7 +60,16 @@ def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_e
             f"train_end and val_end: got {show(end_train)} and {show(end_validation)}, expected "
             f"{show(first)} <= train_end < val_end <= {show(last)} (the record). Fix: choose dates in this order"
         )
-    split = Split((first, end_train), (end_train + pause, end_validation), (end_validation + pause, last), pause)
+
+    def parts(pause: np.timedelta64) -> Split:
+        return Split((first, end_train), (end_train + pause, end_validation), (end_validation + pause, last), pause)
+
+    split = parts(parse_duration(gap, "gap") if gap else np.timedelta64(24, "h").astype("timedelta64[ns]"))
+    full = length >= np.timedelta64(5, "D") and all(
+        len(find_pairs(times, lead, p)) for p in (split.validation, split.test)
+    )
+    if not gap and not full:
+        split = parts(max(3 * lead, (length * 0.05).astype("timedelta64[ns]")))
     for name in ("train", "validation"):
         if len(find_pairs(times, lead, getattr(split, name))) == 0:
             raise ValueError(
@@ -99,7 +102,8 @@ class Hours:
             c = int(bad.sum(dim=(1, 2)).argmax())
             raise ValueError(
                 f"{self.store.path}: {self.names[c]} has {int(bad[c].sum())} missing or infinite values at "
-                f"{show(time)}, expected numbers. Fix: write this hour again or take it out of the store"
+                f"{show(time)}, expected numbers. Fix: `python -m data.check_store {self.store.path}` "
+                "lists such hours and has training leave them out"
             )
         if self._room >= fields.nbytes:
             self._room -= fields.nbytes

@@ -25,14 +25,15 @@ import xarray as xr
 
 from data.command import nearest
 from data.grid import read_grid
+from data.sidecar import read_sidecar
 from data.variables import TABLE, known, lookup
 
 
 class Store:
     """A training store opened for reading; `load` gives one hour as a float32 array.
 
-    Attributes: path, dataset (xarray, lazy), names (every (time, y, x) array), times (datetime64[ns]),
-    grid, notes (lines to print).
+    Attributes: path, dataset (xarray, lazy), names (every (time, y, x) array), times (datetime64[ns],
+    without the hours that the store check found faulty), grid, notes (lines to print).
     Raises ValueError for a path that is missing, is not zarr, or has no decodable time.
     """
 
@@ -79,8 +80,22 @@ class Store:
                 f"Found: {', '.join(map(str, self.dataset.variables))}. Fix: build the store as data/store.py describes"
             )
         self._index = {int(t): i for i, t in enumerate(self.times.astype("int64"))}
+        self._leave_out_faulty_hours()
         self.grid = read_grid(self.dataset, self.dataset[self.names[0]].dims[1:])
         self._note_what_is_absent()
+
+    def _leave_out_faulty_hours(self) -> None:
+        """Hours that the store check listed count as absent, for training, forecasts and scores alike."""
+        faulty, note = read_sidecar(self.path)
+        self.times = self.times[~np.isin(self.times, faulty)]
+        for time in faulty:
+            self._index.pop(int(time.astype("int64")), None)
+        if note:
+            self.notes.append(note)
+        if len(self.times) == 0:
+            raise ValueError(
+                f"{self.path}: got a fault in every hour, expected sound ones. {note}. Fix: build it again"
+            )
 
     def _note_what_is_absent(self) -> None:
         if self.grid.latitude is None:

@@ -60,6 +60,13 @@ def test_a_short_record_gets_a_short_gap():
     assert split_by_date(times, LEAD, "", "", "").gap == 3 * LEAD
 
 
+def test_a_day_of_gap_never_swallows_a_whole_part():
+    times = np.array([hour(n) for n in range(130)])  # 15 % of it is less than a day
+    split = split_by_date(times, LEAD, "", "", "")
+    assert LEAD < split.gap < np.timedelta64(24, "h")
+    assert all(len(find_pairs(times, LEAD, p)) for p in (split.train, split.validation, split.test))
+
+
 @pytest.mark.parametrize("train_end,val_end", [("2024-05-25", "2024-05-23"), ("2023-01-01", "2024-05-25")])
 def test_dates_out_of_order_are_refused(train_end, val_end):
     times = np.array([hour(n) for n in range(240)])

@@ -1,0 +1,291 @@
+"""GRIB2 files to a training store: real HRRR files, and the same files with single octets changed."""
+
+import shutil
+import struct
+import sys
+
+import gribberish
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import hour
+
+from data import build_hrrr
+from data.grib import decode, locate, scan
+from data.grid import HRRR_SPACING, HRRR_X0, HRRR_Y0, lambert_latlon
+from data.variables import TABLE
+
+pytestmark = pytest.mark.real_data
+
+T2M, CAPE, CIN = ("TMP", 2.0), ("CAPE", 0.0), ("CIN", 0.0)
+RANGES = {"T2M": (270, 320), "D2M": (200, 300), "U10": (-20, 20), "V10": (-20, 20), "CAPE": (0, 4000), "CIN": (-500, 0)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "grib").mkdir()
+    return tmp_path / "grib"
+
+
+@pytest.fixture
+def build(command, folder, tmp_path):
+    """Run the command on `folder`: (exit code, output, error line, the opened store or None)."""
+
+    def call(*options):
+        code, out, err = command(build_hrrr, "--path", folder, "--out", tmp_path / "out.zarr", *options)
+        assert not list(tmp_path.glob("*.partial")) and (code == 0) == (tmp_path / "out.zarr").exists()
+        error = err.splitlines()[-1] if code else ""
+        assert code in (0, 2) and error.startswith("error: " if code else "") and (not code or "Fix: " in error)
+        return code, out, error, xr.open_zarr(tmp_path / "out.zarr") if code == 0 else None
+
+    return call
+
+
+def messages(path) -> list[bytes]:
+    data, out = path.read_bytes(), []
+    while data:
+        length = struct.unpack(">Q", data[8:16])[0]
+        out, data = [*out, data[:length]], data[length:]
+    return out
+
+
+def hourly(real, run: int) -> list[bytes]:
+    return messages(real / "hrrr_grib" / "hrrr.20180722" / f"hrrr.t{run:02d}z.wrfsfcf01.grib2")
+
+
+def find(found: list[bytes], what: tuple[str, float]) -> int:
+    """The place of a field on the surface (0) or at a height in m, told by gribberish's tables and not by ours."""
+    about = [gribberish.parse_grib_message_metadata(m, 0) for m in found]
+    level = "specific height level above ground" if what[1] else "ground or water surface"
+    return next(i for i, a in enumerate(about) if (a.var_abbrev, a.level_value, a.level_type) == (*what, level))
+
+
+def sections(message: bytes) -> dict[int, bytes]:
+    out, start = {}, 16
+    while start < len(message) - 4:
+        length, number = struct.unpack(">IB", message[start : start + 5])
+        out[number], start = message[start : start + length], start + length
+    return out
+
+
+def join(message: bytes, body: bytes) -> bytes:
+    return message[:8] + struct.pack(">Q", len(body) + 20) + body + b"7777"
+
+
+def edit(message: bytes, section: int, changes: dict[int, bytes]) -> bytes:
+    """The message with the bytes from an octet (counted from 1, as in WMO's tables) of one section replaced."""
+    parts = sections(message)
+    new = bytearray(parts[section])
+    for octet, value in changes.items():
+        new[octet - 1 : octet - 1 + len(value)] = value
+    parts[section] = bytes(new)
+    return join(message, b"".join(parts[n] for n in sorted(parts)))
+
+
+def at_lead(found: list[bytes], lead: int, unit: int = 1) -> list[bytes]:
+    return [edit(m, 4, {18: bytes([unit]), 19: struct.pack(">I", lead)}) for m in found]
+
+
+def write(path, found: list[bytes]) -> None:
+    path.write_bytes(b"".join(found))
+
+
+def test_the_real_folder_becomes_41_hours_of_six_variables(real, command, tmp_path):
+    code, out, _ = command(build_hrrr, "--source", "grib", "--path", real / "hrrr_grib", "--out", tmp_path / "s.zarr")
+    store = xr.open_zarr(tmp_path / "s.zarr")
+    assert code == 0 and "f01" in out and "REFC (0 of 41 hours)" in out and "no hour absent" in out
+    assert np.array_equal(store.time, [hour(n, "2018-07-22T01") for n in range(41)])
+    assert (store.forecast_hour == 1).all() and store.sizes["y"] == 78 and store.sizes["x"] == 41
+    for name, (low, high) in RANGES.items():
+        assert low <= store[name].min() and store[name].max() <= high and store[name].std() > 1, name
+    assert 500 < store.orography.min() < store.orography.max() < 3500
+    assert set(np.unique(store.land_sea_mask)) == {0.0, 1.0}
+    # Two files carry the names f02 and f03, yet their messages are the f01 of later runs: equal copies.
+    assert "12 fields occur twice with equal values" in out
+
+
+def test_coordinates_agree_with_proj_and_with_our_own_formula(real):
+    pyproj = pytest.importorskip("pyproj")
+    for path in ("hrrr_grib/hrrr.20180722/hrrr.t00z.wrfsfcf01.grib2", "hrrr_conus"):
+        path = next((real / path).glob("*.grib2"), real / path)
+        grid = locate(scan(path)[0])
+        proj = pyproj.Proj(proj="lcc", lat_0=38.5, lat_1=38.5, lon_0=262.5, R=6371229)
+        longitude, latitude = proj(*np.meshgrid(grid.x, grid.y), inverse=True)
+        for lat, lon in ((latitude, longitude), lambert_latlon(grid.x[None, :], grid.y[:, None])):
+            assert np.abs(grid.latitude - lat).max() < 1e-4 and np.abs(grid.longitude - lon).max() < 1e-4
+        assert np.allclose(np.diff(grid.x), 3000) and (np.diff(grid.latitude, axis=0) > 0).all()
+    assert np.allclose(grid.x, HRRR_X0 + HRRR_SPACING * np.arange(1799), atol=1e-3)
+    assert np.allclose(grid.y, HRRR_Y0 + HRRR_SPACING * np.arange(1059), atol=1e-3)
+
+
+def test_composite_reflectivity_of_a_sub_hourly_file_decodes_but_makes_no_hour(real, command, tmp_path):
+    (field,) = scan(next((real / "hrrr_conus").glob("*.grib2")))  # the other message is an average
+    values = decode(field)
+    assert field.matches(TABLE[0]) and field.valid_time == np.datetime64("2022-10-14T01:15")
+    assert (values.min(), values.max()) == (-10, 73)
+    assert values.shape == (1059, 1799) and round((values == -10).mean(), 2) == 0.84
+    code, _, err = command(build_hrrr, "--path", real / "hrrr_conus", "--out", tmp_path / "s.zarr")
+    assert code == 2 and "between the hours" in err and not (tmp_path / "s.zarr").exists()
+
+
+def test_values_are_those_of_an_independent_read_whatever_the_order_of_messages(real, folder, build):
+    for run in (0, 1):
+        found = hourly(real, run)
+        write(folder / f"{run}.grib2", [found[i] for i in np.random.default_rng(run).permutation(len(found))])
+    store = build()[3]
+    for what, name in ((T2M, "T2M"), (("DPT", 2.0), "D2M"), (("UGRD", 10.0), "U10"), (("VGRD", 10.0), "V10"),
+                       (CAPE, "CAPE"), (CIN, "CIN")):  # fmt: skip
+        for run in (0, 1):
+            expected = gribberish.parse_grib_array(hourly(real, run)[find(hourly(real, run), what)], 0)
+            got = store[name].sel(time=hour(run, "2018-07-22T01")).values
+            assert np.array_equal(got.ravel(), expected.astype(np.float32)), name
+
+
+def test_the_same_parameter_on_other_levels_before_the_wanted_one_is_passed_over(real, folder, build):
+    found = hourly(real, 0)
+    cape, t2m = found[find(found, CAPE)], found[find(found, T2M)]
+    # The traps have another reference value, so other numbers, and first and second levels of their own.
+    trap_cape, trap_t2m = (edit(m, 5, {12: struct.pack(">f", 5e6)}) for m in (cape, t2m))
+    traps = [
+        edit(trap_cape, 4, {23: b"\x6c\0" + struct.pack(">I", 18000) + b"\x6c\0\0\0\0\0"}),  # 180-0 mb above ground
+        edit(trap_cape, 4, {29: b"\x67\0" + struct.pack(">I", 3000)}),  # surface to 3000 m
+        edit(trap_t2m, 4, {23: b"\x67\0" + struct.pack(">I", 10)}),  # 10 m
+        edit(trap_t2m, 4, {23: b"\x67\1" + struct.pack(">I", 2)}),  # 0.2 m: 2 with a scale factor
+    ]
+    write(folder / "a.grib2", [*traps, *found])
+    store = build()[3]
+    for name, message in (("CAPE", cape), ("T2M", t2m)):
+        assert np.array_equal(store[name][0].values.ravel(), gribberish.parse_grib_array(message, 0).astype(np.float32))
+
+
+def test_other_lead_times_are_counted_and_never_mixed_in(real, folder, build):
+    for run in (0, 1, 2):
+        write(folder / f"{run}.wrfsfcf01.grib2", at_lead(hourly(real, run), (1, 2, 3)[run]))  # the names lie
+    _, out, _, store = build()
+    assert store.time.values == [hour(1, "2018-07-22")] and "f02 in 1 file" in out and "f03 in 1 file" in out
+
+
+def test_the_kind_with_more_hours_is_chosen_and_said(real, folder, build):
+    for run in (0, 1, 2, 3):
+        write(folder / f"{run}.grib2", at_lead(hourly(real, run), int(run == 3)))
+    _, out, _, store = build()
+    assert (store.forecast_hour == 0).all() and store.sizes["time"] == 3 and "left out: 1 hours of f01" in out
+    _, out, _, store = build("--forecast_hour", 1)
+    assert store.time.values == [hour(4, "2018-07-22")] and store.forecast_hour.values == [1]
+
+
+def test_a_lead_time_of_60_minutes_is_f01_and_one_of_15_is_left_out(real, folder, build):
+    write(folder / "a.grib2", at_lead(hourly(real, 0), 60, unit=0) + at_lead(hourly(real, 0), 15, unit=0))
+    _, out, _, store = build()
+    assert store.time.values == [hour(1, "2018-07-22")] and "between the hours (sub-hourly output), 6 in 1 file" in out
+
+
+def test_missing_hours_and_incomplete_hours_are_gaps_and_listed(real, folder, build):
+    for run in (0, 1, 3, 6):
+        found = hourly(real, run)
+        write(folder / f"{run}.grib2", [m for i, m in enumerate(found) if run != 1 or i != find(found, CAPE)])
+    _, out, _, store = build()
+    assert np.array_equal(store.time, [hour(n, "2018-07-22") for n in (1, 4, 7)])
+    assert "2018-07-22T02:00 lacks CAPE" in out and "1.grib2" in out
+    assert "4 hours absent: 2018-07-22T02:00 to 2018-07-22T03:00, 2018-07-22T05:00 to 2018-07-22T06:00" in out
+    assert build("--start", "2018-07-22T03", "--end", "2018-07-22T04")[3].time.values == [hour(4, "2018-07-22")]
+
+
+def test_cells_outside_the_bitmap_are_nan_and_counted(real, folder, build):
+    found = hourly(real, 0)
+    message = edit(found[find(found, T2M)], 5, {6: struct.pack(">I", 3188)})  # the last 10 of 3198 have no value
+    parts = sections(message)
+    bits = np.packbits(np.arange(3200) < 3188).tobytes()
+    parts[6] = struct.pack(">IBB", 6 + len(bits), 6, 0) + bits
+    found[find(found, T2M)] = join(message, b"".join(parts[n] for n in sorted(parts)))
+    write(folder / "a.grib2", found)
+    _, out, _, store = build()
+    missing = np.isnan(store.T2M[0].values)
+    assert missing.sum() == 10 and missing[-1, -10:].all() and "T2M: 10 cells missing" in out
+
+
+def test_a_file_that_runs_north_to_south_is_stored_south_to_north(real, folder, build):
+    found = hourly(real, 0)
+    write(folder / "a.grib2", [edit(m, 3, {65: b"\0"}) for m in found])
+    store = build()[3]
+    assert (np.diff(store.latitude, axis=0) > 0).all() and (np.diff(store.y) > 0).all()
+    expected = gribberish.parse_grib_array(found[find(found, T2M)], 0).reshape(78, 41)[::-1]
+    assert np.array_equal(store.T2M[0], expected.astype(np.float32))
+
+
+def test_both_winds_of_one_message_are_read(real, folder):
+    u, v = (m for m in hourly(real, 0) if m[6] == 0 and sections(m)[4][7:11] in (b"\0\0\2\2", b"\0\0\2\3"))
+    tail = b"".join(sections(v)[n] for n in (4, 5, 6, 7))
+    write(folder / "a.grib2", [join(u, u[16:-4] + tail)])
+    for field, message in zip(scan(folder / "a.grib2"), (u, v), strict=True):
+        assert np.array_equal(decode(field).ravel(), gribberish.parse_grib_array(message, 0))
+
+
+def test_positive_cin_is_turned_and_said(real, folder, build):
+    found = hourly(real, 0)
+    cin = find(found, CIN)
+    found[cin] = edit(found[cin], 5, {12: struct.pack(">f", 0.0)})  # -58..0 becomes 0..58
+    write(folder / "a.grib2", found)
+    _, out, _, store = build()
+    assert (store.CIN.min(), store.CIN.max()) == (-58, 0) and "CIN was positive in 1 hours" in out
+
+
+def test_the_same_hour_twice_is_accepted_if_equal_and_else_refused(real, folder, build):
+    found = hourly(real, 0)
+    write(folder / "a.grib2", found)
+    write(folder / "b.grib2", found)
+    assert "6 fields occur twice with equal values" in build()[1]
+    found[find(found, CAPE)] = edit(found[find(found, CAPE)], 5, {12: struct.pack(">f", 5e6)})
+    write(folder / "b.grib2", found)
+    shutil.rmtree(folder.parent / "out.zarr")
+    error = build()[2]
+    assert all(part in error for part in ("a.grib2", "b.grib2", "CAPE"))
+
+
+@pytest.mark.parametrize("kind", ["cut", "page", "empty", "packing", "date", "grid"])
+def test_a_damaged_file_or_another_grid_ends_in_one_line_that_names_the_file(real, folder, build, kind):
+    found = hourly(real, 0)
+    temperature = found[find(found, T2M)]
+    bad = {
+        "cut": lambda: b"".join(found)[:-700],
+        "page": lambda: b"<html>404</html>",
+        "empty": lambda: b"",
+        "packing": lambda: edit(temperature, 5, {10: b"\0\x29"}),  # called PNG, which it is not
+        "date": lambda: edit(temperature, 1, {15: b"\x0d"}),  # the 13th month
+        "grid": lambda: b"".join(edit(m, 3, {39: struct.pack(">I", 30_000_000)}) for m in found),  # from 30 N
+    }[kind]
+    write(folder / "a.grib2", hourly(real, 1))
+    (folder / "b.grib2").write_bytes(bad())
+    assert "b.grib2" in build("--variables", "T2M")[2]
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        (("--start", "2018-07-23", "--end", "2018-07-22"), "after the end"),
+        (("--start", "2019-01-01"), "expected some of 2018-07-22T01:00 to 2018-07-22T01:00"),
+        (("--variables", "T2M", "REFC"), "REFC, which no file"),
+        (("--variables", "T3M"), "Nearest: T2M"),
+        (("--forecast_hour", "0"), "--forecast_hour 1"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(real, folder, build, options, part):
+    write(folder / "a.grib2", hourly(real, 0))
+    assert part in build(*options)[2]
+
+
+def test_missing_values_inside_packed_values_are_refused(real, folder):
+    refc = messages(next((real / "hrrr_conus").glob("*.grib2")))[0]
+    write(folder / "a.grib2", [edit(refc, 5, {23: b"\1"})])  # gribberish would give numbers for them
+    with pytest.raises(ValueError, match="expected a bitmap"):
+        decode(scan(folder / "a.grib2")[0])
+
+
+def test_folders_without_grib_and_a_taken_path_are_refused(folder, build, tmp_path, monkeypatch, real, command):
+    (folder / "notes.txt").write_text("nothing")
+    assert "1 files that are not GRIB" in build()[2]
+    write(folder / "a.grib2", hourly(real, 0))
+    monkeypatch.setitem(sys.modules, "gribberish", None)
+    assert "pip install 'gribberish" in build()[2]
+    code, _, err = command(build_hrrr, "--path", folder, "--out", folder)
+    assert code == 2 and "something else" in err and (folder / "a.grib2").exists()

@@ -1,0 +1,179 @@
+"""The synthetic store: right in form, and weather that persistence and extrapolation describe only in part."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.store import Store
+from data.storm_physics import advance, cycles, diagnose, first_state, steering_wind
+from data.synthetic_storms import NAMES, Config, check, generate, main, make_world, one_thread
+
+HOUR = np.timedelta64(1, "h")
+SEED = 1
+WORLD = make_world(8, SEED)  # its synoptic cycles are those of every size
+SOLAR = -98.5 / 15  # local solar time minus UTC, hours
+CELLS_PER_HOUR = 3600 / 3000  # cells that 1 m/s moves in an hour
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """Four days on 64 x 64 cells: the store and {name: (time, y, x)}, REFC from 0 dBZ up."""
+    path = str(tmp_path_factory.mktemp("synthetic") / "storms.zarr")
+    main(Config(path, hours=96, size=64, seed=SEED))
+    store = Store(path)
+    fields = dict(zip(NAMES, np.stack([store.load(t, NAMES) for t in store.times], 1), strict=True))
+    return store, fields | {"REFC": np.maximum(fields["REFC"], 0)}
+
+
+def run(seed, hours, size):
+    """(time, variable, y, x) of a record that is not stored."""
+    with one_thread():
+        hourly = generate(make_world(size, seed), seed, np.datetime64("2024-06-01"), hours)
+        return np.stack([[fields[name] for name in NAMES] for _, fields in hourly])
+
+
+def displaced(field, dy, dx):
+    """The field moved by whole cells; what comes from outside is 0."""
+    out = np.zeros_like(field)
+    h, w = field.shape
+    out[max(dy, 0) : h + min(dy, 0), max(dx, 0) : w + min(dx, 0)] = field[
+        max(-dy, 0) : h - max(dy, 0), max(-dx, 0) : w - max(dx, 0)
+    ]
+    return out
+
+
+def fss(forecast, observed, inner):
+    """Fractions skill score at 20 dBZ in 3 x 3 windows: numerators and denominators summed over cases."""
+
+    def fractions(fields):
+        hits = torch.from_numpy((np.stack(fields) >= 20).astype(np.float32))[:, None]
+        return torch.nn.functional.avg_pool2d(hits, 3, 1)[:, 0, inner, inner]
+
+    f, o = fractions(forecast), fractions(observed)
+    return 1 - float(((f - o) ** 2).sum() / (f**2 + o**2).sum())
+
+
+def steering(store, hour):
+    """How far the hidden steering wind moves a storm in the hour: (dy, dx) whole cells."""
+    u, v = steering_wind(cycles(WORLD, store.times[hour]))
+    return round(v * CELLS_PER_HOUR), round(u * CELLS_PER_HOUR)
+
+
+def test_the_store_is_hourly_complete_and_names_its_generator(record):
+    store, _ = record
+    assert store.names and set(store.names) == set(NAMES) and store.times[0] == np.datetime64("2024-05-20T00")
+    assert (np.diff(store.times) == HOUR).all() and len(store.times) == 96
+    assert "synthetic" in store.dataset.attrs["source"] and store.dataset.attrs["seed"] == SEED
+    assert store.grid.spacing == (3000, 3000) and set(store.grid.static) == {"orography", "land_sea_mask"}
+    assert 33 < store.grid.latitude.min() < store.grid.latitude.max() < 38
+    assert set(np.unique(store.grid.static["land_sea_mask"])) <= {0, 1}
+
+
+def test_values_are_finite_inside_their_bounds_and_consistent(record):
+    store, f = record
+    refc = store.dataset["REFC"].values
+    assert all(np.isfinite(v).all() for v in f.values())
+    assert refc.min() == -10 and (refc == -10).mean() > 0.5 and 55 < refc.max() < 80
+    assert (f["D2M"] <= f["T2M"]).all() and f["D2M"].min() > 270 and f["T2M"].max() < 320
+    assert f["CAPE"].min() >= 0 and 2000 < f["CAPE"].max() < 7000
+    assert f["CIN"].max() <= 0 and -1000 < f["CIN"].min() < -100
+    assert np.abs(f["U10"]).max() < 40 and np.abs(f["V10"]).max() < 40
+
+
+def test_one_seed_gives_one_record_and_another_seed_another_at_any_size():
+    first, again, other = run(3, 2, 33), run(3, 2, 33), run(4, 2, 33)
+    assert first.shape == (2, 7, 33, 33) and (first == again).all()
+    assert np.abs(first[:, 1] - other[:, 1]).mean() > 0.3  # K
+    assert (make_world(8, 3).orography != make_world(8, 4).orography).any()
+    assert run(0, 2, 8).shape == (2, 7, 8, 8)
+
+
+@pytest.mark.parametrize("wrong", [{"hours": 1}, {"size": 7}, {"seed": -1}, {"start": "yesterday"}])
+def test_a_bad_value_is_refused_with_the_fix(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got .* expected .* Fix: "):
+        check(replace(Config("never.zarr"), **wrong))
+
+
+def test_persistence_is_wrong_but_not_useless_for_every_variable(record):
+    for name, field in record[1].items():
+        ratio = np.sqrt((np.diff(field, axis=0) ** 2).mean()) / field.std()
+        assert 0.2 < ratio < 1.0, name  # sqrt(2) is a field without memory
+
+
+def test_moving_echoes_with_the_steering_wind_beats_persistence_and_leaves_much_to_predict(record):
+    store, f = record
+    hours = [h for h in range(len(store.times) - 1) if (f["REFC"][h] >= 20).mean() > 0.005]
+    moved = [displaced(f["REFC"][h], *steering(store, h)) for h in hours]
+    inner, truth = slice(8, -8), [f["REFC"][h + 1] for h in hours]
+    advection, persistence = fss(moved, truth, inner), fss([f["REFC"][h] for h in hours], truth, inner)
+    assert 0.4 < persistence + 0.05 < advection < 0.85
+
+
+def test_echoes_move_with_the_steering_wind_and_not_with_the_wind_at_10_m(record):
+    store, f = record
+    errors = []
+    for h in range(len(store.times) - 1):
+        if (f["REFC"][h : h + 2] >= 30).mean() < 0.02:
+            continue
+        now, later = f["REFC"][h] * (f["REFC"][h] >= 30), f["REFC"][h + 1] * (f["REFC"][h + 1] >= 30)
+        shape = (128, 128)  # zeros around: correlation without wrap
+        match = np.fft.irfft2(np.fft.rfft2(later, shape) * np.fft.rfft2(now, shape).conj(), shape)
+        best = (np.array(np.unravel_index(match.argmax(), shape)) + 64) % 128 - 64
+        surface = CELLS_PER_HOUR * np.array([f["V10"][h].mean(), f["U10"][h].mean()])
+        errors.append([np.hypot(*(best - steering(store, h))), np.hypot(*(best - surface))])
+    of_steering, of_surface = np.median(errors, axis=0)
+    assert len(errors) > 20 and of_steering < 2 < 2 * of_steering < of_surface
+
+
+def test_storms_peak_in_the_afternoon_and_evening_and_cover_little(record):
+    store, f = record
+    cover = (f["REFC"] >= 20).mean((1, 2))
+    local = (store.times.astype("datetime64[h]").astype(int) + SOLAR) % 24
+    late = (local >= 12) & (local < 21)
+    assert cover[late].mean() > 4 * cover[~late].mean()
+    assert 0.02 < cover.mean() < 0.15 and 0.002 < (f["REFC"] >= 40).mean() < 0.04
+
+
+def test_storms_come_on_most_days_to_the_end_of_the_record(record):
+    for refc in (record[1]["REFC"], run(5, 96, 24)[:, 0]):
+        daily = (refc.reshape(4, 24, -1) >= 40).mean(2).max(1)  # the widest hour of each day
+        assert (daily > 0.01).sum() >= 3 and daily[-1] > 0.01
+
+
+def test_new_echoes_appear_where_cape_was_high_an_hour_before(record):
+    _, f = record
+    near = torch.nn.functional.max_pool2d(torch.from_numpy(f["REFC"][:-1])[:, None], 13, 1, 6)[:, 0].numpy()
+    born = (f["REFC"][1:] >= 30) & (near < 10)
+    assert born.sum() > 50 and f["CAPE"][:-1][born].mean() > 1.5 * f["CAPE"].mean()
+
+
+def test_mature_storms_leave_cold_pools_with_gusts(record):
+    _, f = record
+    day = (f["REFC"] >= 45).any((1, 2))
+    storm, outside = f["REFC"] >= 45, (f["REFC"] < 5) & day[:, None, None]
+    gap = [f["T2M"][h][storm[h]].mean() - f["T2M"][h][outside[h]].mean() for h in np.flatnonzero(day)]
+    speed = np.hypot(f["U10"], f["V10"])
+    assert np.mean(gap) < -1.5 and speed[storm].mean() > speed[outside].mean() + 0.5
+
+
+def test_weather_enters_at_the_upwind_edge(record):
+    _, f = record
+    edge, middle = (f["REFC"][:, :, :4] >= 20).mean(), (f["REFC"][:, :, 30:34] >= 20).mean()
+    assert edge > 0.4 * middle
+    assert f["D2M"][:, :4, :].std() > 0.6 * f["D2M"][:, 30:34, :].std()
+
+
+def test_a_storm_that_leaves_on_one_side_does_not_come_back_on_the_other():
+    world, time = make_world(24, 0), np.datetime64("2024-06-01T10")
+    calm = stormy = first_state(world, np.random.default_rng(0))
+    stormy = replace(stormy, storm=stormy.storm.clone())
+    stormy.storm[1:, 30:50, -24:-16] = 20.0  # mm/h, east of the middle and moving east
+    trace = []
+    for h in range(4):
+        calm, stormy = (advance(world, s, time, np.random.default_rng((0, h))) for s in (calm, stormy))
+        time = time + HOUR
+        gap = (diagnose(world, stormy, time)["REFC"] - diagnose(world, calm, time)["REFC"]).abs()
+        trace.append((float(gap[:, -24:].max()), float(gap[:, :40].max())))
+    assert trace[0][0] > 20 and max(west for _, west in trace) < 0.1
