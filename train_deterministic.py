@@ -28,7 +28,7 @@ from data.forcing import CLOCK_FEATURES, Forcing
 from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
 from data.statistics import compute_statistics
 from data.store import Store
-from data.times import hours_of, parse_duration, show
+from data.times import hours_of, parse_duration, show, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
 from models.rollout import rollout, rollout_step
@@ -40,7 +40,7 @@ from training.log import add_loss, empty_sums, read_log, validation_line, write_
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import generator, groups, update_ema, warmup_cosine
 from training.signals import StopRequest
-from verification.validation import change_sums, persistence_alarm, skill_table
+from verification.validation import change_sums, mean_skill, persistence_alarm, skill_table
 
 
 @dataclass
@@ -230,7 +230,8 @@ def main(cfg: Config) -> int:
             position = {"group": 0, **empty_sums()}
             better, best = record["score"] > best, max(best, record["score"])
             left = elapsed / (step - first_step) * (total - step)
-            tqdm.write(validation_line(record, cfg.epochs, left, better))
+            units = {n: lookup(n).units for n in names}
+            tqdm.write(validation_line(record, units, show_duration(lead), cfg.epochs, left, better))
             if record["alarm"]:
                 tqdm.write(record["alarm"])
             save_checkpoint(checkpoint(), last_path, keep_previous=True)
@@ -280,9 +281,8 @@ class Validation:
         far = self.sums(model, self.starts, self.steps)
         names = self.statistics.names
         out, leads = skill_table(near[0], names), [skill_table(s, names) for s in far]
-        means = [np.mean(list(t["skill"].values())) for t in (out, *leads)]
         out["rollout_skill"], out["rollout_hours"] = leads[-1]["skill"], self.steps * hours_of(self.lead)
-        out["score"] = float(np.nanmean([means[0], np.nanmean(means[1:])])) if np.isfinite(means).any() else 0.0
+        out["score"] = mean_skill([out["skill"], *(t["skill"] for t in leads)])
         out["alarm"] = persistence_alarm(out["skill"], out["change_ratio"])
         return out
 

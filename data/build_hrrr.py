@@ -60,7 +60,7 @@ def main(cfg: Config) -> None:
                   "history": f"python -m data.build_hrrr {options}"}  # fmt: skip
     missing: list[str] = []
     with StoreWriter(cfg.out, hours.names, hours.grid, attributes) as store:
-        for time in tqdm(hours.times, desc="hours", unit="h", mininterval=1):
+        for time in tqdm(hours.times, desc="hours", unit="h", disable=None):
             fields = hours.load(time)
             store.write(time, fields, hours.forecast_hour)
             gone = {name: int(np.isnan(values).sum()) for name, values in fields.items()}
@@ -125,7 +125,7 @@ class GribHours:
         files = [p for p in everything if is_grib(p)]
         leads: dict[float, set[Path]] = {}
         between, outside, unmatched = Counter(), set(), 0
-        for file in tqdm(files, desc="headers", unit="file", mininterval=1, disable=not files):
+        for file in tqdm(files, desc="headers", unit="file", disable=None):
             matched = [(v, f) for f in scan(file) for v in (*TABLE, *STATIC) if f.matches(v)]
             unmatched += not matched
             for variable, found in matched:

@@ -54,7 +54,7 @@ def main(cfg: Config) -> None:
     }
     with one_thread(), StoreWriter(cfg.out, NAMES, stored_grid(world), attributes) as store:
         hours = generate(world, cfg.seed, start, cfg.hours)
-        for time, fields in tqdm(hours, total=cfg.hours, desc="synthetic storms", unit="h", mininterval=1):
+        for time, fields in tqdm(hours, total=cfg.hours, desc="synthetic storms", unit="h", disable=None):
             store.write(time, fields)
     print(f"wrote {cfg.out}")
 

@@ -39,18 +39,23 @@ def write_log(records: list[dict], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def validation_line(record: dict, epochs: int, seconds_left: float, best: bool) -> str:
-    """One line per validation: epoch, loss, skill and RMSE of each variable, roll-out skill, time left."""
-    parts = [
-        f"{name} {skill:+.2f} ({record['rmse'][name]:.3g} against {record['persistence_rmse'][name]:.3g})"
-        for name, skill in record["skill"].items()
-    ]
-    far = record["rollout_skill"]
-    lead = record["rollout_hours"]
+def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int, left: float, best: bool) -> str:
+    """What a person reads at a validation: loss, score and seconds `left`; then, one step ahead, the skill of each
+    variable against persistence with both errors in its unit; then the skill at the end of the roll-out."""
+
+    def skill(value: float | None) -> str:
+        return "n/a" if value is None else f"{value:+.2f}"
+
+    def errors(name: str) -> str:
+        return f"{record['rmse'][name]:.3g} against {record['persistence_rmse'][name]:.3g} {units[name]}".strip()
+
+    near = [f"{name} {skill(value)} ({errors(name)})" for name, value in record["skill"].items()]
+    far = [f"{name} {skill(value)}" for name, value in record["rollout_skill"].items()]
     return (
-        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  skill against persistence: {', '.join(parts)}"
-        f"  | after {lead:g} h: {', '.join(f'{n} {s:+.2f}' for n, s in far.items())}"
-        f"  | score {record['score']:+.3f}{' (best)' if best else ''}, {time_text(seconds_left)} left"
+        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  score {record['score']:+.3f}"
+        f"{' (best)' if best else ''}  {time_text(left)} left\n"
+        f"  skill against persistence at {lead}: {', '.join(near)}\n"
+        f"  and at {record['rollout_hours']:g} h: {', '.join(far)}"
     )
 
 

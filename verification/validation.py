@@ -1,5 +1,7 @@
 """Skill against persistence during training: sums over cases first, ratios last, physical units throughout."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,11 +20,11 @@ def change_sums(forecast: Tensor, analysis: Tensor, truth: Tensor, valid: Tensor
     return torch.stack([*squares, valid.sum(dim=(1, 2)).double()])
 
 
-def skill_table(sums: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def skill_table(sums: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
     """From summed `change_sums`: rmse, persistence_rmse, skill = 1 - rmse / persistence_rmse, and change_ratio,
     the root mean square change of the forecast over that of the truth; each {variable: number}.
 
-    Skill and ratio are nan where the truth did not change at all."""
+    Skill and ratio are None where the truth did not change at all: there is nothing to compare with."""
     error, persistence, change, cells = sums
     rmse, persistence_rmse = (error / cells).sqrt(), (persistence / cells).sqrt()
     table = {
@@ -31,17 +33,31 @@ def skill_table(sums: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, flo
         "skill": torch.where(persistence > 0, 1 - rmse / persistence_rmse, torch.nan),
         "change_ratio": torch.where(persistence > 0, (change / persistence).sqrt(), torch.nan),
     }
-    return {k: dict(zip(names, v.tolist(), strict=True)) for k, v in table.items()}
+    plain = {k: [None if math.isnan(x) else x for x in v.tolist()] for k, v in table.items()}
+    return {k: dict(zip(names, v, strict=True)) for k, v in plain.items()}
+
+
+def mean_skill(skills: list[dict[str, float | None]]) -> float:
+    """The figure that chooses the best checkpoint: the mean over variables of the skill one step ahead (the first
+    entry) and of that averaged over the leads of the roll-out (the others), half each. Undefined skills do not
+    count; 0 where nothing is defined."""
+    means = [[s for s in skill.values() if s is not None] for skill in skills]
+    means = [sum(m) / len(m) if m else None for m in means]
+    near, far = [m for m in means[:1] if m is not None], [m for m in means[1:] if m is not None]
+    parts = [sum(m) / len(m) for m in (near, far) if m]
+    return sum(parts) / len(parts) if parts else 0.0
 
 
 def persistence_alarm(skill: dict[str, float], change_ratio: dict[str, float]) -> str:
     """What to shout when the model only repeats its input or is no better than that; "" when all is well."""
-    if all(not ratio > PERSISTENCE_LIKE for ratio in change_ratio.values()):
+    ratios = [r for r in change_ratio.values() if r is not None]
+    skill = {n: s for n, s in skill.items() if s is not None}
+    if ratios and all(not ratio > PERSISTENCE_LIKE for ratio in ratios):
         return (
             "ALARM: this model is persistence: it changes nothing (its change is under "
             f"{PERSISTENCE_LIKE:.0%} of the true change in every variable)"
         )
     worse = [name for name, s in skill.items() if not s > 0]
-    if len(worse) == len(skill):
+    if skill and len(worse) == len(skill):
         return "ALARM: this model is no better than persistence in any variable"
     return ""
