@@ -16,7 +16,7 @@ RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
 HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=480       # hours of synthetic weather
-DEMO_TRAINING=(--epochs 12 --accumulate 2 --base_features 16 --lr 1e-3 --validate_every 2)
+DEMO_TRAINING=(--epochs 18 --accumulate 2 --base_features 16 --lr 1e-3 --validate_every 3)
 
 say() { printf '== %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
