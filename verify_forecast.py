@@ -84,7 +84,7 @@ def main(cfg: Config) -> None:
     measures = {name: measure_of(name, spacing, cell_km, grid.shape) for name in names}
     zero = int(np.flatnonzero(leads == 0 * HOUR)[0])
     print(f"scoring {cfg.forecast} against {cfg.zarr}: {', '.join(names)}")
-    print(f"{len(init_times)} initial times, {show(init_times.min())} to {show(init_times.max())}; ", end="")
+    print(f"{len(init_times)} initial time{"s" * (len(init_times) > 1)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
     print(f"{len(scored_cases)} cases; {len(cases) - len(scored_cases)} skipped for want of truth")
     if outside:
         where = " to ".join(split["test"]) if "test" in split else "not known"
