@@ -65,7 +65,7 @@ def main(cfg: Config) -> int:
     lead_times = np.arange(steps + 1) * lead
     first = ", ".join(map(show, init_times[:3])) + (" ..." if len(init_times) > 3 else "")
     print(f"forecast {' '.join(names)} of {cfg.zarr} with {cfg.checkpoint} on {device}, into {cfg.out}")
-    print(f"{len(init_times)} initial times ({first}), {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
+    print(f"initial times: {len(init_times)} ({first}); {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
     analyses = [
         (i, hours(t)) for i, t in enumerate(init_times[:1])
     ]  # a broken first hour shows before anything is made

@@ -84,11 +84,11 @@ def main(cfg: Config) -> None:
     measures = {name: measure_of(name, spacing, cell_km, grid.shape) for name in names}
     zero = int(np.flatnonzero(leads == 0 * HOUR)[0])
     print(f"scoring {cfg.forecast} against {cfg.zarr}: {', '.join(names)}")
-    print(f"{len(init_times)} initial time{"s" * (len(init_times) > 1)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
+    print(f"initial times: {len(init_times)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
     print(f"{len(scored_cases)} cases; {len(cases) - len(scored_cases)} skipped for want of truth")
     if outside:
         where = " to ".join(split["test"]) if "test" in split else "not known"
-        print(f"outside test ({where}), {len(outside)} initial times: {', '.join(show(t) for t in outside)}")
+        print(f"outside test ({where}): {len(outside)} of the initial times, {', '.join(show(t) for t in outside)}")
     if grid.spacing is None and store.grid.spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
 
