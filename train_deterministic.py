@@ -177,6 +177,7 @@ def main(cfg: Config) -> int:
                             state, target, fields, mask, statistics.names, forcing.parity, rng
                         )
                     state, target = (normalise(x, statistics, valid_mask) for x in (state, target))
+                    rng = generator(cfg.seed, 3, epoch, indices[0], device=device)
                     noisy = add_noise(state, statistics.scale, cfg.noise, valid_mask, rng)
                     with autocast(device):
                         pred = rollout_step(model, noisy, fields, clock, statistics.scale)

@@ -36,5 +36,5 @@ def random_mirror(state, target, forcing, mask, names, forcing_parity, generator
 def add_noise(state: Tensor, scale: Tensor, amount: float, mask: Tensor | None, generator: torch.Generator) -> Tensor:
     """White noise of `amount` standard deviations of the one-lead change on a normalised state (B, C, H, W);
     none on masked cells. `scale` (C, 1, 1) is that standard deviation in units of the state."""
-    noise = torch.randn(state.shape, generator=generator).to(state) * (amount * scale)
+    noise = torch.randn(state.shape, generator=generator, device=generator.device).to(state) * (amount * scale)
     return state + (noise if mask is None else noise.masked_fill(mask, 0.0))

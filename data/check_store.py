@@ -21,25 +21,22 @@ import xarray as xr
 import zarr
 from tqdm import tqdm
 
-from data.checks import (
-    HourValues,
-    Report,
-    Written,
-    check_grid,
-    check_kinds,
-    check_layout,
-    check_times,
-    judge_across,
-    judge_variable,
-    look_across,
-    look_at,
-)
+from data.checks import HourValues, Written, look_across, look_at
 from data.command import run
 from data.dataset import find_pairs, split_by_date
 from data.grid import read_grid
 from data.sidecar import write_sidecar
 from data.store import open_zarr
 from data.times import parse_duration, show, show_duration
+from data.verdict import (
+    Report,
+    check_grid,
+    check_kinds,
+    check_layout,
+    check_times,
+    judge_across,
+    judge_variable,
+)
 
 
 @dataclass
