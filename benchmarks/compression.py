@@ -4,8 +4,8 @@
 
 Fields: full-CONUS reflectivity (1059 x 1799, one message) and the hours of a folder of HRRR GRIB2 files. Each is
 written one chunk per hour and read back; every way reads the same hours in turn, and the median of the repeats is
-given (speeds of the full domain only). Rounding keeps the mantissa bits that hold the stated precision at the largest value; it happens before
-writing, so that any reader can open the store.
+given (speeds of the full domain only). Rounding keeps the mantissa bits that hold the stated precision at the largest
+value; it happens before writing, so that any reader can open the store.
 """
 
 import json

@@ -214,7 +214,11 @@ def judge_changes(report: Report, name: str, floors: tuple, times, values: list[
                      and (table.standard_name or v.low != 0)):  # fmt: skip
         report.fault("constant", "hours with one value in every cell", name, dead, bad=True)
     if again := hours(lambda v: v.same_as_before and v.low < v.high):
-        report.fault("repeated", "hours equal to the hour before in every cell", name, again, bad=True)
+        text = "hours equal to the hour before in every cell"
+        if table.standard_name:
+            report.fault("repeated", text, name, again, bad=True)
+        else:  # rain that a source spread over several hours, say
+            report.note("repeated", text, name, again)
     if table.name == "REFC":
         lows = {v.low for v in values if v.low <= 0}
         if {-10.0, 0.0} <= lows:

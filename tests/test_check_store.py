@@ -191,3 +191,17 @@ def test_the_empty_dynamical_store_is_said_to_be_empty(command, tmp_path):
     result = check(command, REAL / "dynamical_analysis.zarr", tmp_path)
     assert not result["sound"]
     assert "temperature_2m" in {f["variable"] for f in result["faults"] if f["code"] in ("empty", "unwritten")}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name,notes", [
+    ("nldas_washita_120h", {"no_latlon", "constant_floor", "repeated"}),
+    ("era5_plains_25h", {"north_to_south"}),
+])  # fmt: skip
+def test_sound_real_stores_pass(name, notes, command, tmp_path):
+    with xr.open_dataset(REAL / f"{name}.nc") as raw:
+        raw = raw.drop_encoding()
+        encoding = {v: {"chunks": (1, *raw[v].shape[1:])} for v in raw.data_vars}
+        raw.to_zarr(tmp_path / "s.zarr", encoding=encoding, zarr_format=2)
+    result = check(command, tmp_path / "s.zarr", tmp_path)
+    assert result["sound"] and {n["code"] for n in result["notes"]} == notes
