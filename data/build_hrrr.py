@@ -1,12 +1,15 @@
-"""Make a training store from weather files: HRRR GRIB2 today.
+"""Make a training store from weather data: HRRR GRIB2, hrrrzarr, or any zarr or NetCDF that xarray reads.
 
     python -m data.build_hrrr --source grib --path hrrr_grib --out data/hrrr.zarr
     python -m data.build_hrrr --path hrrr_grib --out july.zarr --start 2018-07-01 --end 2018-07-31T23 --forecast_hour 1
+    python -m data.build_hrrr --source zarr --path era5.nc --out data/era5.zarr
+    python -m data.build_hrrr --source hrrrzarr --path hrrrzarr --out data/utah.zarr
 
-Writes --out, a store as data/store.py describes. Valid times come from the GRIB messages, never from file
-names. Analyses (f00) and 1-hour forecasts (f01) of the same hour differ and are never mixed in one store;
-longer lead times and fields between the hours are left out and counted. Nothing is filled in: an hour that
-lacks a variable is left out and listed, a cell that is missing in the file is NaN and counted.
+Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial and
+OUT.progress hold what is complete until then), and a later --end adds hours to a finished store; run twice it changes
+nothing. Valid times come from the data, never from file names. Analyses (f00) and 1-hour forecasts (f01) of the same
+hour differ and are never mixed in one store; longer lead times and fields between the hours are left out and counted.
+Nothing is filled in: an hour that lacks a variable is left out and listed, a cell that is missing is NaN and counted.
 """
 
 from dataclasses import dataclass, field
@@ -19,9 +22,11 @@ from tqdm import tqdm
 
 from data.command import run
 from data.source_grib import KINDS, GribHours, listed
+from data.source_hrrrzarr import UtahHours
+from data.source_zarr import ZarrHours
 from data.store import Store
 from data.times import parse_time, show
-from data.write import StoreWriter, start
+from data.write import StoreWriter, refuse_foreign
 
 HOUR = np.timedelta64(1, "h")
 # What --source chooses: a class that takes (cfg, first, last) and has
@@ -29,20 +34,23 @@ HOUR = np.timedelta64(1, "h")
 #   forecast_hour  0 analyses, 1 1-hour forecasts    grid      data.grid.Grid, rows south to north
 #   source         one line for the attribute        notes     lines to print before the work
 #   load(time)     {name: (y, x) in table units, NaN where the source has no value, CIN zero or negative}
+#   described      (may be absent) {name: attributes} of variables that the table does not know
 #   flipped        hours, so far, whose CIN was positive and was turned
 # and raises ValueError (got, expected, fix) for a path, option or content that cannot work.
-SOURCES = {"grib": GribHours}
+SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours}
 
 
 @dataclass
 class Config:
-    source: Literal["grib"] = "grib"  # what --path holds
-    path: str = "data/grib"  # folder of GRIB2 files, searched with its subfolders
-    out: str = "data/hrrr.zarr"  # the store to write; a training store that is there is replaced
+    source: Literal["grib", "zarr", "hrrrzarr"] = "grib"  # what --path holds
+    path: str = "data/grib"  # folder of GRIB2 or hrrrzarr files, a zarr store, a NetCDF file or folder of them
+    out: str = "data/hrrr.zarr"  # the store to write; one that is there is extended by later hours
+    replace: bool = False  # build it anew; the store that is there is replaced when the new one is complete
     variables: list[str] = field(default_factory=list)  # names; empty: those that more than half of the hours have
     start: str = ""  # first valid time, ISO, UTC; empty: the first there is
     end: str = ""  # last valid time, included; empty: the last there is
     forecast_hour: Literal["auto", "0", "1"] = "auto"  # 0: f00, 1: f01; auto: the one with more hours
+    cache: int = 200  # MB of decoded fields that a zarr or NetCDF source is read ahead by
 
 
 def main(cfg: Config) -> None:
@@ -61,27 +69,41 @@ def main(cfg: Config) -> None:
     options = " ".join(f"--{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in vars(cfg).items() if v)
     attributes = {"source": f"{hours.source}, {KINDS[hours.forecast_hour]}",
                   "history": f"python -m data.build_hrrr {options}"}  # fmt: skip
-    missing: list[str] = []
-    with StoreWriter(cfg.out, hours.names, hours.grid, attributes) as store:
-        for time in tqdm(hours.times, desc="hours", unit="h", disable=None):
+    missing: dict[tuple[str, int], list[np.datetime64]] = {}  # (variable, cells): hours
+    described = getattr(hours, "described", {})
+    if cfg.replace and Path(cfg.out).exists():
+        print(f"note: {cfg.out} is built anew and replaced when that is complete")
+    with StoreWriter(cfg.out, hours.names, hours.grid, attributes, described,
+                     hours.times, hours.forecast_hour, cfg.replace) as store:  # fmt: skip
+        if len(store.todo) < len(hours.times):
+            print(f"note: {len(hours.times) - len(store.todo)} hours are there already; {len(store.todo)} to go")
+        for time in tqdm(store.todo, desc="hours", unit="h", disable=None):
             fields = hours.load(time)
             store.write(time, fields, hours.forecast_hour)
-            gone = {name: int(np.isnan(values).sum()) for name, values in fields.items()}
-            missing += [f"{show(time)} {name}: {n} cells missing, stored as NaN" for name, n in gone.items() if n]
+            for name, values in fields.items():
+                if cells := int(np.isnan(values).sum()):
+                    missing.setdefault((name, cells), []).append(time)
 
     # --- what came of it ---
     if hours.flipped:
         print(f"note: CIN was positive in {hours.flipped} hours; its sign was turned, so that it is zero or negative")
-    for note in [*listed(missing), *Store(cfg.out).notes]:
+    lines = [
+        f"{show(at[0])} {name}: {cells} cells missing, stored as NaN"
+        + (f", and as many in {len(at) - 1} more hours" if at[1:] else "")
+        for (name, cells), at in missing.items()
+    ]
+    written = Store(cfg.out)
+    for note in [*listed(lines), *written.notes]:
         print(f"note: {note}")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
-    print(f"wrote {len(hours.times)} hours, {KINDS[hours.forecast_hour]}, {size:.1f} MB to {cfg.out}")
+    print(f"wrote {len(store.todo)} hours, {KINDS[hours.forecast_hour]}, to {cfg.out}, "
+          f"which has {written.dataset.sizes['time']} hours, {size:.1f} MB")  # fmt: skip
 
 
 def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
     """The first and last wanted time; ValueError for options that cannot work, before anything is read."""
     if Path(cfg.out).exists():
-        start(Path(cfg.out), "training")  # refuses what is not ours
+        refuse_foreign(Path(cfg.out), "training")
     first = parse_time(cfg.start, "start") if cfg.start else None
     last = parse_time(cfg.end, "end") if cfg.end else None
     if first is not None and last is not None and first > last:
@@ -91,8 +113,9 @@ def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
 
 def gaps(times: list[np.datetime64]) -> str:
     """Which hours are absent between the first and the last, as one line."""
-    found = [(a + HOUR, b - HOUR) for a, b in pairwise(times) if b - a > HOUR]
-    hours = sum(int((b - a) / HOUR) + 1 for a, b in found)
+    step = min([HOUR, *(b - a for a, b in pairwise(times))])  # shorter for radar every 5 minutes
+    found = [(a + step, b - step) for a, b in pairwise(times) if b - a > step]
+    hours = sum(int((b - a) / step) + 1 for a, b in found)
     spans = [show(a) if a == b else f"{show(a)} to {show(b)}" for a, b in found]
     return f"{hours} hours absent: {', '.join(listed(spans))}" if found else "no hour absent between first and last"
 
