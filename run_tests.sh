@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 ./train_optimized.sh setup dev
-exec .venv/bin/python -m pytest tests "$@"
+exec .venv/bin/python -m pytest "$@"

@@ -36,6 +36,7 @@ from models.unet import ResidualUNet
 from plotting.curves import loss_curves
 from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.device import autocast, choose_device, peak_memory_bytes
+from training.lock import RunLock
 from training.log import add_loss, empty_sums, read_log, validation_line, write_log
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import generator, groups, update_ema, warmup_cosine
@@ -158,7 +159,7 @@ def main(cfg: Config) -> int:
     check = Validation(hours, parts["validation"], forcing, statistics, mask, cfg.validate_hours)
     bar = tqdm(total=cfg.epochs * len(pairs), initial=epoch * len(pairs), unit="pair", disable=None, smoothing=0.02)
     started, waited, saved, first_step = time.monotonic(), 0.0, time.monotonic(), step
-    with StopRequest() as stop:
+    with RunLock(run_dir), StopRequest() as stop:
         while epoch < cfg.epochs:
             order = torch.randperm(len(pairs), generator=generator(cfg.seed, 1, epoch)).tolist()
             plan = groups(order, cfg.batch_size, cfg.accumulate)[position["group"] :]
@@ -242,7 +243,8 @@ def main(cfg: Config) -> int:
             draw_curves(log, run_dir / "loss_curves.png")
             saved = time.monotonic()
             if stop.received:  # the signal came during validation
-                print(f"stopped at step {step}; saved in {last_path}; the same command goes on")
+                name = signal.Signals(stop.received).name
+                print(f"stopped by {name} at step {step}; saved in {last_path}; the same command goes on")
                 return 128 + stop.received
     bar.close()
     print(f"done: best validation skill {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")

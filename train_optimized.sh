@@ -8,6 +8,7 @@
 #
 # PYTHON=python3.12 ./train_optimized.sh ... picks the interpreter (3.11 to 3.13) that .venv is made with.
 set -euo pipefail
+HERE=$PWD # relative paths on the command line are those of the caller
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # ---- constants
@@ -17,6 +18,8 @@ HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=480       # hours of synthetic weather
 DEMO_TRAINING=(--epochs 18 --accumulate 2 --base_features 16 --lr 1e-3 --validate_every 3)
+
+VERSION='import sys; print(sys.version_info[:2])'
 
 say() { printf '== %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
@@ -33,6 +36,10 @@ find_python() { # the interpreter for a new .venv
     fail "got no Python 3.11 to 3.13 on the PATH, expected one. Fix: install it, or name it with PYTHON=/path/to/python3.12"
 }
 
+place() { # PATH: as it is seen from here
+    if [[ $1 == /* || $1 == *://* || $HERE == "$PWD" ]]; then echo "$1"; else echo "$HERE/$1"; fi
+}
+
 setup() { # make .venv where it is missing, install what changed; arguments: requirement files
     local file sum python
     if [ ! -x .venv/bin/python ]; then
@@ -40,8 +47,10 @@ setup() { # make .venv where it is missing, install what changed; arguments: req
         say "making .venv with $python"
         rm -rf .venv
         "$python" -m venv .venv || { rm -rf .venv; fail "$python cannot make a .venv. Fix: install its venv module (Debian: python3-venv)"; }
-    elif [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c 'import sys; print(sys.version_info[:2])')" != "$(.venv/bin/python -c 'import sys; print(sys.version_info[:2])')" ]; then
-        fail "PYTHON: got $PYTHON, but .venv is $(.venv/bin/python --version). Fix: rm -rf .venv and run again"
+    elif [ -n "${PYTHON:-}" ]; then
+        python=$(find_python) || exit 2
+        [ "$("$python" -c "$VERSION")" = "$(.venv/bin/python -c "$VERSION")" ] ||
+            fail "PYTHON: got $PYTHON, but .venv is $(.venv/bin/python --version). Fix: leave PYTHON out, or remove .venv and run again"
     fi
     for file in "$@"; do
         sum=$(cksum <"$file")
@@ -62,6 +71,7 @@ result() { # STORE RUN_DIR: forecasts from test hours, scores, figures
 
 case "${1:-}" in
 setup)
+    [[ ${2:-dev} == dev && $# -le 2 ]] || fail "setup: got ${*:2}, expected dev or nothing. Fix: ./train_optimized.sh setup dev"
     setup requirements.txt ${2:+requirements-dev.txt}
     ;;
 demo)
@@ -80,9 +90,9 @@ demo)
     sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
     ;;
 *)
-    if [ $# -gt 0 ] && [[ $1 != --* ]]; then STORE=$1; RUN_DIR=runs/$(basename "$1" .zarr); shift; fi
-    if [ $# -gt 0 ] && [[ $1 != --* ]]; then RUN_DIR=$1; shift; fi
-    [[ $STORE == *://* || -e $STORE ]] || fail "$STORE: no such store. Fix: build one with 'python -m data.build_hrrr' (see README), or try ./train_optimized.sh demo"
+    if [ $# -gt 0 ] && [[ $1 != --* ]]; then STORE=$(place "$1"); RUN_DIR=runs/$(basename "$1" .zarr); shift; fi
+    if [ $# -gt 0 ] && [[ $1 != --* ]]; then RUN_DIR=$(place "$1"); shift; fi
+    [[ $STORE == *://* || -e $STORE ]] || fail "$STORE: no such store. Fix: build one with '.venv/bin/python -m data.build_hrrr' (see README), or try ./train_optimized.sh demo"
     setup requirements.txt
     say "train on $STORE in $RUN_DIR"
     .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" "$@"

@@ -97,7 +97,12 @@ def measure(hours: np.ndarray, kind: str, packing: str, name: str, repeats: int)
     stored = {"float32": hours, "float16": hours.astype(np.float16), "rounded": rounded(hours, PRECISION[name])}[kind]
     with tempfile.TemporaryDirectory() as folder:
         array = zarr.create_array(
-            folder, shape=stored.shape, dtype=stored.dtype, chunks=(1, *stored.shape[1:]), compressors=BLOSC[packing]
+            folder,
+            shape=stored.shape,
+            dtype=stored.dtype,
+            chunks=(1, *stored.shape[1:]),
+            compressors=BLOSC[packing],
+            fill_value=float("nan"),  # as in our stores: a calm hour is written like any other
         )
         array[:] = stored
         size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file() and p.name != "zarr.json")

@@ -44,6 +44,7 @@ class Config:
     store: tyro.conf.Positional[str]  # the training store to look at
     json: str = ""  # file for the findings as JSON; empty: none
     lead: str = "1h"  # step that training would use
+    sidecar: bool = True  # list faulty hours beside a local store, for training to leave out
     threads: int = 4  # hours' variables read at the same time
 
 
@@ -123,7 +124,7 @@ def main(cfg: Config) -> int:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
         Path(cfg.json).write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {cfg.json}")
-    bad = write_sidecar(cfg.store, report.bad_hours)
+    bad = write_sidecar(cfg.store, report.bad_hours) if cfg.sidecar else None
     if bad:
         print(f"wrote {bad}: {len(report.bad_hours)} faulty hours that training leaves out")
     print("sound" if not report.faults else f"{len(report.faults)} faults")

@@ -6,6 +6,7 @@ a bug and keeps its traceback.
 """
 
 import difflib
+import os
 import signal
 import sys
 import traceback
@@ -28,6 +29,14 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        # a place that cannot be read or written; anything else that the system refuses keeps its traceback
+        print(
+            f"error: {error.filename}: {error.strerror}, expected a place that can be read and written. "
+            "Fix: check the path and its permissions, or choose another",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved stays", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
@@ -44,12 +53,17 @@ def nearest(name: str, candidates, count: int = 3) -> str:
 
 
 def refuse_file_above(path: str | Path, what: str) -> None:
-    """ValueError where `path` cannot become a folder because it, or something above it, is a file."""
+    """ValueError where `path` cannot become a folder of ours: it or something above it is a file or is read-only."""
     for place in (Path(path), *Path(path).parents):
         if place.exists():
             if not place.is_dir():
                 raise ValueError(
                     f"{what}: got {path}, but {place} is a file, expected a folder. Fix: choose another path"
+                )
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise ValueError(
+                    f"{what}: got {path}, but {place} cannot be written to, expected a folder of yours. "
+                    "Fix: choose another path, or change its permissions"
                 )
             return
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import zarr
 
 from data.command import nearest
 from data.grid import read_grid
@@ -41,6 +42,11 @@ class Store:
         self.path = str(path)
         self.dataset = open_zarr(path)
         self.notes: list[str] = []
+        if self.dataset.attrs.get("hourcast_kind") == "forecast":
+            raise ValueError(
+                f"{path}: got a forecast store, expected a training store. "
+                "Fix: name the store that the forecast was started from"
+            )
         if "time" not in self.dataset.variables:
             found = ", ".join(map(str, self.dataset.variables)) or "nothing"
             raise ValueError(
@@ -190,7 +196,7 @@ def open_zarr(path: str | Path) -> xr.Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
         try:
-            return xr.open_zarr(text, chunks=None, decode_timedelta=False)
+            return with_zeros(text, xr.open_zarr(text, chunks=None, decode_timedelta=False))
         except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
             try:
                 raw = xr.open_zarr(text, chunks=None, decode_times=False)
@@ -204,3 +210,21 @@ def open_zarr(path: str | Path) -> xr.Dataset:
                 f"{path}: time cannot be decoded, got {units!r}, expected CF time. "
                 'Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
             ) from error
+
+
+def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 where nobody chose one, for missing,
+    and with it every cell without CAPE. Chunks that were never written would read as 0 too, so such arrays keep
+    NaN for zero unless all their chunks are there."""
+    packed = {"scale_factor", "add_offset", "missing_value"}
+    zeros = [
+        name
+        for name, v in dataset.data_vars.items()
+        if np.all(v.encoding.get("_FillValue", 1) == 0) and not packed & set(v.encoding)
+    ]
+    if not zeros:
+        return dataset
+    group = zarr.open_group(path, mode="r")
+    whole = [n for n in zeros if group[n].nchunks_initialized == group[n].nchunks]
+    plain = xr.open_zarr(path, chunks=None, mask_and_scale=False, decode_timedelta=False)
+    return dataset.assign({n: plain[n] for n in whole})

@@ -73,6 +73,21 @@ def test_a_store_without_coordinates_opens_and_says_what_it_lacks(tmp_path):
     assert any("no latitude/longitude" in n for n in store.notes)
 
 
+def test_zero_is_a_value_in_a_store_whose_fill_value_nobody_chose(tmp_path):
+    group = zarr.open_group(tmp_path / "s.zarr", mode="w", zarr_format=2)
+    time = group.create_array("time", data=np.arange(3))
+    time.attrs.update({"_ARRAY_DIMENSIONS": ["time"], "units": "hours since 2024-01-01"})
+    field = group.create_array("CAPE", shape=(3, 8, 8), chunks=(1, 8, 8), dtype="f4", fill_value=0)
+    field.attrs["_ARRAY_DIMENSIONS"] = ["time", "y", "x"]
+    calm = np.zeros((8, 8), np.float32)
+    calm[2, 2] = 5
+    field[:] = np.stack([calm] * 3)
+    assert np.array_equal(Store(tmp_path / "s.zarr").load(np.datetime64("2024-01-01T01"), ["CAPE"])[0], calm)
+    (tmp_path / "s.zarr/CAPE/1.0.0").unlink()  # never written: no zeros are made up
+    lost = Store(tmp_path / "s.zarr").load(np.datetime64("2024-01-01T01"), ["CAPE"])
+    assert np.isnan(lost).all()
+
+
 def test_an_exception_while_writing_leaves_the_old_store(tmp_path):
     path = write_store(tmp_path / "s.zarr", weather, [hour(0), hour(1)])
     with (

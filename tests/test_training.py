@@ -10,6 +10,7 @@ import train_deterministic
 from losses.terms import mse
 from tests.conftest import TINY
 from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
+from training.lock import RunLock
 from training.schedule import ema_decay, generator, groups, update_ema, warmup_cosine
 from verification.validation import change_sums, persistence_alarm, skill_table
 
@@ -109,6 +110,13 @@ def test_more_epochs_go_on_from_where_the_run_ended(trained, capsys, tmp_path):
     assert train_deterministic.main(longer) == 0
     assert "resumed at step" in capsys.readouterr().out
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    with RunLock(tmp_path), pytest.raises(ValueError, match="another training is running"), RunLock(tmp_path):
+        pass
+    with RunLock(tmp_path):  # free again
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_replaces_the_old_one_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such checkpoint, expected a file such as runs/hrrr/best.pt. "
-            "Fix: check the path, or train first with train_deterministic.py"
+            f"{path}: no such checkpoint, expected a file that train_deterministic.py wrote. "
+            "Fix: check the path, or train first"
         )
     try:
         with warnings.catch_warnings():
