@@ -69,7 +69,7 @@ def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_e
         len(find_pairs(times, lead, p)) for p in (split.validation, split.test)
     )
     if not gap and not full:
-        split = parts(max(3 * lead, (length * 0.05).astype("timedelta64[ns]")))
+        split = parts(max(3 * lead, (length * 0.05) // lead * lead))
     for name in ("train", "validation"):
         if len(find_pairs(times, lead, getattr(split, name))) == 0:
             raise ValueError(

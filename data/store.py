@@ -214,17 +214,17 @@ def open_zarr(path: str | Path) -> xr.Dataset:
 
 def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
     """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 where nobody chose one, for missing,
-    and with it every cell without CAPE. Chunks that were never written would read as 0 too, so such arrays keep
-    NaN for zero unless all their chunks are there."""
+    and with it the first of "hours since ..." and every cell without CAPE. Chunks that were never written would
+    read as 0 too, so a field keeps NaN for zero unless all its chunks are there."""
     packed = {"scale_factor", "add_offset", "missing_value"}
-    zeros = [
-        name
-        for name, v in dataset.data_vars.items()
+    zeros = {
+        n
+        for n, v in dataset.variables.items()
         if np.all(v.encoding.get("_FillValue", 1) == 0) and not packed & set(v.encoding)
-    ]
+    }
     if not zeros:
         return dataset
     group = zarr.open_group(path, mode="r")
-    whole = [n for n in zeros if group[n].nchunks_initialized == group[n].nchunks]
-    plain = xr.open_zarr(path, chunks=None, mask_and_scale=False, decode_timedelta=False)
-    return dataset.assign({n: plain[n] for n in whole})
+    zeros -= {n for n in zeros if dataset[n].ndim == 3 and group[n].nchunks_initialized < group[n].nchunks}
+    plain = xr.open_zarr(path, chunks=None, decode_timedelta=False, mask_and_scale=False)
+    return plain.assign({n: v.variable for n, v in dataset.data_vars.items() if n not in zeros})
