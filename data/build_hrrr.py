@@ -1,9 +1,10 @@
-"""Make a training store from weather data: HRRR GRIB2, hrrrzarr, or any zarr or NetCDF that xarray reads.
+"""Make a training store from weather data: HRRR GRIB2 files or archive, hrrrzarr, any zarr or NetCDF that xarray reads.
 
     python -m data.build_hrrr --source grib --path hrrr_grib --out data/hrrr.zarr
     python -m data.build_hrrr --path hrrr_grib --out july.zarr --start 2018-07-01 --end 2018-07-31T23 --forecast_hour 1
     python -m data.build_hrrr --source zarr --path era5.nc --out data/era5.zarr
     python -m data.build_hrrr --source hrrrzarr --path hrrrzarr --out data/utah.zarr
+    python -m data.build_hrrr --source archive --start 2024-05-20 --end 2024-06-02T23 --out data/hrrr.zarr
 
 Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial and
 OUT.progress hold what is complete until then), and a later --end adds hours to a finished store; run twice it changes
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import xarray as xr
 from tqdm import tqdm
 
+from data.archive import HourUnavailable
 from data.command import run
+from data.source_archive import ArchiveHours
 from data.source_grib import KINDS, GribHours, listed
 from data.source_hrrrzarr import UtahHours
 from data.source_zarr import ZarrHours
@@ -37,13 +41,14 @@ HOUR = np.timedelta64(1, "h")
 #   described      (may be absent) {name: attributes} of variables that the table does not know
 #   flipped        hours, so far, whose CIN was positive and was turned
 # and raises ValueError (got, expected, fix) for a path, option or content that cannot work.
-SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours}
+SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours, "archive": ArchiveHours}
 
 
 @dataclass
 class Config:
-    source: Literal["grib", "zarr", "hrrrzarr"] = "grib"  # what --path holds
+    source: Literal["grib", "zarr", "hrrrzarr", "archive"] = "grib"  # what --path holds; archive: what --url serves
     path: str = "data/grib"  # folder of GRIB2 or hrrrzarr files, a zarr store, a NetCDF file or folder of them
+    url: str = "https://noaa-hrrr-bdp-pds.s3.amazonaws.com"  # archive: NOAA's bucket, a mirror or a local server
     out: str = "data/hrrr.zarr"  # the store to write; one that is there is extended by later hours
     replace: bool = False  # build it anew; the store that is there is replaced when the new one is complete
     variables: list[str] = field(default_factory=list)  # names; empty: those that more than half of the hours have
@@ -55,10 +60,12 @@ class Config:
 
 def main(cfg: Config) -> None:
     first, last = check(cfg)
-    print(f"{cfg.source} {cfg.path} -> {cfg.out}")
+    print(f"{cfg.source} {cfg.url if cfg.source == 'archive' else cfg.path} -> {cfg.out}")
 
     # --- what there is: headers only ---
     hours = SOURCES[cfg.source](cfg, first, last)
+    if cfg.source == "archive":
+        leave_out_lost(cfg, hours)
     height, width = hours.grid.shape
     print(f"{len(hours.times)} hours {show(hours.times[0])} to {show(hours.times[-1])} UTC, "
           f"{KINDS[hours.forecast_hour]}; {' '.join(hours.names)} on {height} x {width} cells")  # fmt: skip
@@ -70,6 +77,7 @@ def main(cfg: Config) -> None:
     attributes = {"source": f"{hours.source}, {KINDS[hours.forecast_hour]}",
                   "history": f"python -m data.build_hrrr {options}"}  # fmt: skip
     missing: dict[tuple[str, int], list[np.datetime64]] = {}  # (variable, cells): hours
+    lost: list[str] = []  # hours that the archive could not deliver
     described = getattr(hours, "described", {})
     if cfg.replace and Path(cfg.out).exists():
         print(f"note: {cfg.out} is built anew and replaced when that is complete")
@@ -78,7 +86,11 @@ def main(cfg: Config) -> None:
         if len(store.todo) < len(hours.times):
             print(f"note: {len(hours.times) - len(store.todo)} hours are there already; {len(store.todo)} to go")
         for time in tqdm(store.todo, desc="hours", unit="h", disable=None):
-            fields = hours.load(time)
+            try:
+                fields = hours.load(time)
+            except HourUnavailable as error:
+                lost.append(f"left out: {show(time)}, {error}")
+                continue
             store.write(time, fields, hours.forecast_hour)
             for name, values in fields.items():
                 if cells := int(np.isnan(values).sum()):
@@ -93,11 +105,24 @@ def main(cfg: Config) -> None:
         for (name, cells), at in missing.items()
     ]
     written = Store(cfg.out)
-    for note in [*listed(lines), *written.notes]:
+    closing = hours.close() if hasattr(hours, "close") else []
+    for note in [*listed(lost), *listed(lines), *closing, *written.notes]:
         print(f"note: {note}")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
-    print(f"wrote {len(store.todo)} hours, {KINDS[hours.forecast_hour]}, to {cfg.out}, "
+    print(f"wrote {len(store.todo) - len(lost)} hours, {KINDS[hours.forecast_hour]}, to {cfg.out}, "
           f"which has {written.dataset.sizes['time']} hours, {size:.1f} MB")  # fmt: skip
+
+
+def leave_out_lost(cfg: Config, hours) -> None:
+    """Hours that an earlier run could not have and went on without: a store grows at its end only."""
+    if not Path(cfg.out).exists() or cfg.replace:
+        return
+    held = xr.open_zarr(cfg.out, chunks=None).time.values.astype("datetime64[ns]")
+    late = [t for t in hours.times if t <= held.max() and t not in held]
+    hours.times = [t for t in hours.times if t not in late]
+    if late:
+        hours.notes.append(f"{len(late)} hours before the end of {cfg.out} are not in it (first {show(late[0])}) and "
+                           "stay out: a store grows at its end. With them: --replace True")  # fmt: skip
 
 
 def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
