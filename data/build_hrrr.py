@@ -39,8 +39,10 @@ HOUR = np.timedelta64(1, "h")
 #   source         one line for the attribute        notes     lines to print before the work
 #   load(time)     {name: (y, x) in table units, NaN where the source has no value, CIN zero or negative}
 #   described      (may be absent) {name: attributes} of variables that the table does not know
+#   close()        (may be absent) clean up; returns lines to print
 #   flipped        hours, so far, whose CIN was positive and was turned
-# and raises ValueError (got, expected, fix) for a path, option or content that cannot work.
+# and raises ValueError (got, expected, fix) for a path, option or content that cannot work; `load` may raise
+# HourUnavailable for an hour that is to be left out.
 SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours, "archive": ArchiveHours}
 
 
@@ -95,6 +97,9 @@ def main(cfg: Config) -> None:
             for name, values in fields.items():
                 if cells := int(np.isnan(values).sum()):
                     missing.setdefault((name, cells), []).append(time)
+        if lost and len(lost) == len(store.todo):
+            raise ValueError(f"start/end: got none of {len(lost)} hours whole ({lost[0]}), expected one or more. "
+                             "Fix: another --start and --end, or the same command later")  # fmt: skip
 
     # --- what came of it ---
     if hours.flipped:
