@@ -143,7 +143,7 @@ def main(cfg: Config) -> int:
             return 0
         print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
     run_dir.mkdir(parents=True, exist_ok=True)
-    log = read_log(run_dir / "log.jsonl", step)
+    log = read_log(run_dir / "log.jsonl", epoch)
 
     def checkpoint() -> dict:
         return {
@@ -231,16 +231,17 @@ def main(cfg: Config) -> int:
             log.append(record)
             position = {"group": 0, **empty_sums()}
             better, best = record["score"] > best, max(best, record["score"])
-            left = elapsed / (step - first_step) * (total - step)
+            left = elapsed / max(step - first_step, 1) * (total - step)
             units = {n: lookup(n).units for n in names}
             tqdm.write(validation_line(record, units, show_duration(lead), cfg.epochs, left, better))
             if record["alarm"]:
                 tqdm.write(record["alarm"])
-            save_checkpoint(checkpoint(), last_path, keep_previous=True)
+            # last.pt comes last: killed before it, the run validates again and writes the same files once more
             if better:
                 save_checkpoint(checkpoint(), best_path)
             write_log(log, run_dir / "log.jsonl")
             draw_curves(log, run_dir / "loss_curves.png")
+            save_checkpoint(checkpoint(), last_path, keep_previous=True)
             saved = time.monotonic()
             if stop.received:  # the signal came during validation
                 name = signal.Signals(stop.received).name

@@ -1,6 +1,8 @@
 """Training: accumulation, averaging, schedule, checkpoints, resuming, the log."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -110,6 +112,50 @@ def test_more_epochs_go_on_from_where_the_run_ended(trained, capsys, tmp_path):
     assert train_deterministic.main(longer) == 0
     assert "resumed at step" in capsys.readouterr().out
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("moment", ["the last step of an epoch", "writing the log", "writing last.pt"])
+def test_a_run_that_stops_around_a_validation_ends_like_an_unbroken_one(moment, trained, tmp_path, monkeypatch):
+    """The moments between the last step of an epoch and last.pt, where files of two ages lie side by side."""
+    cfg, unbroken = trained
+    again = train_deterministic.Config(**{**vars(cfg), "run_dir": str(tmp_path), "save_every": 0.0})
+    steps, saves = [], []
+    original = {n: getattr(train_deterministic, n) for n in ("update_ema", "write_log", "save_checkpoint")}
+
+    def update(ema, model, n):
+        original["update_ema"](ema, model, n)
+        steps.append(n)
+        if moment == "the last step of an epoch" and len(steps) == 11:  # 41 pairs, four a step
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def log(*arguments):
+        if moment == "writing the log":
+            raise RuntimeError("the power went out")
+        original["write_log"](*arguments)
+
+    def save(checkpoint, path, **more):
+        saves.append(path.name)
+        if moment == "writing last.pt" and "best.pt" in saves and path.name == "last.pt":
+            raise RuntimeError("the power went out")
+        original["save_checkpoint"](checkpoint, path, **more)
+
+    for name, function in (("update_ema", update), ("write_log", log), ("save_checkpoint", save)):
+        monkeypatch.setattr(train_deterministic, name, function)
+    if moment == "the last step of an epoch":
+        assert train_deterministic.main(again) == 128 + signal.SIGINT
+        assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 0 and len(steps) == 11
+    else:
+        with pytest.raises(RuntimeError):
+            train_deterministic.main(again)
+    monkeypatch.undo()
+    assert train_deterministic.main(again) == 0
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = (load_checkpoint(d / name) for d in (tmp_path, unbroken))
+        assert ours["step"] == theirs["step"]
+        assert all(torch.equal(ours["ema"][k], theirs["ema"][k]) for k in theirs["ema"])
+    ours, theirs = ([json.loads(x) for x in (d / "log.jsonl").read_text().splitlines()] for d in (tmp_path, unbroken))
+    for kept in ("epoch", "step", "loss", "terms", "rmse", "skill", "grad_norm"):
+        assert [r[kept] for r in ours] == [r[kept] for r in theirs], kept
 
 
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path):

@@ -18,13 +18,13 @@ def add_loss(sums: dict, loss, terms: dict, samples: int) -> None:
         sums["terms"][name] = sums["terms"].get(name, 0.0) + float(values.mean()) * samples
 
 
-def read_log(path: Path, step: int) -> list[dict]:
-    """The records of log.jsonl up to optimizer step `step`; later ones belong to work that was lost."""
+def read_log(path: Path, epoch: int) -> list[dict]:
+    """The records of log.jsonl of the first `epoch` epochs; later ones belong to work that will be done again."""
     if not path.exists():
         return []
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return [r for r in records if r["step"] <= step]
+        return [r for r in records if r["epoch"] <= epoch]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: got a line that is not a record of this log ({error}), expected one JSON object per line. "
