@@ -4,7 +4,6 @@ What differs between sources is made equal: names and units as in data/variables
 longitudes -180..180, times sorted and unique, CIN zero or negative. Nothing is filled in.
 """
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,7 +324,7 @@ def open_parts(path: str) -> list[Part]:
     refuse_missing_path(path, "a zarr store, a NetCDF file or a folder of NetCDF files")
     place = Path(path)
     if "://" in path or any((place / n).exists() for n in ("zarr.json", ".zgroup", ".zmetadata")):
-        return [as_part(path, with_zeros(path, open_zarr(path)))]
+        return [as_part(path, open_zarr(path))]
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in (".nc", ".nc4", ".cdf"))
     if not files:
         raise ValueError(f"path: got {path} without zarr.json, .zgroup or a NetCDF file (.nc) in it, expected a zarr "
@@ -340,19 +339,6 @@ def open_parts(path: str) -> list[Part]:
                              "installed (pip install netCDF4)") from error  # fmt: skip
         parts.append(as_part(str(file), dataset))
     return parts
-
-
-def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
-    """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 by default, for missing, and with it
-    every cell without CAPE."""
-    zeros = [n for n, v in dataset.variables.items() if np.all(v.encoding.get("_FillValue", 1) == 0)]
-    if not zeros:
-        return dataset
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about consolidated metadata
-        plain = xr.open_zarr(path, chunks=None, mask_and_scale=False, decode_timedelta=False)
-    packed = {"scale_factor", "add_offset", "missing_value"}
-    return dataset.assign({n: plain[n] for n in zeros if not packed & set(plain[n].attrs)})
 
 
 def as_part(path: str, dataset: xr.Dataset) -> Part:

@@ -96,7 +96,6 @@ def time_attribute(path, name, value):
     zarr.open_group(path, mode="r+")["time"].attrs.update({name: value})
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("code", PLANTED)
 def test_a_planted_fault_is_found_and_named(code, store, command, tmp_path):
     variable, index, put = PLANTED[code]
