@@ -17,22 +17,13 @@ from data.grid import Grid, read_grid, same_grid
 from data.source_grib import KINDS, counted, listed, refuse_missing_path
 from data.store import open_zarr
 from data.times import show
+from data.units import CONVERSIONS, conversion
 from data.variables import TABLE, known, lookup
 
 MB = 1e6  # bytes
 TIMES = ("time", "valid_time")
 EAST = ("x", "lon", "longitude")  # a first dimension of such a name means that the array is stored transposed
 STATIC_NAMES = {"orog": "orography", "lsm": "land_sea_mask"}
-# Unit of the table -> {unit as sources write it, lower case and without * and ^: (factor, offset)}.
-CONVERSIONS = {
-    "K": {"k": (1, 0), "kelvin": (1, 0), "degk": (1, 0)}
-    | dict.fromkeys(("degree_celsius", "degrees_celsius", "celsius", "degc", "deg_c", "c", "°c"), (1, 273.15)),
-    "m s-1": dict.fromkeys(("m s-1", "m/s", "m.s-1", "meters per second", "metre per second"), (1, 0))
-    | dict.fromkeys(("knot", "knots", "kt", "kts"), (1852 / 3600, 0))
-    | dict.fromkeys(("km/h", "km h-1", "kmh"), (1 / 3.6, 0)),
-    "dBZ": {"dbz": (1, 0), "db": (1, 0)},
-    "J kg-1": dict.fromkeys(("j kg-1", "j/kg", "m2 s-2", "m2/s2"), (1, 0)),
-}
 
 
 @dataclass
@@ -236,11 +227,10 @@ class ZarrHours:
         if not found:
             self.notes.append(f"{array} has no units attribute; taken as {variable.units}")
             return 1.0, 0.0
-        accepted = CONVERSIONS[variable.units]
-        scale = accepted.get(" ".join(found.lower().replace("*", "").replace("^", "").split()))
+        scale = conversion(found, variable.units)
         if scale is None:
             raise ValueError(f"{self.parts[p].path}: {array} has the unit {found!r}, expected one of "
-                             f"{', '.join(accepted)}. Fix: correct its units attribute, or leave it out "
+                             f"{', '.join(CONVERSIONS[variable.units])}. Fix: correct its units attribute, or leave it out "
                              "with --variables")  # fmt: skip
         if scale != (1, 0):
             self.notes.append(f"{array}: {found} turned into {variable.units}")
