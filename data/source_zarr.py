@@ -229,9 +229,9 @@ class ZarrHours:
             return 1.0, 0.0
         scale = conversion(found, variable.units)
         if scale is None:
-            raise ValueError(f"{self.parts[p].path}: {array} has the unit {found!r}, expected one of "
-                             f"{', '.join(CONVERSIONS[variable.units])}. Fix: correct its units attribute, or leave it out "
-                             "with --variables")  # fmt: skip
+            accepted = ", ".join(CONVERSIONS[variable.units])
+            raise ValueError(f"{self.parts[p].path}: {array} has the unit {found!r}, expected one of {accepted}. "
+                             "Fix: correct its units attribute, or leave it out with --variables")  # fmt: skip
         if scale != (1, 0):
             self.notes.append(f"{array}: {found} turned into {variable.units}")
         return scale
