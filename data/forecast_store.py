@@ -21,9 +21,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from data.files import discard
 from data.grid import Grid
 from data.variables import lookup
-from data.write import COMPRESSION, KIND, attributes_of, coordinates_of, discard, finish, start, write_template
+from data.write import COMPRESSION, KIND, attributes_of, coordinates_of, finish, start, write_template
 
 
 class ForecastWriter:

@@ -3,15 +3,9 @@
 Everything goes to `<path>.partial`; `finish` renames it to `path`. A store that was there before
 stays until that moment.
 
-A training store can be built with interruptions and extended. `<path>.progress` lists the hours that lie complete
-and synced in `<path>.partial`; the next writer keeps them. Hours that extend a finished store are gathered there
-too, and only then moved behind the last hour of `path`, where its metadata does not reach yet. What makes them
-visible is one rename, of the zarr.json that holds the consolidated metadata: before it readers see the old hours,
-after it all of them.
+How a build goes on after an interruption, and how a finished store grows, is in data/extend.py.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -25,18 +19,24 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from data.command import refuse_file_above
-from data.grid import Grid, read_grid, same_grid
-from data.times import show
-from data.variables import STATIC, TABLE, Variable, lookup
+from data.extend import (
+    MOVING,
+    complete_move,
+    count_hours,
+    grid_hash,
+    left_to_write,
+    read_progress,
+    remove_hours_from,
+)
+from data.files import beside, discard, lock, replace, sync
+from data.grid import Grid
+from data.variables import STATIC, Variable, lookup
 
 # Measured on full-CONUS fields: 9.7 MB an hour for seven variables, read in 29 ms.
 COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
 KIND = "hourcast_kind"  # attribute that tells our own stores from other people's: "training" or "forecast"
-
-
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
 TIME_UNITS = "seconds since 1970-01-01"
-MOVING = "moving"  # line of the progress file after which every hour is complete and is being put in place
 
 
 class StoreWriter:
@@ -210,16 +210,6 @@ def refuse_foreign(path: Path, kind: str) -> None:
     refuse_file_above(path.parent, "out")
 
 
-def beside(path: Path, ending: str) -> Path:
-    """`<path>.<ending>`"""
-    return path.with_name(f"{path.name}.{ending}")
-
-
-def discard(partial: Path) -> None:
-    """Remove a store that was not completed."""
-    shutil.rmtree(partial, ignore_errors=True)
-
-
 def finish(partial: Path, path: Path) -> None:
     """Consolidate the metadata of a complete store and move it to its place."""
     with warnings.catch_warnings():
@@ -281,121 +271,3 @@ def time_template(times: list[np.datetime64], forecast_hours: list[int], attribu
     out["time"].encoding = {"units": TIME_UNITS, "dtype": "int64", "chunks": (TIME_CHUNK,)}
     out["forecast_hour"].encoding = {"chunks": (TIME_CHUNK,)}
     return out
-
-
-def read_progress(progress: Path) -> tuple[dict, list[tuple[np.datetime64, int]]]:
-    """What is being built, and the hours that are complete; empty where there is no such file."""
-    if not progress.exists():
-        return {}, []
-    lines = [line for line in progress.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    hours = [line.split() for line in lines[1:] if line.strip() != MOVING]
-    return (json.loads(lines[0]) if lines else {}), [(np.datetime64(t, "ns"), int(k)) for t, k in hours]
-
-
-def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: list) -> list[np.datetime64]:
-    """The wanted times after the last one of the store; ValueError where they do not fit into it."""
-    fix = "Fix: another --out, or remove the store to build it anew"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
-    held = [str(n) for n, v in dataset.data_vars.items() if v.ndim == 3]
-    if set(held) != set(names):
-        held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
-        raise ValueError(f"{path}: holds {' '.join(held)}, got {' '.join(names)} to add, expected the same. {fix}")
-    there = read_grid(dataset, dataset[held[0]].dims[1:])
-    axes = [(a, b) for a, b in ((there.y, grid.y), (there.x, grid.x)) if a is not None and b is not None]
-    if not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
-        raise ValueError(f"{path}: holds another grid, {there.shape} cells, got {grid.shape}, expected the same. {fix}")
-    kinds = sorted(set(dataset["forecast_hour"].values.tolist())) if "forecast_hour" in dataset else [forecast_hour]
-    if kinds != [forecast_hour]:
-        raise ValueError(f"{path}: holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same. {fix}")
-    times = dataset["time"].values.astype("datetime64[ns]")
-    early = [t for t in wanted if t <= times[-1] and t not in times]
-    if early:
-        raise ValueError(f"{path}: ends at {show(times[-1])} and lacks {len(early)} of the wanted hours before that, "
-                         f"the first {show(early[0])}; expected hours after its end. {fix}")  # fmt: skip
-    return [t for t in wanted if t > times[-1]]
-
-
-def complete_move(path: Path) -> None:
-    """Put the gathered hours behind the last one of the store, where they were complete; else do nothing."""
-    partial, progress = beside(path, "partial"), beside(path, "progress")
-    old = beside(path, "old")
-    if old.exists() and not path.exists():  # stopped between the two renames of `finish`
-        old.rename(path)
-    if not progress.exists() or not progress.read_text().endswith(f"\n{MOVING}\n"):
-        return
-    about, hours = read_progress(progress)
-    first, last = about["extends"], about["extends"] + len(hours)
-    for name in about["names"]:
-        for index in range(len(hours)):
-            if (chunk := partial / name / "c" / str(index)).exists():
-                chunk.rename(path / name / "c" / str(first + index))
-    root = json.loads((path / "zarr.json").read_text())
-    metadata = root["consolidated_metadata"]["metadata"]
-    for name in (*about["names"], "forecast_hour", "time"):
-        metadata[name]["shape"][0] = last
-        replace(path / name / "zarr.json", json.dumps(metadata[name]))
-    seconds = [int(t.astype("datetime64[s]").astype("int64")) for t, _ in hours]
-    zarr.open_array(path / "time", mode="r+")[first:last] = np.asarray(seconds, np.int64)
-    zarr.open_array(path / "forecast_hour", mode="r+")[first:last] = np.asarray([k for _, k in hours], np.int8)
-    added = json.loads((partial / "zarr.json").read_text())["attributes"].get("history", "")
-    root["attributes"]["history"] = "\n".join(x for x in (root["attributes"].get("history", ""), added) if x)
-    replace(path / "zarr.json", json.dumps(root))  # now the hours are visible
-    discard(partial)
-    progress.unlink()
-
-
-def remove_hours_from(path: Path, names: list[str], first: int) -> None:
-    """Remove chunks behind the last hour of a store, that nothing refers to."""
-    for name in names:
-        for chunk in (path / name / "c").iterdir():
-            if chunk.name.isdigit() and int(chunk.name) >= first:
-                shutil.rmtree(chunk)
-
-
-def count_hours(path: Path) -> int:
-    """The visible hours of a store of ours."""
-    return int(json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]["time"]["shape"][0])
-
-
-def grid_hash(grid: Grid) -> str:
-    """A hash over everything that describes a grid."""
-    digest = hashlib.sha256(repr((grid.shape, grid.dims, sorted(grid.projection.items()))).encode())
-    for name, values in sorted({**vars(grid), **grid.static}.items()):
-        if isinstance(values, np.ndarray):
-            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def lock(path: Path) -> int:
-    """A lock on building `path`, held until the returned file is closed; ValueError where another process has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path if path.exists() else beside(path, "partial")
-    folder.mkdir(exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"{path}: another process is building it, expected one at a time. Fix: wait for it") from None
-    except OSError:  # a file system without locks
-        pass
-    return handle
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader sees the old one or the new one."""
-    temporary = beside(path, "tmp")
-    temporary.write_text(text)
-    sync(temporary)
-    os.replace(temporary, path)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
