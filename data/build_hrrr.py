@@ -37,10 +37,9 @@ HOUR = np.timedelta64(1, "h")
 #   times          sorted valid times, ns            names     variables, as they are stored
 #   forecast_hour  0 analyses, 1 1-hour forecasts    grid      data.grid.Grid, rows south to north
 #   source         one line for the attribute        notes     lines to print before the work
-#   load(time)     {name: (y, x) in table units, NaN where the source has no value, CIN zero or negative}
+#   load(time)     {name: (y, x) in table units, NaN where the source has no value}
 #   described      (may be absent) {name: attributes} of variables that the table does not know
 #   close()        (may be absent) clean up; returns lines to print
-#   flipped        hours, so far, whose CIN was positive and was turned
 # and raises ValueError (got, expected, fix) for a path, option or content that cannot work; `load` may raise
 # HourUnavailable for an hour that is to be left out.
 SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours, "archive": ArchiveHours}
@@ -79,6 +78,7 @@ def main(cfg: Config) -> None:
     attributes = {"source": f"{hours.source}, {KINDS[hours.forecast_hour]}",
                   "history": f"python -m data.build_hrrr {options}"}  # fmt: skip
     missing: dict[tuple[str, int], list[np.datetime64]] = {}  # (variable, cells): hours
+    turned = 0  # hours whose CIN was positive: sources differ in its sign
     lost: list[str] = []  # hours that the archive could not deliver
     described = getattr(hours, "described", {})
     if cfg.replace and Path(cfg.out).exists():
@@ -93,6 +93,9 @@ def main(cfg: Config) -> None:
             except HourUnavailable as error:
                 lost.append(f"left out: {show(time)}, {error}")
                 continue
+            if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
+                fields["CIN"] = 0.0 - fields["CIN"]
+                turned += 1
             store.write(time, fields, hours.forecast_hour)
             for name, values in fields.items():
                 if cells := int(np.isnan(values).sum()):
@@ -102,8 +105,8 @@ def main(cfg: Config) -> None:
                              "Fix: another --start and --end, or the same command later")  # fmt: skip
 
     # --- what came of it ---
-    if hours.flipped:
-        print(f"note: CIN was positive in {hours.flipped} hours; its sign was turned, so that it is zero or negative")
+    if turned:
+        print(f"note: CIN was positive in {turned} hours; its sign was turned, so that it is zero or negative")
     lines = [
         f"{show(at[0])} {name}: {cells} cells missing, stored as NaN"
         + (f", and as many in {len(at) - 1} more hours" if at[1:] else "")

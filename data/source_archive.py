@@ -44,7 +44,7 @@ KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
 class ArchiveHours:
     """The hours first to last of the archive at cfg.url; `load` fetches and decodes one.
 
-    Attributes: times (sorted, ns), names, forecast_hour (0 or 1), grid, source, notes, flipped. Raises ValueError
+    Attributes: times (sorted, ns), names, forecast_hour (0 or 1), grid, source, notes. Raises ValueError
     for options that cannot work, for an archive without any of the hours and for one that does not answer; `load`
     raises HourUnavailable for an hour that is to be left out. Call `close` when the store is finished.
     """
@@ -64,7 +64,6 @@ class ArchiveHours:
         # a folder for each archive: files of the same name need not be the same
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.layouts = LAYOUTS  # narrowed to the one that is found
-        self.flipped = 0  # hours whose CIN was positive
         self.silent = SILENT - 1  # hours in a row without an answer; the very first must be answered
         self.failed: set[np.datetime64] = set()  # hours that could not be had, though the archive may have them
         self.coming: dict[tuple[Callable, np.datetime64], Future] = {}
@@ -84,12 +83,8 @@ class ArchiveHours:
             raise
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """One hour: {name: (y, x) in table units}, NaN where the file has no value, CIN zero or negative."""
-        out = self._values(time, self._take(self._fetch, self.times, time), self.names)
-        if "CIN" in out and np.nansum(out["CIN"]) > 0:
-            out["CIN"] = 0.0 - out["CIN"]
-            self.flipped += 1
-        return out
+        """One hour: {name: (y, x) in table units}, NaN where the file has no value."""
+        return self._values(time, self._take(self._fetch, self.times, time), self.names)
 
     def close(self) -> list[str]:
         """Remove OUT.cache/ where all that the archive has was had; else lines that say what is left to do."""

@@ -36,7 +36,6 @@ class GribHours:
         self.fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {0: {}, 1: {}}
         self.static: dict[str, Field] = {}
         self.twice: list[tuple[str, Field, Field]] = []  # variable, the field that is used, another
-        self.flipped = 0  # hours whose CIN was positive
         self._index(cfg.path, first, last)
         wanted = [lookup(n).name for n in cfg.variables]
         self.forecast_hour = self._kind(cfg.forecast_hour, wanted)
@@ -158,12 +157,8 @@ class GribHours:
         return grid
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """One hour: {name: (y, x) in table units}, NaN where the file has no value, CIN zero or negative."""
-        out = {name: decode(self.hours[time][name]) for name in self.names}
-        if "CIN" in out and np.nansum(out["CIN"]) > 0:
-            out["CIN"] = 0.0 - out["CIN"]
-            self.flipped += 1
-        return out
+        """One hour: {name: (y, x) in table units}, NaN where the file has no value."""
+        return {name: decode(self.hours[time][name]) for name in self.names}
 
 
 def counted(paths) -> str:

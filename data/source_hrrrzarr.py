@@ -50,7 +50,6 @@ class UtahHours:
         refuse_missing_path(cfg.path, "a folder with sfc/YYYYMMDD/YYYYMMDD_HHz_anl.zarr inside")
         refuse_unknown(cfg.variables)
         self.notes: list[str] = []
-        self.flipped = 0
         self.fields: dict[int, dict[np.datetime64, dict[str, Place]]] = {0: {}, 1: {}}
         self._index(cfg.path)
         kind = 1 if len(self.fields[1]) > len(self.fields[0]) else 0
@@ -156,9 +155,5 @@ class UtahHours:
         return field[::-1] if self.north_first else field
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """One hour: {name: (y, x) in table units}, NaN where the source has no value, CIN zero or negative."""
-        out = {name: self._read(self.hours[time][name], self.grid.shape) for name in self.names}
-        if "CIN" in out and np.nansum(out["CIN"]) > 0:
-            out["CIN"] = 0.0 - out["CIN"]
-            self.flipped += 1
-        return out
+        """One hour: {name: (y, x) in table units}, NaN where the source has no value."""
+        return {name: self._read(self.hours[time][name], self.grid.shape) for name in self.names}

@@ -1,7 +1,7 @@
 """The hours of any store or file that xarray reads, for data/build_hrrr.py: zarr v2 or v3, NetCDF, a folder of NetCDF.
 
 What differs between sources is made equal: names and units as in data/variables.py, rows from south to north,
-longitudes -180..180, times sorted and unique, CIN zero or negative. Nothing is filled in.
+longitudes -180..180, times sorted and unique. Nothing is filled in.
 """
 
 from collections import Counter
@@ -46,7 +46,6 @@ class ZarrHours:
 
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
         self.notes: list[str] = []
-        self.flipped = 0  # hours whose CIN was positive
         self.path = cfg.path
         self.parts = open_parts(cfg.path)
         self.arrays: dict[str, dict[int, str]] = {}  # stored name -> {part: the array's name there}
@@ -301,12 +300,8 @@ class ZarrHours:
             self.notes.append(f"{len(self.twice)} fields occur twice with equal values; the first is used")
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """One hour: {name: (y, x) in table units}, NaN where the source has NaN, CIN zero or negative."""
-        out = {name: self._field(name, *self.where[name][time]) for name in self.names}
-        if "CIN" in out and np.nansum(out["CIN"]) > 0:
-            out["CIN"] = 0.0 - out["CIN"]
-            self.flipped += 1
-        return out
+        """One hour: {name: (y, x) in table units}, NaN where the source has NaN."""
+        return {name: self._field(name, *self.where[name][time]) for name in self.names}
 
 
 def open_parts(path: str) -> list[Part]:

@@ -32,7 +32,7 @@ NAMES = [v.name for v in TABLE]
 
 @dataclass
 class Config:
-    out: str  # the store to write; a training store that is there is replaced
+    out: str = "data/synthetic.zarr"  # the store to write; a training store that is there is replaced
     hours: int = 480  # hours to store
     size: int = 64  # cells on each side of the square domain, 3 km each
     seed: int = 0  # chooses weather and terrain

@@ -1,7 +1,8 @@
 """Windowed spectra of one field against its truth in bands of wavelength.
 
 The domain is not periodic: without a window the jump between opposite edges fills every wavelength and
-hides blur. Power alone can be faked by old detail left in place, so coherence always goes with it.
+hides blur. Power alone can be faked by old detail left in place, so coherence always goes with it. Written apart
+from the spectral term of the loss on purpose: a fault there must not hide here.
 """
 
 import math
