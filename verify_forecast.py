@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from data.command import nearest, refuse_file_above, run
 from data.grid import read_grid, same_grid
+from data.metadata import KIND
 from data.store import Store, open_zarr
 from data.times import hours_of, parse_time, show
 from data.variables import lookup
-from data.write import KIND
 from plotting.maps import forecast_panels
 from plotting.scores import skill_by_lead, spectra
 from verification.baselines import persistence, same_hour_yesterday

@@ -23,8 +23,10 @@ import zarr
 
 from data.files import discard
 from data.grid import Grid
+from data.metadata import COMPRESSION, KIND, attributes_of, coordinates_of, write_template
+from data.staging import finish
 from data.variables import lookup
-from data.write import COMPRESSION, KIND, attributes_of, coordinates_of, finish, start, write_template
+from data.write import start
 
 
 class ForecastWriter:

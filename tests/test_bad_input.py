@@ -14,7 +14,7 @@ import zarr
 import infer_iterative as inference
 import train_deterministic as training
 import verify_forecast as verification
-from data.write import KIND
+from data.metadata import KIND
 from tests.conftest import TINY, hour, small_grid, weather, write_store
 
 HOURS = 40  # train 0 to 27, validation 30 to 33, test 36 to 39

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 from conftest import PROJECT, hour, small_grid, weather, write_store
 
-from data import build_hrrr, check_store, extend, write
+from data import build_hrrr, check_store, staging
 from data.write import StoreWriter
 
 NAMES = ("T2M", "CIN")
@@ -116,9 +116,9 @@ def stop_at(monkeypatch, count: int) -> None:
 
         return call
 
-    monkeypatch.setattr(Path, "rename", stopping(Path.rename))
-    for module, name in ((write, "replace"), (write, "discard"), (write, "remove_hours_from"), (extend, "replace"),
-                         (extend, "discard"), (extend.zarr, "open_array")):  # fmt: skip
+    for module, name in ((Path, "rename"), (Path, "unlink"), (staging, "replace"), (staging, "write_template"),
+                         (staging, "remove_hours_from"), (staging.shutil, "rmtree"), (staging.zarr, "open_array"),
+                         (staging.zarr, "consolidate_metadata")):  # fmt: skip
         monkeypatch.setattr(module, name, stopping(getattr(module, name)))
 
 
@@ -134,7 +134,7 @@ def test_dying_at_any_step_of_the_completion_leaves_old_or_new_and_never_half(tm
     whole = tmp_path / "whole.zarr"
     work(whole, wanted)
     seen = set()
-    for count in range(30):
+    for count in range(90):
         path = tmp_path / f"{count}.zarr"
         if first:
             work(path, wanted[:first])
@@ -156,7 +156,7 @@ def test_dying_at_any_step_of_the_completion_leaves_old_or_new_and_never_half(tm
         assert not list(tmp_path.glob(f"{count}.zarr.*"))
         if not died:
             break
-    assert not died and count == (16 if first else 2) and seen == ({2, 5} if first else {5})
+    assert not died and count == (29 if first else 36) and seen == ({2, 5} if first else {5})
 
 
 def test_the_same_command_again_changes_no_file(build, tmp_path):

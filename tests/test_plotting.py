@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from data.write import coordinates_of
+from data.metadata import coordinates_of
 from plotting.curves import loss_curves
 from plotting.maps import forecast_panels
 from plotting.scores import skill_by_lead, spectra
