@@ -33,9 +33,13 @@ LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surf
 class HourUnavailable(ValueError):
     """One hour cannot be had: the message names its file and the reason. The hours around it may be sound."""
 
+    again = True  # whether a later try may have it
+
 
 class Absent(HourUnavailable):
     """The archive has no such file."""
+
+    again = False
 
 
 class Unreachable(HourUnavailable):
@@ -96,15 +100,16 @@ class Transfer:
     """Byte ranges below one address: http://, https:// or s3:// (public buckets). Threads may share it.
 
     `requests` and `received` (bytes) count what came. Raises ValueError for an address that cannot work;
-    Absent, Unreachable or HourUnavailable for a single file. `stop` ends all waiting for another try.
+    Absent, Unreachable or HourUnavailable for a single file. `stop` ends all waiting for another try. `option`
+    is what messages call the address. Sent to another process, it arrives as a new one with the same address.
     """
 
-    def __init__(self, base: str):
-        self.base = base.rstrip("/")
+    def __init__(self, base: str, option: str = "url"):
+        self.base, self.option = base.rstrip("/"), option
         self.url = urllib.parse.urlsplit(_public(self.base))
         if self.url.scheme not in ("http", "https") or not self.url.hostname:
-            raise ValueError(f"url: got {base}, expected http://, https:// or s3://bucket. "
-                             "Fix: --url, or --source grib --path FOLDER for files that are here")  # fmt: skip
+            raise ValueError(f"{option}: got {base}, expected http://, https:// or s3://bucket. "
+                             f"Fix: --{option}, or --source grib --path FOLDER for files that are here")  # fmt: skip
         proxy = urllib.request.getproxies().get(self.url.scheme)  # https_proxy, no_proxy of the environment
         direct = not proxy or urllib.request.proxy_bypass(self.url.netloc)
         self.proxy = None if direct else urllib.parse.urlsplit(proxy)
@@ -113,14 +118,25 @@ class Transfer:
         self.idle: list[http.client.HTTPConnection] = []  # open ones; append and pop are atomic
         self.count = threading.Lock()
 
+    def __reduce__(self):
+        return Transfer, (self.base, self.option)
+
     def stop(self) -> None:
         self.stopped.set()
+        self.rest()
+
+    def rest(self) -> None:
+        """Close the connections that wait for use. Done before a fork, whose processes would share them."""
         while self.idle:
             self.idle.pop().close()
 
     def text(self, path: str) -> str:
         """A whole small file."""
-        return self._get(path, None, lambda body: "").decode("ascii", "replace")
+        return self.file(path).decode("ascii", "replace")
+
+    def file(self, path: str, fault_of: Callable[[bytes], str] = lambda body: "") -> bytes:
+        """A whole small file's bytes, asked for again while `fault_of(bytes)` says what is wrong with them."""
+        return self._get(path, None, fault_of)
 
     def message(self, path: str, start: int, end: int | None) -> bytes:
         """One GRIB2 message, bytes start to end (exclusive; None: of the file), whole by its own Section 0."""
@@ -194,7 +210,8 @@ class Transfer:
                 raise HourUnavailable(f"{file}: got an end before byte {span[0]}, expected a file as long as its index")
             to = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
             expected = "206, a byte range" if span else "200"
-            raise ValueError(f"url: got HTTP {status}{to} for {file}, expected {expected}. Fix: --url ADDRESS")
+            raise ValueError(f"{self.option}: got HTTP {status}{to} for {file}, expected {expected}. "
+                             f"Fix: --{self.option} ADDRESS")  # fmt: skip
         expected = str(span[1] - span[0]) if span and span[1] else length
         if length not in (None, expected):
             raise HourUnavailable(f"{file}: at byte {span[0]} got {length} bytes, expected {expected} as in the index")

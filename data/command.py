@@ -25,7 +25,7 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
     try:
         sys.exit(main(cfg) or 0)
     except ValueError as error:
-        if not _raised_by_us(error):
+        if not raised_by_us(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -68,6 +68,7 @@ def refuse_file_above(path: str | Path, what: str) -> None:
             return
 
 
-def _raised_by_us(error: BaseException) -> bool:
+def raised_by_us(error: BaseException) -> bool:
+    """Whether an exception comes from this project's own code, and not from a library it called."""
     source = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return source.is_relative_to(PROJECT) and ".venv" not in source.parts

@@ -16,7 +16,7 @@ import importlib.util
 import os
 import shutil
 import threading
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -41,7 +41,94 @@ LAYOUTS = ("hrrr.{day}/conus/", "hrrr.{day}/")
 KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
 
 
-class ArchiveHours:
+class FetchedHours:
+    """What sources over a network share: fetching ahead, the cache OUT.cache/, hours that cannot be had.
+
+    A subclass calls `_connect` first and `_rest` last in its constructor, has `_inventory(time)`, and may be sent to
+    other processes; each loads hours of its own, told beforehand by `expect`. `close` belongs to the first process.
+    """
+
+    transfer: Transfer | None = None
+
+    def _connect(self, address: str, option: str, out: str) -> None:
+        refuse_file_above(out, "out")
+        self.transfer = Transfer(address, option)
+        # a folder for each archive: files of the same name need not be the same
+        self.cache = Path(f"{out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
+        self.silent = SILENT - 1  # hours in a row without an answer; the very first must be answered
+        self.failed: set[np.datetime64] = set()  # hours that could not be had, though the archive may have them
+        self.coming: dict[tuple[str, np.datetime64], Future] = {}
+        self.ahead: list[np.datetime64] | None = None  # hours that will be loaded; None: all of `times`
+
+    def __getstate__(self) -> dict:
+        return {k: {} if k == "coming" else v for k, v in self.__dict__.items()}  # threads stay where they are
+
+    def expect(self, times: list[np.datetime64]) -> None:
+        """Say which hours `load` will be asked for next: no others are fetched ahead, another process may have them."""
+        self.ahead = sorted(times)
+        if self.transfer:
+            self.coming = {(work, t): f for (work, t), f in self.coming.items() if t in set(times)}
+
+    def close(self, failed: bool | None = None) -> list[str]:
+        """Remove OUT.cache/ where all that the archive has was had; else lines that say what is left to do.
+
+        failed: whether `load` raised HourUnavailable with `again` for any hour, in any process; None: as seen here.
+        """
+        self.transfer.stop()
+        # an hour that failed here before the loading began was tried once more by `load`, if it has an inventory
+        before = self.failed if failed is None else self.failed - set(self.hours)
+        if failed or before:
+            return self._keep_cache()
+        shutil.rmtree(self.cache, ignore_errors=True)
+        if self.cache.parent.is_dir() and not any(self.cache.parent.iterdir()):
+            self.cache.parent.rmdir()
+        return []
+
+    def _inventories(self, first: np.datetime64, last: np.datetime64) -> dict[np.datetime64, dict]:
+        """{valid time: what `_inventory` gives} of the hours whose inventory can be had."""
+        whole = first.astype("datetime64[h]").astype("datetime64[ns]")
+        asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
+        found, absent, faulty = {}, [], []
+        for time in tqdm(asked, desc="inventories", unit="h", disable=None):
+            try:
+                # the first alone: it tells the layout, and whether anything answers
+                found[time] = self._take("_inventory", asked, time, AHEAD if time > asked[0] else 1)
+            except HourUnavailable as error:
+                (absent if isinstance(error, Absent) else faulty).append(f"left out: {show(time)}, {error}")
+        if not found:
+            raise ValueError(f"start/end: got no hour from {show(first)} to {show(last)} "
+                             f"({(faulty + absent + ['no full hour between them'])[0]}), expected one or more. "
+                             f"Fix: --start, --end or --{self.transfer.option}")  # fmt: skip
+        self.notes += [*listed(absent), *listed(faulty)]
+        return found
+
+    def _take(self, work: str, times: list[np.datetime64], time: np.datetime64, ahead: int):
+        """self.work(time), while the hours after it are under way; ValueError once the archive no longer answers."""
+        at = bisect_right(times, time)
+        for t in (time, *times[at : at + ahead - 1]):
+            if (work, t) not in self.coming:
+                self.coming[work, t] = begin(getattr(self, work), t)
+        try:
+            answer = self.coming.pop((work, time)).result()
+        except Unreachable as error:
+            self.silent += 1
+            self.failed.add(time)
+            if self.silent < SILENT:
+                raise
+            option = self.transfer.option
+            raise ValueError(f"{option}: {error}. Fix: check the network and --{option}, then give the same command "
+                             f"again; what came is kept in {self.cache.parent}") from None  # fmt: skip
+        except HourUnavailable as error:
+            self.silent = 0
+            if error.again:
+                self.failed.add(time)
+            raise
+        self.silent = 0
+        self.failed.discard(time)
+        return answer
+
+
+class ArchiveHours(FetchedHours):
     """The hours first to last of the archive at cfg.url; `load` fetches and decodes one.
 
     Attributes: times (sorted, ns), names, forecast_hour (0 or 1), grid, source, notes. Raises ValueError
@@ -56,17 +143,11 @@ class ArchiveHours:
         if importlib.util.find_spec("gribberish") is None:
             raise ValueError("GRIB: got no package gribberish, expected it. Fix: pip install 'gribberish>=0.30'")
         refuse_unknown(cfg.variables)
-        refuse_file_above(cfg.out, "out")
-        self.transfer = Transfer(cfg.url)
+        self._connect(cfg.url, "url", cfg.out)
         self.source = f"HRRR GRIB2 messages from {self.transfer.base}"
         self.forecast_hour = int(cfg.forecast_hour == "1")  # auto: analyses
         self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
-        # a folder for each archive: files of the same name need not be the same
-        self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.layouts = LAYOUTS  # narrowed to the one that is found
-        self.silent = SILENT - 1  # hours in a row without an answer; the very first must be answered
-        self.failed: set[np.datetime64] = set()  # hours that could not be had, though the archive may have them
-        self.coming: dict[tuple[Callable, np.datetime64], Future] = {}
         self.paths: dict[np.datetime64, str] = {}
         self.grid: Grid | None = None
         self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
@@ -81,40 +162,17 @@ class ArchiveHours:
         except BaseException:
             self.transfer.stop()
             raise
+        self.transfer.rest()
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
         """One hour: {name: (y, x) in table units}, NaN where the file has no value."""
-        return self._values(time, self._take(self._fetch, self.times, time), self.names)
+        times = self.times if self.ahead is None else self.ahead
+        return self._values(time, self._take("_fetch", times, time, AHEAD), self.names)
 
-    def close(self) -> list[str]:
-        """Remove OUT.cache/ where all that the archive has was had; else lines that say what is left to do."""
-        self.transfer.stop()
-        if self.failed:
-            return [f"{self.cache.parent} is kept: --replace True builds anew and fetches only the hours that failed"]
-        shutil.rmtree(self.cache, ignore_errors=True)
-        if self.cache.parent.is_dir() and not any(self.cache.parent.iterdir()):
-            self.cache.parent.rmdir()
-        return []
+    def _keep_cache(self) -> list[str]:
+        return [f"{self.cache.parent} is kept: --replace True builds anew and fetches only the hours that failed"]
 
     # --- what there is ---
-
-    def _inventories(self, first: np.datetime64, last: np.datetime64) -> dict[np.datetime64, dict[str, Record]]:
-        """{valid time: {variable or static field: record}} of the hours whose inventory can be had."""
-        whole = first.astype("datetime64[h]").astype("datetime64[ns]")
-        asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
-        found, absent, faulty = {}, [], []
-        for time in tqdm(asked, desc="inventories", unit="h", disable=None):
-            try:
-                # the first alone: it tells the layout, and whether anything answers
-                found[time] = self._take(self._inventory, asked, time, AHEAD if time > asked[0] else 1)
-            except HourUnavailable as error:
-                (absent if isinstance(error, Absent) else faulty).append(f"left out: {show(time)}, {error}")
-        if not found:
-            raise ValueError(f"start/end: got no hour from {show(first)} to {show(last)} "
-                             f"({(faulty + absent + ['no full hour between them'])[0]}), expected one or more. "
-                             "Fix: --start, --end or --url")  # fmt: skip
-        self.notes += [*listed(absent), *listed(faulty)]
-        return found
 
     def _inventory(self, time: np.datetime64) -> dict[str, Record]:
         """The records of one hour, from the cache where it has them."""
@@ -164,7 +222,7 @@ class ArchiveHours:
         for time in self.times[:TRIED]:
             static = [v.name for v in STATIC if v.name in self.hours[time]]
             try:
-                self._values(time, self._take(self._fetch, self.times, time, 1), self.names)
+                self._values(time, self._take("_fetch", self.times, time, 1), self.names)
                 found = self._values(time, self._fetch(time, static), static)
             except HourUnavailable as error:
                 fault = error
@@ -178,30 +236,6 @@ class ArchiveHours:
         raise ValueError(f"start/end: got none of the first {TRIED} hours whole ({fault}). Fix: --start later")
 
     # --- what an hour holds ---
-
-    def _take(self, work: Callable, times: list[np.datetime64], time: np.datetime64, ahead: int = AHEAD):
-        """work(time), while the hours after it are under way; ValueError once the archive no longer answers."""
-        at = bisect_left(times, time)
-        for t in times[at : at + ahead]:
-            if (work, t) not in self.coming:
-                self.coming[work, t] = begin(work, t)
-        try:
-            answer = self.coming.pop((work, time)).result()
-        except Unreachable as error:
-            self.silent += 1
-            self.failed.add(time)
-            if self.silent < SILENT:
-                raise
-            raise ValueError(f"url: {error}. Fix: check the network and --url, then give the same command again; what "
-                             f"came is kept in {self.cache.parent}") from None  # fmt: skip
-        except HourUnavailable as error:
-            self.silent = 0
-            if not isinstance(error, Absent):
-                self.failed.add(time)
-            raise
-        self.silent = 0
-        self.failed.discard(time)
-        return answer
 
     def _fetch(self, time: np.datetime64, names: list[str] | None = None) -> Path:
         """A file with the messages of the named fields (default: those to store) of one hour and nothing else."""

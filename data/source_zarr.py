@@ -5,35 +5,22 @@ longitudes -180..180, times sorted and unique. Nothing is filled in.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import zarr
 
+from data.blocks import Blocks
 from data.command import nearest
 from data.grid import Grid, read_grid, same_grid
-from data.source_grib import KINDS, counted, listed, refuse_missing_path
-from data.store import open_zarr
+from data.parts import UNREADABLE, as_field, fields_of, open_parts, read, unreadable
+from data.source_grib import KINDS, counted, listed
 from data.times import show
 from data.units import CONVERSIONS, conversion
 from data.variables import TABLE, known, lookup
 
 MB = 1e6  # bytes
-TIMES = ("time", "valid_time")
-EAST = ("x", "lon", "longitude")  # a first dimension of such a name means that the array is stored transposed
 STATIC_NAMES = {"orog": "orography", "lsm": "land_sea_mask"}
-
-
-@dataclass
-class Part:
-    """One opened file or store: its dataset, the name of its time dimension and its times in the file's order."""
-
-    path: str
-    dataset: xr.Dataset
-    time: str
-    times: np.ndarray  # datetime64[ns]
 
 
 class ZarrHours:
@@ -57,7 +44,11 @@ class ZarrHours:
         self._index(first, last, kinds)
         self.grid = self._grid()
         self.scales = {(n, p): self._scale(n, p) for n in self.names for p in self.arrays[n]}
-        self._plan_blocks(cfg.cache)
+        self.cache_bytes = cfg.cache * MB
+        self.blocks = self._blocks()
+        self.together = self.blocks.together
+        if self.blocks.note:
+            self.notes.append(self.blocks.note)
         self._refuse_contradictions()
         about = self.parts[0].dataset.attrs
         self.source = next((str(about[k]) for k in ("source", "name", "title") if about.get(k)), Path(cfg.path).name)
@@ -239,44 +230,28 @@ class ZarrHours:
         """A lazy (time, y, x) array of one part."""
         return as_field(self.parts[p].dataset[array], self.parts[p].time)
 
-    def _plan_blocks(self, megabytes: int) -> None:
-        """How many hours of each array are decoded together: as the source's chunks, as far as memory allows."""
-        self.blocks: dict[tuple[str, int], tuple[int, np.ndarray]] = {}  # (name, part) -> first index, decoded hours
+    def share(self, n: int) -> None:
+        """n processes will read: each gets its part of the cache."""
+        self.blocks = self._blocks(n)
+
+    def _blocks(self, n: int = 1) -> Blocks:
         cells = self.grid.shape[0] * self.grid.shape[1]
-        fit = max(1, int(megabytes * MB / (4 * cells * len(self.names))))
-        self.spans, self.concurrency, longest = {}, {}, 1
-        for name in self.names:
-            for p, array in self.arrays[name].items():
-                field = self.parts[p].dataset[array]
-                chunks = field.encoding.get("chunks") or field.encoding.get("chunksizes") or ()
-                span = int(chunks[field.dims.index(self.parts[p].time)]) if chunks else 1
-                longest = max(longest, min(span, len(self.parts[p].times)))
-                self.spans[name, p] = (span, min(fit, span) if span > fit else max(1, fit // span * span))
-                size = 4 * int(np.prod(chunks)) if chunks else 4 * cells
-                self.concurrency[name, p] = int(min(10, max(1, megabytes * MB // size)))
-        if longest > fit:
-            self.notes.append(f"the source's chunks hold up to {longest} hours, of which {fit} fit in {megabytes} MB: "
-                              f"each is read about {-(-longest // fit)} times. Faster: a larger --cache")  # fmt: skip
+        used = {(name, p): [i for q, i in self.where[name].values() if q == p] for name, p in self.scales}
+        arrays, chunks = {}, {}
+        for name, p in self.scales:
+            raw, time = self.parts[p].dataset[self.arrays[name][p]], self.parts[p].time
+            shape = raw.encoding.get("chunks") or raw.encoding.get("chunksizes")
+            arrays[name, p] = as_field(raw, time)
+            chunks[name, p] = (int(shape[raw.dims.index(time)]), int(np.prod(shape))) if shape else (1, cells)
+        return Blocks(arrays, used, chunks, int(self.cache_bytes / n), 4 * cells * len(self.names))
 
     def _field(self, name: str, p: int, index: int) -> np.ndarray:
-        """One field in table units and our orientation, from the block that is in memory or from a new one."""
-        start, block = self.blocks.get((name, p), (0, np.empty(0)))
-        if not start <= index < start + len(block):
-            self.blocks.pop((name, p), None)  # so that two blocks are never in memory together
-            span, length = self.spans[name, p]
-            if span > length:  # within one chunk of the source
-                start = index // span * span + index % span // length * length
-                stop = min(start + length, (index // span + 1) * span)
-            else:
-                start = index // length * length
-                stop = start + length
-            used = [i for q, i in self.where[name].values() if q == p]
-            start, stop = max(start, min(used)), min(stop, max(used) + 1)
-            with zarr.config.set({"async.concurrency": self.concurrency[name, p]}):
-                block = read(self._array(p, self.arrays[name][p])[start:stop], self.parts[p].path, name)
-            self.blocks[name, p] = (start, block)
+        """One field in table units and our orientation."""
         factor, offset = self.scales[name, p]
-        field = self._turn(block[index - start])
+        try:
+            field = self._turn(self.blocks.field((name, p), index))
+        except UNREADABLE as error:
+            raise unreadable(self.parts[p].path, name, error) from error
         if (factor, offset) != (1, 0):  # in double precision, so that 20 C is 293.15 K to the last digit
             field = (field.astype(np.float64) * factor + offset).astype(np.float32)
         mean = float(np.nanmean(field)) if np.isfinite(field).any() else np.nan
@@ -302,72 +277,6 @@ class ZarrHours:
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
         """One hour: {name: (y, x) in table units}, NaN where the source has NaN."""
         return {name: self._field(name, *self.where[name][time]) for name in self.names}
-
-
-def open_parts(path: str) -> list[Part]:
-    """The store, the file or every NetCDF file of the folder; ValueError where there is none that opens."""
-    refuse_missing_path(path, "a zarr store, a NetCDF file or a folder of NetCDF files")
-    place = Path(path)
-    if "://" in path or any((place / n).exists() for n in ("zarr.json", ".zgroup", ".zmetadata")):
-        return [as_part(path, open_zarr(path))]
-    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in (".nc", ".nc4", ".cdf"))
-    if not files:
-        raise ValueError(f"path: got {path} without zarr.json, .zgroup or a NetCDF file (.nc) in it, expected a zarr "
-                         "store, a NetCDF file or a folder of them. Fix: --path")  # fmt: skip
-    parts = []
-    for file in files:
-        try:
-            dataset = xr.open_dataset(file, decode_timedelta=False)
-        except Exception as error:  # each engine of xarray raises its own kinds
-            raise ValueError(f"{file}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}), "
-                             "expected a NetCDF file with decodable time. Fix: check the file, and that netCDF4 is "
-                             "installed (pip install netCDF4)") from error  # fmt: skip
-        parts.append(as_part(str(file), dataset))
-    return parts
-
-
-def as_part(path: str, dataset: xr.Dataset) -> Part:
-    """The dataset with its time dimension; ValueError where time is missing or was not decoded."""
-    found = [n for n in TIMES if n in dataset.variables and dataset[n].ndim == 1]
-    if not found:
-        raise ValueError(f"{path}: got no time coordinate (found {', '.join(map(str, dataset.variables))}), "
-                         "expected `time` or `valid_time` along a dimension. Fix: add one with CF units")  # fmt: skip
-    time = dataset[found[0]]
-    if not np.issubdtype(time.dtype, np.datetime64):
-        raise ValueError(f"{path}: {found[0]} cannot be decoded, got {time.dtype} with units "
-                         f"{time.attrs.get('units', 'missing')!r}, expected CF time in the standard calendar. "
-                         'Fix: set its units attribute, e.g. "hours since 2024-01-01"')  # fmt: skip
-    times = time.values.astype("datetime64[ns]")
-    if np.isnat(times).any():
-        raise ValueError(f"{path}: {found[0]} has missing entries, expected a time for every field. "
-                         "Fix: write the time coordinate again")  # fmt: skip
-    return Part(path, dataset, str(time.dims[0]), times)
-
-
-def fields_of(part: Part) -> list[str]:
-    """The names of the arrays over time and two further dimensions, not counting dimensions of length one."""
-    out = []
-    for name, array in part.dataset.data_vars.items():
-        long = [d for d in array.dims if d != part.time and array.sizes[d] > 1]
-        if part.time in array.dims and len(long) == 2 and array.dtype.kind in "fiu":
-            out.append(str(name))
-    return out
-
-
-def as_field(array: xr.DataArray, time: str) -> xr.DataArray:
-    """The array, still lazy, as (time, y, x)."""
-    array = array.squeeze([d for d in array.dims if d != time and array.sizes[d] == 1], drop=True)
-    y, x = (d for d in array.dims if d != time)
-    return array.transpose(time, *((x, y) if str(y).lower() in EAST else (y, x)))
-
-
-def read(field: xr.DataArray, path: str, name: str) -> np.ndarray:
-    """Decoded values as float32; ValueError where a chunk cannot be read."""
-    try:
-        return field.values.astype(np.float32, copy=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: {name} cannot be read ({error}), expected whole chunks. "
-                         "Fix: fetch or write the source again") from error  # fmt: skip
 
 
 def same_name(a: str, b: str) -> bool:

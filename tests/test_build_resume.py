@@ -61,7 +61,13 @@ def assert_sound(path, count: int, command) -> None:
     assert command(check_store, path)[0] == 0
 
 
-def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(source, unbroken, command, tmp_path):
+def children(pid: int) -> set[Path]:
+    """The processes that a process has started, as folders of /proc that go when they do."""
+    return {Path("/proc") / n for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_build_that_is_killed_ten_times_ends_as_an_unbroken_one(source, unbroken, command, tmp_path, processes):
     out, progress = tmp_path / "out.zarr", tmp_path / "out.zarr.progress"
     call = [sys.executable, "-m", "data.build_hrrr", "--source", "zarr", "--path", source, "--out", out]
     slow = Path(tmp_path / "sitecustomize.py")  # the same command, 20 ms slower per chunk, so that it can be hit
@@ -69,34 +75,36 @@ def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(source, 
                     "def replace(self, target):\n    time.sleep(0.02)\n    return _p(self, target)\n"
                     "pathlib.Path.replace = replace\n")  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    rng, reached = random.Random(1), []
-    for part, end in ((4, "19"), (14, "19"), (6, "39"), (15, "39")):  # killed twice while new, twice while extended
-        options = ["--end", str(hour(int(end)))]
-        process = subprocess.Popen([*map(str, call), *options], cwd=PROJECT, env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        try:
-            stop = time.monotonic() + 30
+    rng, kills, reached = random.Random(processes), 0, []
+    for end, times in ((19, 5), (39, 5)):  # killed while the store is new, then while it is extended
+        options = ["--end", str(hour(end)), "--processes", str(processes)]
+        for _ in range(times):
+            lines = progress.read_text().count("\n") if progress.exists() else 0
+            until = rng.choice((lines, lines + 1, lines + 2))  # before the first hour, or hours later
+            process = subprocess.Popen([*map(str, call), *options], cwd=PROJECT, env=environment,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            stop = time.monotonic() + 60
             while time.monotonic() < stop and process.poll() is None:
-                if progress.exists() and progress.read_text().count("\n") > part:
+                if progress.exists() and progress.read_text().count("\n") >= until:
                     break
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.05))
-        finally:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.06))
+            workers = children(process.pid)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        assert process.returncode == -signal.SIGKILL
-        reached.append(progress.read_text().count("\n") - 1)
-        assert out.exists() == (end == "39")
-        if out.exists():
-            assert_sound(out, 20, command)
-        if part == 14:
-            _, said, _ = command(build_hrrr, *map(str, call[3:]), *options)
-            assert "hours are there already" in said
-            assert_sound(out, 20, command)
-    assert reached[1] > reached[0] and reached[3] > reached[2]  # it went on and did not begin again
-    assert command(build_hrrr, *map(str, call[3:]))[0] == 0
+            kills += process.returncode == -signal.SIGKILL
+            while any(w.exists() for w in workers):  # each ends by itself when its parent is gone
+                assert time.monotonic() < stop
+                time.sleep(0.01)
+            reached.append(progress.read_text().count("\n"))
+            assert out.exists() == (end == 39)
+            if out.exists():
+                assert_sound(out, 20, command)
+        _, said, _ = command(build_hrrr, *map(str, call[3:]), *options[:2])
+        assert "hours are there already" in said
+        assert_sound(out, end + 1, command)
+    assert kills == 10 and reached[:5] == sorted(reached[:5]) and reached[4] > 2  # it went on and did not begin again
     xr.testing.assert_identical(loaded(out), unbroken)
-    assert_sound(out, HOURS, command)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("out")) == ["out.zarr"]
 
 
