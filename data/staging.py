@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from data.metadata import time_template, write_template
 
 FIRST = np.datetime64("1678-01-01", "s")  # the earliest year that datetime64[ns] can hold
 LENGTH = 2**35  # seconds, a thousand years
+TOGETHER = 2  # variables that are packed at the same time: the packing leaves Python's lock
 MOVING = "moving"  # line of the progress file after which every hour is complete and is being put in place
 
 
@@ -47,10 +49,14 @@ class Staging:
         if not self.arrays:
             group = zarr.open_group(self.partial, mode="r+", use_consolidated=False)
             self.arrays = {n: group[n].with_config({"write_empty_chunks": True}) for n in self.names}
-        for name, array in self.arrays.items():
-            array[place_of(time)] = np.asarray(fields[name], np.float32)
+
+        def put(name: str) -> None:
+            self.arrays[name][place_of(time)] = np.asarray(fields[name], np.float32)
             if self.durable:
                 sync(self._chunk(name, time) / "0" / "0")
+
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            list(pool.map(put, self.names))
 
     def holds(self, time: np.datetime64) -> bool:
         """Whether every chunk of an hour is there."""
