@@ -11,7 +11,7 @@ import json
 import time
 import warnings
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import xarray as xr
 import zarr
 from tqdm import tqdm
 
-from data.checks import HourValues, Written, look_across, look_at
+from data.checks import HourValues, Written, look_across, look_at, same_field
 from data.command import run
 from data.dataset import find_pairs, split_by_date
 from data.grid import read_grid
@@ -77,33 +77,41 @@ def main(cfg: Config) -> int:
     reading = 0.0
 
     def read(name: str, index: int):
-        """The field of one hour, or the reason why it cannot be read; how long that took."""
+        """The field of one hour, or the reason why it cannot be read; its figures; how long reading took."""
         started = time.perf_counter()
         try:
             field = dataset[name].variable[index].values
         except Exception as error:  # a broken chunk raises whatever its codec likes
             return f"{type(error).__name__}: {error}", HourValues(), time.perf_counter() - started
         taken = time.perf_counter() - started
-        return field, look_at(name, field, before.get(name)), taken
+        return field, look_at(name, field), taken
 
     with ThreadPoolExecutor(max(1, cfg.threads)) as pool:
+
+        def begin(index: int) -> list[Future]:
+            return [pool.submit(read, name, index) for name in names] if index < len(labels) else []
+
+        coming = begin(0)
         for index in tqdm(range(len(labels)), desc="checking", unit="hour", disable=None, leave=False):
+            ready, coming = coming, begin(index + 1)  # the next hour is read while this one is looked at
             fields = {}
-            for name, (field, found, taken) in zip(names, pool.map(lambda n, i=index: read(n, i), names), strict=True):
+            for name, future in zip(names, ready, strict=True):
+                field, found, taken = future.result()
                 reading += taken
                 found.missing_chunks = written.missing(name, index)
-                values[name].append(found)
                 if isinstance(field, str):
                     found.unreadable = field
-                    continue
-                fields[name] = field
-                if field.dtype.kind == "f" and not found.missing_chunks:
-                    missing = np.isnan(field)
-                    always[name] = always[name] & missing if name in always else missing
+                else:
+                    fields[name] = field
+                    if name in before:
+                        found.same_as_before = same_field(found, field, values[name][-1], before[name])
+                    if not found.missing_chunks and (name not in always or always[name].any()):
+                        missing = np.isnan(field) if found.nan else np.zeros(field.shape, bool)
+                        always[name] = always[name] & missing if name in always else missing
+                values[name].append(found)
             for key, count in look_across(fields).items():
                 across[key].append((index, count))
-            before.clear()
-            before.update(fields)
+            before = fields
 
     # ---- the verdict
     for name in names:
