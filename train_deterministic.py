@@ -26,6 +26,7 @@ from data.dataset import Hours, Pairs, Split, find_pairs, read_ahead, split_by_d
 from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
+from data.quick_check import quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show, show_duration
@@ -84,6 +85,7 @@ def main(cfg: Config) -> int:
     # ---- data: what is there, how it is split, its statistics
     store = Store(cfg.zarr)
     names = store.choose(cfg.variables)
+    store.notes += quick_check(store, names)
     if 2**cfg.levels > max(store.grid.shape):
         raise ValueError(
             f"levels: got {cfg.levels}, expected at most {int(math.log2(max(store.grid.shape)))} on "

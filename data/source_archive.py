@@ -44,8 +44,8 @@ KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
 class FetchedHours:
     """What sources over a network share: fetching ahead, the cache OUT.cache/, hours that cannot be had.
 
-    A subclass calls `_connect` first and `_rest` last in its constructor, has `_inventory(time)`, and may be sent to
-    other processes; each loads hours of its own, told beforehand by `expect`. `close` belongs to the first process.
+    A subclass calls `_connect` first and `transfer.rest` last in its constructor and has `_inventory(time)`. It may be
+    sent to other processes: each loads hours of its own, told beforehand by `expect`. `close` is for the first one.
     """
 
     transfer: Transfer | None = None

@@ -164,7 +164,14 @@ def judge_variable(
         return [t for t, v in zip(times, values, strict=True) if test(v)]
 
     fill = group[name].fill_value
-    lost = hours(lambda v: v.missing_chunks)
+    outer = group[name].shards or group[name].chunks
+    tiles = int(np.prod([-(-s // c) for s, c in zip(dataset[name].shape[1:], outer[1:], strict=True)]))
+    usual = min((v.missing_chunks for v in values), default=0)
+    if not (np.isnan(fill) and usual < tiles):
+        usual = 0
+    if usual:  # xarray leaves such chunks out on purpose
+        report.note("unwritten_mask", f"{usual} chunks are absent in every hour and read as NaN: a mask", name)
+    lost = hours(lambda v: v.missing_chunks > usual)
     if lost and fill in floors:
         report.note(
             "unwritten_floor", f"chunks without a file, read as {fill:g}, which is this variable's floor", name, lost
@@ -231,7 +238,7 @@ def judge_across(report: Report, times: np.ndarray, across: dict[str, list[tuple
     texts = {
         "dew_above_temperature": f"D2M more than {WARMER_DEW} K above T2M",
         "u_equals_v": "U10 and V10 are the same field",
-        "broken_dew_points": "D2M of exactly -81.03 C, HRRR's broken pixels; data.build_hrrr repairs them, so build it again",
+        "broken_dew_points": "D2M of exactly -81.03 C, HRRR's broken pixels; a new build repairs them",
     }
     for key, counts in across.items():
         if found := [(times[i], n) for i, n in counts if n]:

@@ -1,5 +1,6 @@
 """HRRR by byte ranges from a server on this machine that can also fail: real messages, real inventories."""
 
+import pickle
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -241,6 +242,35 @@ def test_a_second_start_fetches_nothing_again(site, runs, tmp_path):
     load_all(ArchiveHours(options(site, tmp_path, variables=["T2M"]), *span))  # another choice, the same inventories
     assert site.asked("grib2") == 3 and site.asked("idx") == 0
     assert not list((tmp_path / "out.zarr.cache").rglob("*.partial"))
+
+
+def test_hours_sent_to_other_processes_load_the_same_and_fetch_only_their_own(site, runs, tmp_path):
+    address = [site.add(path) for path in runs[:6]]
+    body = bytearray(site.files[address[4]])
+    body[next(f for f in scan(runs[4]) if f.matches(lookup("T2M"))).offset] = 0
+    hours = ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(6, DAY))
+    hours.load(hour(1, DAY))  # threads and connections are at work when it is sent
+    site.files[address[4]] = bytes(body)
+    there = [pickle.loads(pickle.dumps(hours)) for _ in range(2)]
+    for future in list(hours.coming.values()):
+        future.exception()
+    for path in (tmp_path / "out.zarr.cache").rglob("*grib2.*[!x]"):
+        path.unlink()
+    assert hours.transfer.idle and not there[0].coming and not there[0].transfer.idle
+    site.requests.clear()
+    there[0].expect([hour(n, DAY) for n in (1, 2)])
+    one = there[0].load(hour(1, DAY))
+    there[0].load(hour(2, DAY))
+    assert {a for a, _ in site.requests} == set(address[:2])  # not those that the other one was told to load
+    whole = GribHours(SimpleNamespace(path=str(runs[0].parent), variables=[], forecast_hour="1"), None, None)
+    assert all(np.array_equal(v, one[n], equal_nan=True) for n, v in whole.load(hour(1, DAY)).items())
+    there[1].expect([hour(5, DAY)])
+    with pytest.raises(HourUnavailable) as caught:
+        there[1].load(hour(5, DAY))
+    assert caught.value.again and pickle.loads(pickle.dumps(caught.value)).again and not archive.Absent.again
+    assert "kept" in hours.close(True)[0] and (tmp_path / "out.zarr.cache").is_dir()
+    hours.failed.add(hour(1, DAY))  # failed here before the loading, then loaded by another process
+    assert not hours.close(False) and not (tmp_path / "out.zarr.cache").exists()
 
 
 def test_an_archive_that_no_longer_answers_ends_the_command_instead_of_making_a_gap(site, runs, tmp_path, monkeypatch):
