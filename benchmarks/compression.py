@@ -32,7 +32,7 @@ BLOSC = {
     "zstd-9": BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle"),
 }
 WAYS = [("float32", "none"), ("float32", "lz4"), ("float32", "zstd-3"), ("float32", "zstd-9"), ("rounded", "zstd-3"),
-        ("float16", "none"), ("float16", "zstd-3")]  # fmt: skip
+        ("float16", "none"), ("float16", "zstd-3"), ("float32", "zstd-3 sharded")]  # fmt: skip
 
 
 @dataclass
@@ -101,7 +101,8 @@ def measure(hours: np.ndarray, kind: str, packing: str, name: str, repeats: int)
             shape=stored.shape,
             dtype=stored.dtype,
             chunks=(1, *stored.shape[1:]),
-            compressors=BLOSC[packing],
+            compressors=BLOSC[packing.removesuffix(" sharded")],
+            shards=(len(stored), *stored.shape[1:]) if packing.endswith("sharded") else None,  # all hours in one file
             fill_value=float("nan"),  # as in our stores: a calm hour is written like any other
         )
         array[:] = stored
