@@ -377,3 +377,21 @@ def test_a_public_s3_bucket_answers_without_keys(runs, tmp_path, monkeypatch):
         assert len(fields) == 2 and not skipped
     finally:
         moto.stop()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_with_two_processes_equals_the_files_and_names_the_hour_it_lacks(
+    site, runs, real, tmp_path, command, processes
+):
+    for n, path in enumerate(runs[:6]):
+        if n != 3:
+            site.add(path, conus="conus/")
+    span = ("--start", hour(1, DAY), "--end", hour(6, DAY), "--forecast_hour", 1)
+    fetched, files = tmp_path / "fetched.zarr", tmp_path / "files.zarr"
+    code, out, err = command(build_hrrr, "--source", "archive", "--url", site.url, "--out", fetched, *span,
+                             "--processes", processes)  # fmt: skip
+    assert code == 0 and "wrote 5 hours" in out and "left out: 2018-07-22T04:00" in out, err
+    assert command(build_hrrr, "--path", real / "hrrr_grib", "--out", files, *span)[0] == 0
+    a, b = xr.open_zarr(fetched).load(), xr.open_zarr(files).load()
+    xr.testing.assert_identical(a.drop_attrs(deep=False), b.sel(time=a.time).drop_attrs(deep=False))
+    assert not (tmp_path / "fetched.zarr.cache").exists()
