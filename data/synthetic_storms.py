@@ -4,7 +4,7 @@
     python -m data.synthetic_storms --out small.zarr --hours 120 --size 32 --seed 7
 
 Writes --out, a store as data/store.py describes. The same seed gives the same numbers; another seed gives
-other weather over other terrain. The weather comes from data/storm_physics.py: a daily cycle of the sun,
+other weather over the same terrain, as another month does on the plains. The weather comes from data/storm_physics.py: a daily cycle of the sun,
 moving air masses, storms that are born on CAPE under a weak lid, move with a wind that is not stored, and
 leave cold pools and gusts. It is for demos and tests; it says nothing about how well real storms are forecast.
 """
@@ -24,8 +24,9 @@ from data.times import parse_time, show
 from data.variables import TABLE
 from data.write import StoreWriter
 
-VERSION = "1"  # of the generator: raised whenever the same seed gives other numbers
+VERSION = "2"  # of the generator: raised whenever the same seed gives other numbers
 CENTRE = (430, 870)  # row and column of HRRR's grid in the middle of the domain: 35.8 N, 98.5 W
+TERRAIN = 1  # seed of hills, mesas and lakes: part of the place, as CENTRE is, so that every record has the same
 SPIN_UP = 24  # hours run before the first stored one, so that it is already weather
 NAMES = [v.name for v in TABLE]
 
@@ -35,7 +36,7 @@ class Config:
     out: str = "data/synthetic.zarr"  # the store to write; a training store that is there is replaced
     hours: int = 480  # hours to store
     size: int = 64  # cells on each side of the square domain, 3 km each
-    seed: int = 0  # chooses weather and terrain
+    seed: int = 0  # chooses the weather
     start: str = "2024-05-20T00"  # first stored hour, UTC
 
 
@@ -96,10 +97,10 @@ def one_thread():
 
 
 def make_world(size: int, seed: int) -> World:
-    """The place, terrain, spectra and synoptic cycles of one seed for a stored domain of size x size."""
+    """The place, its terrain and spectra, and the synoptic cycles of one seed, for a stored domain of size x size."""
     rng = np.random.default_rng((seed, 0))
     periods = np.array([3.1, 5.3, 9.7]) * rng.uniform(0.8, 1.25, (len(CYCLES), 3))
-    phases = rng.uniform(0, 2 * np.pi, (len(CYCLES), 3))  # drawn first: the same for every size
+    phases = rng.uniform(0, 2 * np.pi, (len(CYCLES), 3))
     n = size + 2 * MARGIN
     m = -(-3 * n // 24) * 12  # half as large again, in steps that an FFT likes
     x, y = coordinates(size, MARGIN)
@@ -107,8 +108,9 @@ def make_world(size: int, seed: int) -> World:
     wavenumber = torch.hypot(torch.fft.fftfreq(m)[:, None], torch.fft.rfftfreq(m)[None, :])
     amplitude = [spectrum(wavenumber, slope, scale) for slope, scale, _, _ in RANDOM.values()]
     memory = [hours * (1 + (wavenumber * scale) ** 2) ** (-1 / 4) for _, scale, hours, _ in RANDOM.values()]
+    ground = np.random.default_rng((TERRAIN, 0, m))
     hills, mesas = (
-        torch.fft.irfft2(spectrum(wavenumber, slope, scale) * noise(rng, m), s=(m, m), norm="forward")[:n, :n]
+        torch.fft.irfft2(spectrum(wavenumber, slope, scale) * noise(ground, m), s=(m, m), norm="forward")[:n, :n]
         for slope, scale in ((2.6, 40), (3.2, 25))
     )
     relief = 90 * hills + 60 * torch.tanh(3 * mesas)  # m
