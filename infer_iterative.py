@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.boundary import Boundary
 from data.command import run
-from data.dataset import Hours, Split, find_pairs
+from data.dataset import Hours, Series, Split, find_pairs
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter
 from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
@@ -36,6 +37,8 @@ class Config:
     init_time: list[str] = field(default_factory=lambda: ["latest"])  # ISO times, UTC; or: latest; or: test
     hours: float = 24.0  # length of the forecast
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
+    init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
+    boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
 
 
@@ -46,7 +49,9 @@ def main(cfg: Config) -> int:
     names = match_variables(checkpoint, store)
     lead = parse_duration(checkpoint["lead"], "lead")
     steps = count_steps(cfg.hours, lead)
+    history = checkpoint["config"]["history"]
     init_times, steps = choose_init_times(cfg, store, checkpoint, lead, steps)
+    refuse_missing_history(cfg, store, init_times, lead, history)
     statistics = Statistics.from_dict(checkpoint["statistics"]).to(device)
     mask = checkpoint["grid"]["mask"]
     forcing = Forcing(store.grid, lead, statistics.names, mask, device)
@@ -54,32 +59,38 @@ def main(cfg: Config) -> int:
 
     # ---- the model, with the averaged weights
     constants = checkpoint["config"]
-    size = {k: constants[k] for k in ("base_features", "levels", "blocks")}
+    size = {k: constants[k] for k in ("base_features", "levels", "blocks", "history")}
     model = ResidualUNet(len(names), len(forcing.names), CLOCK_FEATURES, **size).to(device)
     model.load_state_dict(checkpoint["ema"])
     model.eval()
     limit = limiter(statistics, mask)
-    hours = Hours(store, names, None if mask is None else mask.cpu())
+    hours = Hours(store, names, None if mask is None else mask.cpu(), cache_gb=0.5)
+    series = Series(hours, lead, history)
+    edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
+    refuse_missing_boundary(cfg, edge, init_times, lead, steps)
 
     # ---- the roll-out
     lead_times = np.arange(steps + 1) * lead
     first = ", ".join(map(show, init_times[:3])) + (" ..." if len(init_times) > 3 else "")
     print(f"forecast {' '.join(names)} of {cfg.zarr} with {cfg.checkpoint} on {device}, into {cfg.out}")
     print(f"initial times: {len(init_times)} ({first}); {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
-    analyses = [
-        (i, hours(t)) for i, t in enumerate(init_times[:1])
-    ]  # a broken first hour shows before anything is made
+    series.states(init_times[:1])  # a broken first hour shows before anything is made
     attributes = describe_forecast(cfg, checkpoint, store)
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
     with ForecastWriter(cfg.out, names, store.grid, init_times, lead_times, attributes) as out:
         for i, t in enumerate(init_times):
-            analysis = (analyses.pop()[1] if analyses else hours(t)).to(device)
-            out.write(i, 0, clip_physical(analysis, statistics.names).cpu().numpy(), np.zeros(len(names)))
-            state = normalise(analysis, statistics, mask)[None]
+            states = series.states(t[None]).to(device)
+            analysis = clip_physical(states[0, -1], statistics.names)
+            out.write(i, 0, analysis.cpu().numpy(), np.zeros(len(names)))
+
+            def nudge(state, k, t=t):
+                return edge.nudge(state, normalise(edge.hours(t + (k + 1) * lead).to(device), statistics, mask))
+
             with autocast(device):
                 states = rollout(
-                    model, state, lambda k, t=t: forcing(t + k * lead), statistics.scale, limit, steps
+                    model, normalise(states, statistics, mask), lambda k, t=t: forcing(t + k * lead),
+                    statistics.scale, limit, steps, nudge if edge else None,
                 )  # fmt: skip
                 for k, (state, clipped) in enumerate(states):
                     fields = clip_physical(denormalise(state[0].float(), statistics, mask), statistics.names)
@@ -144,23 +155,49 @@ def choose_init_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: 
     return np.unique(np.array(times, "datetime64[ns]")), steps
 
 
+def refuse_missing_history(cfg: Config, store: Store, init_times: np.ndarray, lead, history: int) -> None:
+    """ValueError where the store lacks one of the hours before an initial time that the model looks back on."""
+    for t in init_times:
+        for k in range(1, history + 1):
+            if not store.has(t - k * lead):
+                raise ValueError(
+                    f"init_time: {cfg.zarr} has no {show(t - k * lead)}, expected it because the model sees the last "
+                    f"{history + 1} times up to {show(t)}. Fix: another --init_time"
+                )
+
+
+def refuse_missing_boundary(cfg: Config, edge: Boundary | None, init_times: np.ndarray, lead, steps: int) -> None:
+    """ValueError where the boundary store lacks a time that the forecasts reach."""
+    for t in init_times if edge else ():
+        for k in range(steps):
+            if not edge.store.has(t + (k + 1) * lead):
+                raise ValueError(
+                    f"boundary: {cfg.boundary} has no {show(t + (k + 1) * lead)}, expected all hours of the forecasts. "
+                    "Fix: fewer --hours, or another --init_time"
+                )
+
+
 def choose_test_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: int) -> tuple[np.ndarray, int]:
     """Test hours with truth for the whole forecast; where there are none, shorter forecasts, said."""
-    split = Split.from_dict(checkpoint["split"])
-    inside = find_pairs(store.times, lead, split.test)
+    first = Split.from_dict(checkpoint["split"]).test[0]
+    last = store.times.max()  # the end of the record, or of a later one: training has seen nothing after `first`
+    inside = find_pairs(store.times, lead, (first, last), checkpoint["config"]["history"])
     if len(inside) == 0:
         raise ValueError(
-            f"init_time: {cfg.zarr} has no test hour ({' to '.join(map(show, split.test))}) with truth one step "
-            "later, expected some. Fix: name initial times with --init_time"
+            f"init_time: {cfg.zarr} has no test hour ({show(first)} to {show(last)}) with truth one step later, "
+            "expected some. Fix: name initial times with --init_time"
         )
     if cfg.test_starts < 1:
         raise ValueError(f"test_starts: got {cfg.test_starts}, expected at least 1. Fix: --test_starts 12")
-    length = split.test[1] - split.test[0]
+    length = last - max(first, store.times.min())
     if length < steps * lead:
         steps = max(int(length / lead) // 2, 1)
         print(f"the test part is only {hours_of(length):g} hours long: forecasts of {steps * hours_of(lead):g} hours")
-    last = split.test[1] - steps * lead
-    starts = inside[inside <= last] if (inside <= last).any() else inside[:1]
+    in_time = inside <= last - steps * lead
+    starts = inside[in_time] if in_time.any() else inside[:1]
+    if cfg.init_every:
+        every = parse_duration(cfg.init_every, "init_every")
+        return starts[(starts - starts[0]) % every == np.timedelta64(0)], steps
     chosen = np.unique(np.linspace(0, len(starts) - 1, cfg.test_starts).round().astype(int))
     return starts[chosen], steps
 
@@ -191,7 +228,7 @@ def describe_forecast(cfg: Config, checkpoint: dict, store: Store) -> dict:
         "training_period": " to ".join(checkpoint["split"]["train"]), "lead": checkpoint["lead"],
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
-        "store_source": str(store.dataset.attrs.get("source", "")),
+        "boundary": cfg.boundary, "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ log.jsonl (one line per validation) and loss_curves.png.
 
 import copy
 import math
-import os
 import signal
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,29 +19,32 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.augment import add_noise, random_mirror
+from data.augment import add_noise, mirror_forcing, mirror_state, random_axes
+from data.boundary import Boundary
 from data.command import refuse_file_above, run
-from data.dataset import Hours, Pairs, Split, find_pairs, read_ahead, split_by_date
+from data.dataset import Hours, Series, Split, find_pairs, read_ahead, split_by_date
 from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
-from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
+from data.normalise import Statistics, censor, clip_physical, denormalise, limiter, normalise
 from data.quick_check import quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
-from models.rollout import rollout, rollout_step
+from models.rollout import push, rollout, rollout_step
 from models.unet import ResidualUNet
-from plotting.curves import loss_curves
+from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from training.constants import refuse_constants
 from training.device import autocast, choose_device, peak_memory_bytes
 from training.lock import RunLock
 from training.log import add_loss, empty_sums, read_log, validation_line, write_log
+from training.optimizer import Optimizers
 from training.resume import refuse_other_data, refuse_other_run
-from training.schedule import generator, groups, update_ema, warmup_cosine
+from training.schedule import generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest
-from verification.validation import change_sums, mean_skill, persistence_alarm, skill_table
+from verification.validation import Validation
 
 
 @dataclass
@@ -58,12 +60,19 @@ class Config:
     batch_size: int = 1  # pairs that go through the model together
     accumulate: int = 16  # batches per optimizer step
     base_features: int = 40  # features at full resolution
-    levels: int = 3  # halvings of the resolution
+    levels: int = 2  # halvings of the resolution below the 2 x 2 stem
     blocks: int = 2  # residual blocks per level, down and up
-    lr: float = 5e-4  # peak learning rate of AdamW
-    weight_decay: float = 0.01  # decoupled weight decay of AdamW
+    history: int = 1  # hours before the present one that the model sees: motion shows in two, not in one
+    lr: float = 1.5e-3  # peak learning rate of AdamW (biases, inputs, outputs)
+    muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all
+    weight_decay: float = 0.01  # decoupled weight decay
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
     clip: float = 1.0  # highest norm of the gradient
+    rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
+    rollout_hours: float = 24.0  # length of those forecasts, hours
+    rollout_lr: float = 0.1  # peak learning rates in those epochs, as a share of the others
+    rollout_width: float = 3.0  # there L1, MSE and gradient see errors smoothed over this many cells
+    boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
     validate_every: int = 5  # epochs between validations
@@ -74,7 +83,8 @@ class Config:
 
 
 def main(cfg: Config) -> int:
-    check_constants(cfg)
+    refuse_constants(cfg, LOWEST, POSITIVE)
+    rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 2)
     run_dir, device = Path(cfg.run_dir), choose_device()
     refuse_file_above(run_dir, "run_dir")
     last_path, best_path = run_dir / "last.pt", run_dir / "best.pt"
@@ -86,19 +96,19 @@ def main(cfg: Config) -> int:
     store = Store(cfg.zarr)
     names = store.choose(cfg.variables)
     store.notes += quick_check(store, names)
-    if 2**cfg.levels > max(store.grid.shape):
+    if 2 ** (cfg.levels + 1) > max(store.grid.shape):
         raise ValueError(
-            f"levels: got {cfg.levels}, expected at most {int(math.log2(max(store.grid.shape)))} on "
-            f"{store.grid.shape[0]} x {store.grid.shape[1]} cells. Fix: --levels 3"
+            f"levels: got {cfg.levels}, expected at most {int(math.log2(max(store.grid.shape))) - 1} on "
+            f"{store.grid.shape[0]} x {store.grid.shape[1]} cells. Fix: --levels 2"
         )
     lead = parse_duration(cfg.lead, "lead")
     if previous:
         split = Split.from_dict(previous["split"])
     else:
-        split = split_by_date(store.times, lead, cfg.train_end, cfg.val_end, cfg.gap)
-    parts = {p: find_pairs(store.times, lead, getattr(split, p)) for p in ("train", "validation", "test")}
+        split = split_by_date(store.times, lead, cfg.train_end, cfg.val_end, cfg.gap, cfg.history)
+    parts = {p: find_pairs(store.times, lead, getattr(split, p), cfg.history) for p in ("train", "validation", "test")}
     split_table = {**split.as_dict(), "pairs": {p: len(t) for p, t in parts.items()}}
-    print(describe(store, names, split, parts, lead), flush=True)
+    print(describe(store, names, split, parts, lead, cfg.history), flush=True)
     if previous:
         refuse_other_data(previous, split_table, names, list(store.grid.shape), store.path)
         statistics, mask = Statistics.from_dict(previous["statistics"]), previous["grid"]["mask"]
@@ -108,36 +118,41 @@ def main(cfg: Config) -> int:
     for note in store.notes + mask_notes(names, mask):
         print(f"note: {note}")
     hours = Hours(store, names, mask if mask is None else mask.cpu(), cfg.cache_gb)
-    pairs = Pairs(hours, parts["train"], lead)
+    series, pairs = Series(hours, lead, cfg.history), parts["train"]
     statistics, mask = statistics.to(device), None if mask is None else mask.to(device)
     forcing = Forcing(store.grid, lead, statistics.names, mask, device)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names, "mask": mask}
     grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
+    longest, chains = rollout_chains(store, split, lead, cfg) if rollout_epochs else (0, pairs)
+    edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
 
     # ---- model, loss, optimizer
     torch.manual_seed(cfg.seed)
-    model = ResidualUNet(len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks)
-    model = model.to(device)
+    model = ResidualUNet(
+        len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks, cfg.history,
+        statistics.scale,
+    ).to(device)  # fmt: skip
     ema = copy.deepcopy(model).requires_grad_(False)
-    loss_function = WeatherLoss(tuple(grid["spacing"]))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=True
-    )
+    optimizer = Optimizers(model, model.hidden_matrices(), cfg.lr, cfg.muon_lr, cfg.weight_decay)
     steps_per_epoch = math.ceil(len(pairs) / (cfg.batch_size * cfg.accumulate))
-    total = cfg.epochs * steps_per_epoch
-    warmup = max(1, min(round(cfg.warmup * total), 1000))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: warmup_cosine(n, total, warmup))
+    one_step = (cfg.epochs - rollout_epochs) * steps_per_epoch
+    total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
+    optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
+    loss_function, held, limit = WeatherLoss(tuple(grid["spacing"])), censor(statistics), limiter(statistics, mask)
+    loss_function.set_reference(
+        [persistence_terms(series, t, statistics, mask, loss_function) for t in pairs[:: max(len(pairs) // 48, 1)]]
+    )
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
-          f"{cfg.batch_size} pairs in {cfg.epochs} epochs", flush=True)  # fmt: skip
+          f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {rollout_epochs} from its own forecasts of up "
+          f"to {hours_of(longest * lead):g} h", flush=True)  # fmt: skip
 
     # ---- resume
     step, epoch, position, best = 0, 0, {"group": 0, **empty_sums()}, -math.inf
     if previous:
         model.load_state_dict(previous["model"])
         ema.load_state_dict(previous["ema"])
-        optimizer.load_state_dict(previous["optimizer"])
-        scheduler.load_state_dict(previous["scheduler"])
+        optimizer.load_state_dict(previous["optimizer"], previous["scheduler"])
         step, epoch, position, best = previous["step"], previous["epoch"], previous["position"], previous["rng"]["best"]
         torch.set_rng_state(previous["rng"]["torch"].cpu())
         if epoch >= cfg.epochs:
@@ -148,61 +163,107 @@ def main(cfg: Config) -> int:
     log = read_log(run_dir / "log.jsonl", epoch)
 
     def checkpoint() -> dict:
+        optimizer_state, schedule_state = optimizer.state_dict()
         return {
-            "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(), "step": step, "epoch": epoch, "position": position,
+            "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer_state,
+            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": position,
             "accumulation": cfg.accumulate * cfg.batch_size,
             "rng": {"seed": cfg.seed, "torch": torch.get_rng_state(), "best": best},
             "config": asdict(cfg), "variables": names, "statistics": statistics.as_dict(), "lead": cfg.lead,
             "grid": grid, "split": split_table,
         }  # fmt: skip
 
+    def learn(task, rng: torch.Generator, data: tuple, width: float) -> None:
+        """Add the gradient of one task (training/schedule.py) and its loss to the running sums."""
+        times = starts[list(task.starts)]
+        axes = random_axes(rng) if cfg.flip else ""
+        states, targets, edges = data
+        flipped = None if mask is None else mask.flip([{"x": -1, "y": -2}[a] for a in axes])
+        valid = None if flipped is None else ~flipped
+
+        def prepared(x):
+            return normalise(mirror_state(x.to(device), axes, statistics.names), statistics, flipped)
+
+        states = add_noise(prepared(states), statistics.scale, cfg.noise, flipped, rng)
+        for k in range(task.skip + task.steps):
+            fields, clock = forcing(times + k * lead)
+            fields = mirror_forcing(fields, axes, forcing.parity)
+            with torch.set_grad_enabled(k >= task.skip), autocast(device):
+                pred = rollout_step(model, states, fields, clock, statistics.scale)
+            if k >= task.skip:
+                target = prepared(targets[k - task.skip])
+                units = (held(pred, target) / statistics.scale, target / statistics.scale)
+                loss, terms = loss_function(*units, valid, width)
+                (loss * task.share).backward()
+                add_loss(position, loss, terms, len(times))
+            if k + 1 < task.skip + task.steps:
+                state = limit(pred.detach())[0]
+                state = state if edge is None else edge.nudge(state, prepared(edges[k]))
+                states = push(states, state)
+
+    def read(task) -> tuple:
+        """What `learn` needs of the store: states, targets and, with a boundary store, its fields."""
+        times, stop = starts[list(task.starts)], task.skip + task.steps
+        edges = edge.fields(times, lead, stop) if edge is not None and stop > 1 else []
+        return series.states(times), series.targets(times, range(task.skip, stop)), edges
+
+    def plan(epoch: int) -> tuple[np.ndarray, list]:
+        """The initial times of an epoch and its optimizer steps; counters alone decide."""
+        rng = generator(cfg.seed, 1, epoch)
+        if epoch < cfg.epochs - rollout_epochs:
+            return pairs, pair_tasks(torch.randperm(len(pairs), generator=rng).tolist(), cfg.batch_size, cfg.accumulate)
+        order = torch.randperm(len(chains), generator=rng).tolist()
+        return chains, rollout_tasks(order, cfg.batch_size, cfg.accumulate, longest, steps_per_epoch, rng)
+
+    @torch.no_grad()
+    def forecast(network, time: np.datetime64, steps: int):
+        states = normalise(series.states(time[None]).to(device), statistics, mask)
+        with autocast(device):
+            for state, _ in rollout(
+                network, states, lambda k: forcing(time + k * lead), statistics.scale, limit, steps
+            ):
+                yield denormalise(state[0].float(), statistics)
+
     # ---- the loop: epochs of optimizer steps; counters alone decide order, mirrors and noise
-    check = Validation(hours, parts["validation"], forcing, statistics, mask, cfg.validate_hours)
+    floor = torch.tensor([lookup(n).scored_floor for n in names], device=device)[:, None, None]
+    check = Validation(
+        names,
+        forecast,
+        lambda t: clip_physical(hours(t).to(device), statistics.names),
+        lambda t: torch.maximum(hours(t).to(device), floor),
+        lambda k: find_pairs(store.times, lead, split.validation, cfg.history, k),
+        max(1, round(cfg.validate_hours / hours_of(lead))),
+        lead,
+        None if mask is None else ~mask,
+    )
     bar = tqdm(total=cfg.epochs * len(pairs), initial=epoch * len(pairs), unit="pair", disable=None, smoothing=0.02)
     started, waited, saved, first_step = time.monotonic(), 0.0, time.monotonic(), step
     with RunLock(run_dir), StopRequest() as stop:
         while epoch < cfg.epochs:
-            order = torch.randperm(len(pairs), generator=generator(cfg.seed, 1, epoch)).tolist()
-            plan = groups(order, cfg.batch_size, cfg.accumulate)[position["group"] :]
-            batches = read_ahead(pairs, [indices for group in plan for indices in group])
-            for group in plan:
-                size = sum(map(len, group))
-                for _ in group:
+            starts, tasks = plan(epoch)
+            tasks = tasks[position["group"] :]
+            width = 0.0 if starts is pairs else cfg.rollout_width
+            reads = read_ahead(read, [task for group in tasks for task in group])
+            for group in tasks:
+                for number, _ in enumerate(group):
                     asked = time.monotonic()
-                    indices, (state, target, times) = next(batches)
+                    task, data = next(reads)
                     waited += time.monotonic() - asked
-                    rng = generator(cfg.seed, 2, epoch, indices[0])
-                    fields, clock = forcing(times)
-                    state, target, valid_mask = state.to(device), target.to(device), mask
-                    if cfg.flip:
-                        state, target, fields, valid_mask = random_mirror(
-                            state, target, fields, mask, statistics.names, forcing.parity, rng
-                        )
-                    state, target = (normalise(x, statistics, valid_mask) for x in (state, target))
-                    rng = generator(cfg.seed, 3, epoch, indices[0], device=device)
-                    noisy = add_noise(state, statistics.scale, cfg.noise, valid_mask, rng)
-                    with autocast(device):
-                        pred = rollout_step(model, noisy, fields, clock, statistics.scale)
-                    valid = None if valid_mask is None else ~valid_mask
-                    loss, terms = loss_function(pred / statistics.scale, target / statistics.scale, valid)
-                    (loss * (len(indices) / size)).backward()
-                    add_loss(position, loss, terms, len(indices))
+                    learn(task, generator(cfg.seed, 2, epoch, position["group"], number, device=device), data, width)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
                 if not math.isfinite(norm):
                     raise ValueError(
-                        f"the gradient is not finite at step {step} (initial times {', '.join(map(show, times))}), "
+                        f"the gradient is not finite at step {step} (initial times "
+                        f"{', '.join(show(starts[i]) for task in group for i in task.starts)}), "
                         f"expected a number. Fix: lower --lr; the last good weights are in {last_path}"
                     )
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
                 update_ema(ema, model, step)
-                scheduler.step()
                 step += 1
                 position["group"] += 1
                 position["grad_norm"] += float(norm)
                 position["steps"] += 1
-                bar.update(size)
+                bar.update(len(pairs) / steps_per_epoch)
                 bar.set_postfix_str(
                     f"loss {position['loss'] / position['samples']:.3f}{last_skill(log)}", refresh=False
                 )
@@ -220,13 +281,15 @@ def main(cfg: Config) -> int:
                 continue
 
             # ---- validation: the averaged weights, physical units, against persistence
-            scores = check(ema)
+            scores = {**check(ema), "rollout_hours": check.steps * hours_of(lead)}
+            if not any(r["epoch"] > cfg.epochs - rollout_epochs for r in log) and starts is not pairs:
+                best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
             elapsed = time.monotonic() - started
             record = {
                 "epoch": epoch, "step": step, "samples": epoch * len(pairs),
                 "loss": position["loss"] / position["samples"],
                 "terms": {k: v / position["samples"] for k, v in position["terms"].items()},
-                "lr": scheduler.get_last_lr()[0], "grad_norm": position["grad_norm"] / position["steps"], **scores,
+                "lr": optimizer.lr, "grad_norm": position["grad_norm"] / position["steps"], **scores,
                 "samples_per_s": (step - first_step) * len(pairs) / steps_per_epoch / elapsed,
                 "data_wait": waited / elapsed, "peak_memory_bytes": peak_memory_bytes(device), "split": split_table,
             }  # fmt: skip
@@ -242,7 +305,7 @@ def main(cfg: Config) -> int:
             if better:
                 save_checkpoint(checkpoint(), best_path)
             write_log(log, run_dir / "log.jsonl")
-            draw_curves(log, run_dir / "loss_curves.png")
+            save_loss_curves(log, run_dir / "loss_curves.png")
             save_checkpoint(checkpoint(), last_path, keep_previous=True)
             saved = time.monotonic()
             if stop.received:  # the signal came during validation
@@ -254,86 +317,34 @@ def main(cfg: Config) -> int:
     return 0
 
 
-class Validation:
-    """Scores a model on the validation pairs one step ahead, and on a few roll-outs of `validate_hours`."""
-
-    STARTS = 8  # roll-outs, spread evenly over the validation part
-
-    def __init__(self, hours, init_times, forcing, statistics, mask, validate_hours: float):
-        self.hours, self.init_times, self.forcing, self.statistics, self.mask = (
-            hours,
-            init_times,
-            forcing,
-            statistics,
-            mask,
-        )
-        self.lead, self.device = forcing.lead, forcing.device
-        self.limit = limiter(statistics, mask)
-        self.steps = min(max(1, round(validate_hours / hours_of(self.lead))), len(init_times))
-        self.starts = self.chains(self.steps)
-        while len(self.starts) == 0:  # a short validation part: shorter roll-outs
-            self.steps -= 1
-            self.starts = self.chains(self.steps)
-        chosen = np.unique(np.linspace(0, len(self.starts) - 1, self.STARTS).round().astype(int))
-        self.starts = self.starts[chosen]
-
-    def chains(self, steps: int) -> np.ndarray:
-        """Initial times from which `steps` pairs follow one another without a gap."""
-        follow = [np.isin(self.init_times + k * self.lead, self.init_times) for k in range(steps)]
-        return self.init_times[np.all(follow, axis=0)]
-
-    def __call__(self, model) -> dict:
-        near = self.sums(model, self.init_times, 1)
-        far = self.sums(model, self.starts, self.steps)
-        names = self.statistics.names
-        out, leads = skill_table(near[0], names), [skill_table(s, names) for s in far]
-        out["rollout_skill"], out["rollout_hours"] = leads[-1]["skill"], self.steps * hours_of(self.lead)
-        out["score"] = mean_skill([out["skill"], *(t["skill"] for t in leads)])
-        out["alarm"] = persistence_alarm(out["skill"], out["change_ratio"])
-        return out
-
-    def sums(self, model, starts: np.ndarray, steps: int) -> torch.Tensor:
-        """(steps, 4, C): verification.validation.change_sums by step, summed over the initial times."""
-        names, floors = self.statistics.names, [lookup(n).scored_floor for n in self.statistics.names]
-        floor = torch.tensor(floors, device=self.device)[:, None, None]
-        valid = None if self.mask is None else ~self.mask
-        total = torch.zeros(steps, 4, len(names), dtype=torch.float64)
-        for t in starts:
-            analysis = self.hours(t).to(self.device)
-            state = normalise(analysis, self.statistics, self.mask)[None]
-            analysis = clip_physical(analysis, names)
-            with autocast(self.device):
-                states = rollout(model, state, lambda k, t=t: self.forcing(t + k * self.lead), self.statistics.scale,
-                                 self.limit, steps)  # fmt: skip
-                for k, (state, _) in enumerate(states):
-                    truth = torch.maximum(self.hours(t + (k + 1) * self.lead).to(self.device), floor)
-                    pred = denormalise(state[0].float(), self.statistics)
-                    total[k] += change_sums(pred, analysis, truth, valid).cpu()
-        return total
+def rollout_chains(store: Store, split: Split, lead: np.timedelta64, cfg: Config) -> tuple[int, np.ndarray]:
+    """The longest roll-out, at most rollout_hours, that the training part has truth for, in steps, and the initial
+    times that have it."""
+    longest = max(1, round(cfg.rollout_hours / hours_of(lead)))
+    for steps in range(longest, 0, -1):
+        chains = find_pairs(store.times, lead, split.train, cfg.history, steps)
+        if len(chains):
+            return steps, chains
+    raise AssertionError("the training part has pairs")
 
 
-def check_constants(cfg: Config) -> None:
-    """Refuse constants that cannot train, each in one line."""
-    for name, low in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("base_features", 1), ("levels", 0),
-                      ("blocks", 1), ("validate_every", 1), ("noise", 0.0), ("weight_decay", 0.0), ("warmup", 0.0),
-                      ("cache_gb", 0.0), ("save_every", 0.0), ("seed", 0)):  # fmt: skip
-        if not low <= getattr(cfg, name) < math.inf:
-            raise ValueError(f"{name}: got {getattr(cfg, name)}, expected at least {low}. Fix: --{name} {low}")
-    for name in ("lr", "clip", "validate_hours"):
-        if not 0 < getattr(cfg, name) < math.inf:
-            raise ValueError(
-                f"{name}: got {getattr(cfg, name)}, expected a positive number. Fix: give one with --{name}"
-            )
+def persistence_terms(series: Series, time: np.datetime64, statistics: Statistics, mask, loss_function) -> dict:
+    """The loss terms of persistence for one pair: the unit in which the terms are weighed."""
+    now, target = series.states(time[None])[:, -1], series.targets(time[None], range(1))[0]
+    fields = [normalise(x.to(statistics.mean.device), statistics, mask) / statistics.scale for x in (now, target)]
+    return loss_function(*fields, None if mask is None else ~mask)[1]
+
+
+LOWEST = {
+    "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
+    "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
+}  # fmt: skip
+POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
 
 def last_skill(log: list[dict]) -> str:
     return f", skill {log[-1]['score']:+.3f}" if log else ""
-
-
-def draw_curves(log: list[dict], path: Path) -> None:
-    temporary = path.with_suffix(".tmp.png")
-    loss_curves(log).savefig(temporary, dpi=110)
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

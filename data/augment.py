@@ -17,24 +17,29 @@ def state_parity(names: tuple[str, ...], axis: str) -> Tensor:
     return torch.tensor([float(lookup(n).parity_x if axis == "x" else lookup(n).parity_y) for n in names])
 
 
-def random_mirror(state, target, forcing, mask, names, forcing_parity, generator):
-    """Mirror a batch along x, y, both or neither, each with probability 1/2.
+def random_axes(generator: torch.Generator) -> str:
+    """Along which axes to mirror a batch: "", "x", "y" or "xy", each axis with probability 1/2."""
+    return "".join(axis for axis in "xy" if torch.rand((), generator=generator) < 0.5)
 
-    In normalised units a change of sign of the field is a change of sign of the state only where the mean
-    is zero, so this acts on physical fields: state, target (B, C, H, W) in store units, forcing (B, F, H, W),
-    mask (C, H, W) or None. Returns the four.
-    """
-    for axis in ("x", "y"):
-        if torch.rand((), generator=generator) < 0.5:
-            parity = state_parity(names, axis)
-            state, target = mirror(state, axis, parity), mirror(target, axis, parity)
-            forcing = mirror(forcing, axis, forcing_parity)
-            mask = None if mask is None else mask.flip(-1 if axis == "x" else -2)
-    return state, target, forcing, mask
+
+def mirror_state(fields: Tensor, axes: str, names: tuple[str, ...]) -> Tensor:
+    """Fields (..., C, H, W) of the variables `names` in store units mirrored along `axes`, winds with their sign.
+
+    Physical fields, because a change of sign of the field is one of the state only where the mean is zero."""
+    for axis in axes:
+        fields = mirror(fields, axis, state_parity(names, axis))
+    return fields
+
+
+def mirror_forcing(fields: Tensor, axes: str, parity: Tensor) -> Tensor:
+    """Forcing (B, F, H, W) mirrored along `axes`; parity (F,) is that of either mirror."""
+    for axis in axes:
+        fields = mirror(fields, axis, parity)
+    return fields
 
 
 def add_noise(state: Tensor, scale: Tensor, amount: float, mask: Tensor | None, generator: torch.Generator) -> Tensor:
-    """White noise of `amount` standard deviations of the one-lead change on a normalised state (B, C, H, W);
+    """White noise of `amount` standard deviations of the one-lead change on normalised states (..., C, H, W);
     none on masked cells. `scale` (C, 1, 1) is that standard deviation in units of the state."""
     noise = torch.randn(state.shape, generator=generator, device=generator.device).to(state) * (amount * scale)
     return state + (noise if mask is None else noise.masked_fill(mask, 0.0))

@@ -36,15 +36,25 @@ class Split:
         return Split(*parts, np.timedelta64(round(table["gap_hours"] * 3600), "s"))
 
 
-def find_pairs(times: np.ndarray, lead: np.timedelta64, part: tuple[np.datetime64, np.datetime64]) -> np.ndarray:
-    """The times t of one part of the record for which t + lead is present too, in the same part.
+def find_pairs(
+    times: np.ndarray,
+    lead: np.timedelta64,
+    part: tuple[np.datetime64, np.datetime64],
+    history: int = 0,
+    steps: int = 1,
+) -> np.ndarray:
+    """The times t of one part of the record for which t - history * lead, ..., t + steps * lead are all present in
+    the same part.
 
     Found by timestamp, so an hour that is missing costs the pairs that touch it and moves no other."""
     inside = np.sort(times[(times >= part[0]) & (times <= part[1])])
-    return inside[np.isin(inside + lead, inside)]
+    complete = [np.isin(inside + k * lead, inside) for k in range(-history, steps + 1)]
+    return inside[np.all(complete, axis=0)]
 
 
-def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_end: str, gap: str) -> Split:
+def split_by_date(
+    times: np.ndarray, lead: np.timedelta64, train_end: str, val_end: str, gap: str, history: int = 0
+) -> Split:
     """Split a record at dates. Empty texts mean the defaults: 70 % and 85 % of the record, a gap of 24 hours,
     or max(3 leads, 5 % of the record) for records under 5 days and where 24 hours would leave a part empty.
 
@@ -66,14 +76,15 @@ def split_by_date(times: np.ndarray, lead: np.timedelta64, train_end: str, val_e
 
     split = parts(parse_duration(gap, "gap") if gap else np.timedelta64(24, "h").astype("timedelta64[ns]"))
     full = length >= np.timedelta64(5, "D") and all(
-        len(find_pairs(times, lead, p)) for p in (split.validation, split.test)
+        len(find_pairs(times, lead, p, history)) for p in (split.validation, split.test)
     )
     if not gap and not full:
         split = parts(max(3 * lead, (length * 0.05) // lead * lead))
     for name in ("train", "validation"):
-        if len(find_pairs(times, lead, getattr(split, name))) == 0:
+        if len(find_pairs(times, lead, getattr(split, name), history)) == 0:
             raise ValueError(
-                f"{name}: got no pair of times {show_duration(lead)} apart between "
+                f"{name}: got no {'pair' if history == 0 else f'series of {history + 2}'} of times "
+                f"{show_duration(lead)} apart between "
                 f"{' and '.join(show(t) for t in getattr(split, name))} (record {show(first)} to {show(last)}, "
                 f"{len(times)} times), expected at least one. Fix: change --lead, --gap, --train_end or --val_end, or "
                 "build a longer store"
@@ -111,33 +122,31 @@ class Hours:
         return fields
 
 
-class Pairs:
-    """The pairs (fields at t, fields at t + lead) of a list of initial times, as (C, H, W) tensors."""
+class Series:
+    """The hours around a list of initial times, as tensors in physical units."""
 
-    def __init__(self, hours: Hours, init_times: np.ndarray, lead: np.timedelta64):
-        self.hours, self.init_times, self.lead = hours, init_times, lead
+    def __init__(self, hours: Hours, lead: np.timedelta64, history: int):
+        self.hours, self.lead, self.history = hours, lead, history
 
-    def __len__(self) -> int:
-        return len(self.init_times)
-
-    def batch(self, indices) -> tuple[Tensor, Tensor, np.ndarray]:
-        """state and target (B, C, H, W) in physical units and the B initial times."""
-        times = self.init_times[np.asarray(indices)]
-        return (
-            torch.stack([self.hours(t) for t in times]),
-            torch.stack([self.hours(t + self.lead) for t in times]),
-            times,
+    def states(self, times: np.ndarray) -> Tensor:
+        """(B, 1 + history, C, H, W): the hours up to each of the B times, in order of time."""
+        return torch.stack(
+            [torch.stack([self.hours(t - k * self.lead) for k in range(self.history, -1, -1)]) for t in times]
         )
 
+    def targets(self, times: np.ndarray, steps: range) -> list[Tensor]:
+        """For each step k of `steps` the fields (B, C, H, W) at times + (k + 1) * lead."""
+        return [torch.stack([self.hours(t + (k + 1) * self.lead) for t in times]) for k in steps]
 
-def read_ahead(pairs: Pairs, batches):
-    """Yield (indices, pairs.batch(indices)) with the next batch being read while the current one is used.
+
+def read_ahead(read, requests):
+    """Yield (request, read(request)) with the next request being read while the current one is used.
 
     One thread, no processes: zarr's decoding releases Python's lock, and forked workers can hang with zarr."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
-        for indices in batches:
-            coming = (indices, pool.submit(pairs.batch, indices))
+        for request in requests:
+            coming = (request, pool.submit(read, request))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = coming

@@ -5,7 +5,7 @@ from data.store import Store
 from data.times import show, show_duration
 
 
-def describe(store: Store, names: list[str], split: Split, parts: dict, lead) -> str:
+def describe(store: Store, names: list[str], split: Split, parts: dict, lead, history: int) -> str:
     """The header: what will be trained on what."""
     rows = [f"train {' '.join(names)} of {store.path} ({store.grid.shape[0]} x {store.grid.shape[1]} cells), lead "
             f"{show_duration(lead)}",
@@ -13,7 +13,7 @@ def describe(store: Store, names: list[str], split: Split, parts: dict, lead) ->
     for part, times in parts.items():
         first, last = getattr(split, part)
         inside = ((store.times >= first) & (store.times <= last)).sum()
-        lost = max(inside - 1 - len(times), 0)
+        lost = max(inside - 1 - history - len(times), 0)
         rows.append(
             f"  {part:10s} {show(first)} to {show(last)}: {len(times)} pairs"
             + (f", {lost} lost to gaps" if lost else "")

@@ -96,29 +96,62 @@ def clip_physical(physical: Tensor, names: tuple[str, ...]) -> Tensor:
 def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A function that holds a state (B, C, H, W) inside the physical bounds of its variables.
 
-    It returns the state and, (B, C), the share of unmasked cells of each field that were outside.
+    It returns the state and, (B, C), the share of unmasked cells of each field that were outside. Beyond a bound at
+    which cells pile up does not count as outside: there the model says "no echo" or "no CAPE" by any value at or
+    beyond the bound, as a censored regression does (Tobin 1958). Nor does a dew point above the temperature, which
+    says "saturated": it is set to the temperature.
     """
-    names, ties = statistics.names, _ties(statistics.names)
-    lower, upper = (
-        (torch.stack([transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in names]).to(statistics.mean))
-        for side in ("lower", "upper")
-    )
-    lower, upper = (((b - statistics.mean) / statistics.std)[:, None, None] for b in (lower, upper))
+    lower, upper = _bounds(statistics)
+    piles_lower, piles_upper = _piles(statistics)
+    count_lower, count_upper = (lower - ROUNDING).masked_fill(piles_lower, -torch.inf), (upper + ROUNDING)
+    count_upper = count_upper.masked_fill(piles_upper, torch.inf)
+    ties = _ties(statistics.names)
 
     def limit(state: Tensor) -> tuple[Tensor, Tensor]:
-        outside = (state < lower - ROUNDING) | (state > upper + ROUNDING)
+        outside = (state < count_lower) | (state > count_upper)
         clipped = state.clamp(lower, upper)
         for c, partner in ties:
             ceiling = clipped[:, partner] * statistics.std[partner] + statistics.mean[partner]
-            ceiling = (ceiling - statistics.mean[c]) / statistics.std[c]
-            outside[:, c] |= clipped[:, c] > ceiling + ROUNDING
-            clipped[:, c] = torch.minimum(clipped[:, c], ceiling)
+            clipped[:, c] = torch.minimum(clipped[:, c], (ceiling - statistics.mean[c]) / statistics.std[c])
         if mask is None:
             return clipped, outside.float().mean(dim=(-2, -1))
         cells = (~mask).sum(dim=(-2, -1)).clamp(min=1)
         return clipped, (outside & ~mask).sum(dim=(-2, -1)) / cells
 
     return limit
+
+
+def censor(statistics: Statistics) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function (pred, target) -> pred of states (B, C, H, W), for the loss: where the target sits at a bound at
+    which cells pile up, any prediction beyond that bound is as good as the bound itself."""
+    lower, upper = _bounds(statistics)
+    piles_lower, piles_upper = _piles(statistics)
+
+    def apply(pred: Tensor, target: Tensor) -> Tensor:
+        at_lower, at_upper = target <= lower + ROUNDING, target >= upper - ROUNDING
+        pred = torch.where(piles_lower & at_lower, torch.maximum(pred, lower), pred)
+        return torch.where(piles_upper & at_upper, torch.minimum(pred, upper), pred)
+
+    return apply
+
+
+def _bounds(statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """Physical bounds as states, each (C, 1, 1)."""
+    out = []
+    for side in ("lower", "upper"):
+        bounds = [transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in statistics.names]
+        bounds = torch.stack(bounds).to(statistics.mean)
+        out.append(((bounds - statistics.mean) / statistics.std)[:, None, None])
+    return tuple(out)
+
+
+def _piles(statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """Whether cells pile up at the lower and at the upper bound, each (C, 1, 1) bool."""
+    sides = [lookup(n).piles_at for n in statistics.names]
+    return tuple(
+        torch.tensor([s == side for s in sides], device=statistics.mean.device)[:, None, None]
+        for side in ("lower", "upper")
+    )
 
 
 def _ties(names: tuple[str, ...]) -> list[tuple[int, int]]:

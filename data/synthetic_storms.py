@@ -4,9 +4,10 @@
     python -m data.synthetic_storms --out small.zarr --hours 120 --size 32 --seed 7
 
 Writes --out, a store as data/store.py describes. The same seed gives the same numbers; another seed gives
-other weather over the same terrain, as another month does on the plains. The weather comes from data/storm_physics.py: a daily cycle of the sun,
-moving air masses, storms that are born on CAPE under a weak lid, move with a wind that is not stored, and
-leave cold pools and gusts. It is for demos and tests; it says nothing about how well real storms are forecast.
+other weather over the same terrain, as another month does on the plains. The weather comes from
+data/storm_physics.py: a daily cycle of the sun, moving air masses, storms that are born on CAPE under a weak lid,
+move with a wind that is not stored, and leave cold pools and gusts. It is for demos and tests; it says nothing
+about how well real storms are forecast.
 """
 
 from collections.abc import Iterator

@@ -22,6 +22,7 @@ class Variable:
     transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt" or "negative_sqrt" (-sqrt(-x))
     lower: float = -math.inf  # physical bounds; forecasts are held inside them
     upper: float = math.inf
+    piles_at: str = ""  # "lower" or "upper": many cells sit exactly at this bound (no echo, no CAPE)
     parity_x: int = 1  # sign after a mirror along x (east-west); -1 for the x component of a vector
     parity_y: int = 1  # sign after a mirror along y
     not_above: str = ""  # a forecast of this variable never exceeds that one (dew point and temperature)
@@ -33,7 +34,7 @@ TABLE: tuple[Variable, ...] = (
         "REFC", "dBZ", "composite reflectivity", "equivalent_reflectivity_factor",
         aliases=("refc", "composite_reflectivity", "dbz", "DBZ"),
         grib=("REFC", "entire atmosphere", 0.0),
-        transform="floor0", lower=0.0, upper=80.0, scored_floor=0.0,
+        transform="floor0", lower=0.0, upper=80.0, piles_at="lower", scored_floor=0.0,
     ),
     Variable(
         "T2M", "K", "2 m temperature", "air_temperature",
@@ -63,13 +64,13 @@ TABLE: tuple[Variable, ...] = (
         "CAPE", "J kg-1", "surface-based CAPE", "atmosphere_convective_available_potential_energy",
         aliases=("cape", "cape_surface", "sbcape"),
         grib=("CAPE", "ground or water surface", 0.0),
-        transform="sqrt", lower=0.0, upper=7000.0,
+        transform="sqrt", lower=0.0, upper=7000.0, piles_at="lower",
     ),
     Variable(
         "CIN", "J kg-1", "surface-based CIN, zero or negative", "atmosphere_convective_inhibition",
         aliases=("cin", "cin_surface", "sbcin"),
         grib=("CIN", "ground or water surface", 0.0),
-        transform="negative_sqrt", lower=-2000.0, upper=0.0,
+        transform="negative_sqrt", lower=-2000.0, upper=0.0, piles_at="upper",
     ),
 )  # fmt: skip
 

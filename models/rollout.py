@@ -6,30 +6,39 @@ import torch
 from torch import Tensor, nn
 
 
-def rollout_step(model: nn.Module, state: Tensor, forcing: Tensor, clock: Tensor, scale: Tensor) -> Tensor:
-    """One step: state + scale * model(...), in float32 whatever precision the model ran in.
+def push(states: Tensor, state: Tensor) -> Tensor:
+    """Drop the oldest of states (B, T, C, H, W) and append state (B, C, H, W)."""
+    return torch.cat([states[:, 1:], state[:, None]], dim=1)
 
-    state (B, C, H, W) normalised; scale (C, 1, 1) turns the tendency, which the model gives in units of the
-    standard deviation of the change, into units of the state (Lam et al. 2023, GraphCast, eq. 19).
-    """
-    return state + scale * model(state, forcing, clock).float()
+
+def rollout_step(model: nn.Module, states: Tensor, forcing: Tensor, clock: Tensor, scale: Tensor) -> Tensor:
+    """One step from states (B, T, C, H, W): now + scale * model(...), (B, C, H, W), in float32 whatever precision the
+    model ran in. scale (C, 1, 1) turns the change, which the model gives in units of its standard deviation, into
+    units of the state."""
+    return states[:, -1] + scale * model(states, forcing, clock).float()
 
 
 @torch.no_grad()
 def rollout(
     model: nn.Module,
-    state: Tensor,
+    states: Tensor,
     forcing_at: Callable[[int], tuple[Tensor, Tensor]],
     scale: Tensor,
     limit: Callable[[Tensor], tuple[Tensor, Tensor]],
     steps: int,
+    nudge: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Roll a state (B, C, H, W) forward, yielding after each step the state and its clipped share (B, C).
+    """Roll states (B, T, C, H, W), the last of them now, forward; yields after each step the new state (B, C, H, W)
+    and its clipped share (B, C).
 
-    forcing_at(k) gives the forcing fields and clock of step k (from k to k + 1 leads after the initial time);
-    limit holds a state inside its physical bounds. Memory does not grow with `steps`.
+    forcing_at(k) gives the forcing fields and clock of step k (from k to k + 1 leads after the initial time); limit
+    holds a state inside its physical bounds; nudge(state, k), where given, draws the edge of the state after step k
+    towards a boundary store. Memory does not grow with `steps`.
     """
     for k in range(steps):
         forcing, clock = forcing_at(k)
-        state, clipped = limit(rollout_step(model, state, forcing, clock, scale))
+        state, clipped = limit(rollout_step(model, states, forcing, clock, scale))
+        if nudge is not None:
+            state = nudge(state, k)
+        states = push(states, state)
         yield state, clipped

@@ -1,18 +1,46 @@
-"""A residual UNet: state and forcing in, tendency out.
+"""A residual UNet: the last hours and forcing in, the change over one step out.
 
-The forecast residual is the tendency: x(t + lead) = x(t) + scale * model(x(t), forcing). The last layer
-starts at zero, so the untrained model is exactly persistence. Nothing here knows what a channel means.
+    x(t + lead) = x(t) + scale * model(...)        scale * model(...) = [transport(x(t)) - x(t)] + scale * tendency
+
+Transport and tendency come from one network and both start at zero, so the untrained model is exactly persistence.
+The UNet works on cells of 2 x 2, where features are cheap; a thin refinement at full resolution, which sees the
+transported fields, adds what a coarse grid cannot say. Nothing here knows what a channel means.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.warp import warp
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    """A convolution that repeats the edge cells instead of padding with zeros: a frame of zeros would be seen
-    by the network as a coast of constant weather and shows in the forecast."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode="replicate")
+THIN = 8  # features of the refinement at full resolution
+
+
+class Conv(nn.Module):
+    """A convolution that repeats the edge cells instead of padding with zeros: a frame of zeros would be seen by
+    the network as a coast of constant weather and shows in the forecast.
+
+    The weight is kept as a matrix (outputs, inputs * kernel * kernel), the form in which Muon (training/optimizer.py)
+    takes it. Initialised as torch.nn.Conv2d is."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
+        super().__init__()
+        self.shape, self.stride, self.pad = (outputs, inputs, kernel, kernel), stride, (kernel - 1) // 2
+        bound = 1 / math.sqrt(inputs * kernel**2)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel**2).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad:
+            x = F.pad(x, [self.pad] * 4, mode="replicate")
+        return F.conv2d(x, self.weight.view(self.shape), self.bias, self.stride)
+
+    def zero(self) -> "Conv":
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        return self
 
 
 class ChannelNorm(nn.Module):
@@ -35,9 +63,9 @@ class Block(nn.Module):
     def __init__(self, channels: int, clock_features: int):
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.conv1 = conv(channels, channels)
+        self.conv1 = Conv(channels, channels)
         self.clock = nn.Linear(clock_features, 2 * channels)
-        self.conv2 = conv(channels, channels)
+        self.conv2 = Conv(channels, channels)
 
     def forward(self, x: Tensor, clock: Tensor) -> Tensor:
         gain, shift = self.clock(clock)[:, :, None, None].chunk(2, dim=1)
@@ -46,50 +74,84 @@ class Block(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """UNet with `levels` halvings; features double once per halving up to four times the base.
+    """UNet with `levels` halvings below the 2 x 2 stem; features double once per halving up to four times the base.
 
-    forward(state (B, C, H, W), forcing (B, F, H, W), clock (B, K)) -> tendency (B, C, H, W), for any H and W:
-    the input is padded by repeating its edge to a multiple of 2**levels and the output cropped back.
-    Upsampling is bilinear followed by a 3 x 3 convolution, which has no checkerboard.
+    forward(states (B, T, C, H, W), forcing (B, F, H, W), clock (B, K)) -> (B, C, H, W): the change in units of
+    `scale` (C,), which is the standard deviation of the change over one step in units of the state (Lam et al. 2023,
+    GraphCast, eq. 19), for any H and W. T = 1 + history states in order of time, the last is now. The input is padded
+    by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back. Upsampling is bilinear followed
+    by a 3 x 3 convolution, and the last one a pixel shuffle with ICNR weights: neither has a checkerboard.
     """
 
     def __init__(
-        self, channels: int, forcing: int, clock: int, base_features: int = 40, levels: int = 3, blocks: int = 2
+        self,
+        channels: int,
+        forcing: int,
+        clock: int,
+        base_features: int = 40,
+        levels: int = 2,
+        blocks: int = 2,
+        history: int = 1,
+        scale: Tensor | None = None,
     ):
         super().__init__()
+        self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())
         widths = [base_features * min(2**i, 4) for i in range(levels + 1)]
-        self.multiple = 2**levels
+        self.multiple = 2 ** (levels + 1)
         hidden = 4 * clock
         self.clock = nn.Sequential(nn.Linear(clock, hidden), nn.SiLU())
-        self.stem = conv(channels + forcing, widths[0])
+        self.stem = Conv(channels * (1 + history) + forcing, widths[0], kernel=4, stride=2)
         self.encoder, self.down, self.up, self.decoder = (nn.ModuleList() for _ in range(4))
         for i, width in enumerate(widths):
             self.encoder.append(nn.ModuleList(Block(width, hidden) for _ in range(blocks)))
             if i < levels:
-                self.down.append(conv(width, widths[i + 1], stride=2))
-                self.up.append(conv(widths[i + 1], width))
+                self.down.append(Conv(width, widths[i + 1], stride=2))
+                self.up.append(Conv(widths[i + 1], width))
                 self.decoder.append(nn.ModuleList(Block(width, hidden) for _ in range(blocks)))
+        # the flow is smooth: it is given on cells of 4 x 4 (of 2 x 2 where there is no such level)
+        self.flow_level = min(1, levels)
+        self.flow_norm = ChannelNorm(widths[self.flow_level])
+        self.flow_head = Conv(widths[self.flow_level], 2 * channels).zero()
         self.norm = ChannelNorm(widths[0])
-        self.head = conv(widths[0], channels)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.expand = Conv(widths[0], 4 * THIN)
+        with torch.no_grad():  # ICNR (Aitken et al. 2017): the four cells of a shuffle start equal
+            self.expand.weight.copy_(self.expand.weight[::4].repeat_interleave(4, dim=0))
+            self.expand.bias.copy_(self.expand.bias[::4].repeat_interleave(4))
+        self.refine = nn.ModuleList([Conv(2 * channels + THIN, 2 * THIN), Conv(2 * THIN, 2 * THIN)])
+        self.head = Conv(2 * THIN, channels).zero()
 
-    def forward(self, state: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
-        H, W = state.shape[-2:]
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weight matrices between hidden features, which Muon trains; not those at the input and the outputs."""
+        rooms = (self.encoder, self.down, self.up, self.decoder, self.refine)
+        return [p for room in rooms for m in room.modules() if isinstance(m, Conv) for p in [m.weight]]
+
+    def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
+        H, W = states.shape[-2:]
+        now, scale = states[:, -1], self.scale[:, None, None]
         features = self.clock(clock)
-        x = torch.cat([state, forcing], dim=1)
+        changes = (states[:, 1:] - states[:, :-1]) / scale
+        x = torch.cat([now, changes.flatten(1, 2), forcing], dim=1)
         x = F.pad(x, (0, -W % self.multiple, 0, -H % self.multiple), mode="replicate")
         x = self.stem(x)
-        skips = []
+        skips, flow = [], None
         for i, blocks in enumerate(self.encoder):
             for block in blocks:
                 x = block(x, features)
             if i < len(self.down):
                 skips.append(x)
                 x = self.down[i](x)
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[i](x) + skips.pop()  # a sum costs less memory than a concatenation
-            for block in self.decoder[i]:
-                x = block(x, features)
-        return self.head(F.silu(self.norm(x)))[..., :H, :W]
+        for i in reversed(range(len(self.up) + 1)):
+            if i < len(self.up):
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+                x = self.up[i](x) + skips.pop()  # a sum costs less memory than a concatenation
+                for block in self.decoder[i]:
+                    x = block(x, features)
+            if i == self.flow_level:
+                flow = self.flow_head(F.silu(self.flow_norm(x))).float()
+                flow = F.interpolate(flow, scale_factor=2 ** (i + 1), mode="bilinear", align_corners=False)
+        base = warp(now, flow[..., :H, :W].unflatten(1, (2, -1)))
+        x = F.pixel_shuffle(self.expand(F.silu(self.norm(x))), 2)[..., :H, :W]
+        carried = (base - now) / scale
+        x = F.silu(self.refine[0](torch.cat([x, base, carried], dim=1)))
+        x = x + F.silu(self.refine[1](x))
+        return carried + self.head(x).float()

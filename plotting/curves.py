@@ -1,6 +1,8 @@
 """The course of a training run, from the records of log.jsonl."""
 
 import math
+import os
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -64,6 +66,13 @@ def loss_curves(records: list[dict]) -> Figure:
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=7.5, ncols=2)
     return figure
+
+
+def save_loss_curves(records: list[dict], path: Path) -> None:
+    """Write the figure as a PNG at `path`: to a temporary file, then renamed."""
+    temporary = path.with_suffix(".tmp.png")
+    loss_curves(records).savefig(temporary, dpi=110)
+    os.replace(temporary, path)
 
 
 def _line(axes, records: list[dict], label: str, *keys: str, **style) -> None:

@@ -4,6 +4,7 @@ All of them depend on counters only, so a resumed run continues with the same va
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,14 @@ def warmup_cosine(step: int, total: int, warmup: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(total - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def two_phases(step: int, first: int, second: int, warmup: float, factor: float) -> float:
+    """Factor on the peak learning rate: a warm-up and cosine over the `first` optimizer steps, then another over the
+    `second` ones that rises to `factor` only. warmup is the share of a phase with a rising rate."""
+    total, height = (first, 1.0) if step < first else (second, factor)
+    step = step if step < first else step - first
+    return height * warmup_cosine(step, total, max(1, min(round(warmup * total), 1000)))
 
 
 def ema_decay(n: int) -> float:
@@ -39,12 +48,48 @@ def generator(*counters: int, device: torch.device | str = "cpu") -> torch.Gener
     return torch.Generator(device).manual_seed(seed)
 
 
-def groups(order: list[int], batch_size: int, accumulate: int) -> list[list[list[int]]]:
-    """Cut the order of an epoch into optimizer steps, each a list of batches of indices.
+@dataclass(frozen=True)
+class Task:
+    """A part of an optimizer step: from initial times `starts` (indices), `skip` steps without gradient, then `steps`
+    steps with one each. `share`: what each of these contributes to the mean over the optimizer step."""
 
-    The last step of an epoch has what is left: nothing is dropped. A step's gradient is that of its samples'
-    mean when each batch's mean loss is weighted by len(batch) / (samples in the step).
+    starts: tuple[int, ...]
+    skip: int
+    steps: int
+    share: float
+
+
+def pair_tasks(order: list[int], batch_size: int, accumulate: int) -> list[list[Task]]:
+    """Cut the order of an epoch into optimizer steps of single pairs, each a list of tasks of one batch.
+
+    The last step of an epoch has what is left: nothing is dropped. A step's gradient is that of its samples' mean.
     """
     size = batch_size * accumulate
-    steps = [order[i : i + size] for i in range(0, len(order), size)]
-    return [[step[j : j + batch_size] for j in range(0, len(step), batch_size)] for step in steps]
+    out = []
+    for i in range(0, len(order), size):
+        step = order[i : i + size]
+        batches = [step[j : j + batch_size] for j in range(0, len(step), batch_size)]
+        out.append([Task(tuple(b), 0, 1, len(b) / len(step)) for b in batches])
+    return out
+
+
+def rollout_tasks(
+    order: list[int], batch_size: int, accumulate: int, longest: int, count: int, rng: torch.Generator
+) -> list[list[Task]]:
+    """`count` optimizer steps of roll-out fine-tuning: pushforward (Brandstetter et al. 2022) with a loss at every
+    step of a chain, the state detached between steps, so that memory is that of a single pair.
+
+    Each optimizer step has `accumulate` steps with gradient in chains that end at most `longest` steps after their
+    initial times, which are taken from `order` in turn; how many steps come before them without gradient is random.
+    """
+    out, at = [], 0
+    for _ in range(count):
+        tasks, left = [], accumulate
+        while left:
+            steps = min(left, longest)
+            skip = int(torch.randint(0, longest - steps + 1, (), generator=rng))
+            starts = tuple(order[(at + j) % len(order)] for j in range(min(batch_size, len(order))))
+            tasks.append(Task(starts, skip, steps, 1 / accumulate))
+            at, left = at + batch_size, left - steps
+        out.append(tasks)
+    return out

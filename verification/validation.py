@@ -1,11 +1,53 @@
 """Skill against persistence during training: sums over cases first, ratios last, physical units throughout."""
 
 import math
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 PERSISTENCE_LIKE = 0.05  # a forecast whose change is this small a share of the true change is persistence
+
+
+class Validation:
+    """Scores a model one step ahead from every initial time, and in roll-outs of `steps` steps from a few of them.
+
+    forecast(model, time, steps) yields the predicted fields (C, H, W) in physical units; truth_at(time) gives the true
+    ones and analysis_at(time) those that persistence repeats. chains(steps): the initial times from which so many
+    steps have truth; where there is none the roll-outs are shorter. valid (C, H, W) bool or None: cells that count.
+    """
+
+    STARTS = 8  # roll-outs, spread evenly over the validation part
+
+    def __init__(
+        self, names, forecast: Callable[..., Iterable], analysis_at, truth_at, chains, steps: int, lead, valid
+    ):
+        self.names, self.forecast, self.analysis_at, self.truth_at = names, forecast, analysis_at, truth_at
+        self.lead, self.valid, self.init_times = lead, valid, chains(1)
+        self.steps = next(k for k in range(steps, 0, -1) if len(chains(k)))
+        starts = chains(self.steps)
+        self.starts = starts[np.unique(np.linspace(0, len(starts) - 1, self.STARTS).round().astype(int))]
+
+    def __call__(self, model) -> dict:
+        """rmse, persistence_rmse, skill and change_ratio by variable one step ahead; rollout_skill at the last step
+        of the roll-outs; score, the figure that chooses the best checkpoint; alarm."""
+        near = self.sums(model, self.init_times, 1)
+        far = self.sums(model, self.starts, self.steps)
+        out, leads = skill_table(near[0], self.names), [skill_table(s, self.names) for s in far]
+        out["rollout_skill"] = leads[-1]["skill"]
+        out["score"] = mean_skill([out["skill"], *(t["skill"] for t in leads)])
+        out["alarm"] = persistence_alarm(out["skill"], out["change_ratio"])
+        return out
+
+    def sums(self, model, starts: np.ndarray, steps: int) -> Tensor:
+        """(steps, 4, C): `change_sums` by step, summed over the initial times."""
+        total = torch.zeros(steps, 4, len(self.names), dtype=torch.float64)
+        for t in starts:
+            analysis = self.analysis_at(t)
+            for k, pred in enumerate(self.forecast(model, t, steps)):
+                total[k] += change_sums(pred, analysis, self.truth_at(t + (k + 1) * self.lead), self.valid).cpu()
+        return total
 
 
 def change_sums(forecast: Tensor, analysis: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:

@@ -1,0 +1,51 @@
+"""Boundary data: the edge of the domain from another store, as limited-area models have it (Davies 1976)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.dataset import Hours
+from data.grid import same_grid
+from data.normalise import Statistics
+from data.store import Store
+
+WIDTH = 25  # cells of the strip; on small domains at most 8 % of the shorter side
+
+
+class Boundary:
+    """A strip along the edge in which a forecast is drawn towards the hours of a boundary store:
+
+        x <- (1 - w) x + w x_boundary,   w = cos^2(pi d / 2N)
+
+    d cells from the edge, 0 at the outermost, N = min(25, 8 % of the shorter side) cells wide. ValueError where the
+    store has another grid or lacks a variable. The store may be the truth itself: a perfect boundary.
+    """
+
+    def __init__(self, path: str, store: Store, statistics: Statistics, mask: Tensor | None):
+        self.store = Store(path)
+        names = self.store.choose(list(statistics.names))
+        if not same_grid(self.store.grid, store.grid):
+            raise ValueError(
+                f"boundary: got {path} with the grid {self.store.grid.shape}, expected the cells of {store.path}, "
+                f"{store.grid.shape}. Fix: interpolate the boundary store to this grid"
+            )
+        self.hours = Hours(self.store, names, None if mask is None else mask.cpu(), 1.0)
+        self.weight = davies(store.grid.shape).to(statistics.mean.device)
+
+    def fields(self, times: np.ndarray, lead: np.timedelta64, steps: int) -> list[Tensor]:
+        """For each step k the boundary store's fields (B, C, H, W) in physical units at times + (k + 1) * lead."""
+        return [torch.stack([self.hours(t + (k + 1) * lead) for t in times]) for k in range(steps)]
+
+    def nudge(self, state: Tensor, boundary: Tensor) -> Tensor:
+        """Draw a state (B, C, H, W) towards the boundary's state in the strip."""
+        return state + self.weight * (boundary - state)
+
+
+def davies(shape: tuple[int, int]) -> Tensor:
+    """The weight of the boundary (H, W): 1 in the outermost cells, 0 from the inner end of the strip on."""
+    width = max(1, min(WIDTH, int(0.08 * min(shape))))
+    y, x = (torch.arange(n) for n in shape)
+    distance = torch.minimum(
+        torch.minimum(y, shape[0] - 1 - y)[:, None], torch.minimum(x, shape[1] - 1 - x)[None, :]
+    ).clamp(max=width)
+    return torch.cos(torch.pi * distance / (2 * width)).square().float()
