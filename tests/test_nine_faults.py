@@ -14,7 +14,8 @@ import xarray as xr
 
 import infer_iterative as inference
 import train_deterministic as training
-from data.dataset import Hours, Pairs
+import verification.validation as validation
+from data.dataset import Hours, Series
 from data.forcing import Forcing
 from data.store import Store
 from losses.weather import WeatherLoss
@@ -32,7 +33,7 @@ SMALL = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=T
 def quick(monkeypatch):
     """Without the figure, on the CPU, and on one thread: the nets are too small to share."""
     monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(training, "draw_curves", lambda log, path: None)
+    monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(2)
@@ -61,21 +62,21 @@ def spy(monkeypatch, owner, name: str) -> list:
 
 def training_pairs(monkeypatch, store, run, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The pairs (state, target), (B, C, H, W) in physical units, that one epoch gives to the model, mirrored."""
-    calls = spy(monkeypatch, training, "normalise")
+    calls = spy(monkeypatch, training, "mirror_state")
     train(store, run, **constants)
-    batches = [arguments[0] for arguments, _ in calls if arguments[0].ndim == 4]  # validation has three dimensions
-    return list(zip(batches[::2], batches[1::2], strict=True))
+    fields = [result for _, result in calls]
+    return [(states[:, -1], target) for states, target in zip(fields[::2], fields[1::2], strict=True)]
 
 
 def test_fault_1_validation_hours_lie_a_day_after_the_last_training_hour(tmp_path, monkeypatch):
     """Ten days: the hours that training reads, those that validation reads and those of the statistics."""
     times = np.array([hour(n) for n in range(240)])
     store = write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t, (8, 8)), times, ["T2M"], small_grid(8, 8))
-    batches, read = spy(monkeypatch, Pairs, "batch"), spy(monkeypatch, Hours, "__call__")
+    batches, read = spy(monkeypatch, Series, "targets"), spy(monkeypatch, Hours, "__call__")
     sums = spy(monkeypatch, training.Validation, "sums")
     result = train(store, tmp_path / "run", accumulate=64, validate_hours=24, levels=0, base_features=2)
-    trained = {t + k * HOUR for _, (_, _, starts) in batches for t in starts for k in (0, 1)}
-    validated = {t + k * HOUR for (_, _, starts, steps), _ in sums for t in starts for k in range(steps + 1)}
+    trained = {t + k * HOUR for (_, starts, _), _ in batches for t in starts for k in (-1, 0, 1)}
+    validated = {t + k * HOUR for (_, _, starts, steps), _ in sums for t in starts for k in range(-1, steps + 1)}
     assert max(trained) + 24 * HOUR <= min(validated)
     assert trained == {t for t in times if t <= max(trained)}  # no hour was taken out from between
     assert len(validated) >= 10 and max(validated) + 24 * HOUR < times[-1]  # what follows is for tests
@@ -148,7 +149,7 @@ def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(
     result = train(store, tmp_path / "run", epochs=4, validate_every=2, lr=0.02)
     assert [r["epoch"] for r in result.log] == [2, 4]
     first, last = (np.datetime64(t) for t in result.log[-1]["split"]["validation"])
-    starts = [t for t in times if first <= t and t + HOUR <= last]
+    starts = [t for t in times if first <= t - HOUR and t + HOUR <= last]
 
     # persistence from the fields alone: no echo is 0 dBZ, whatever value the store uses for it
     for name in names:
@@ -163,16 +164,17 @@ def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(
     # the model's error in kelvin, with the averaged weights and the statistics of the checkpoint
     opened, last = Store(store), result.last
     forcing = Forcing(opened.grid, HOUR, tuple(names), None)
-    model = ResidualUNet(2, len(forcing.names), 8, *(SMALL[k] for k in ("base_features", "levels", "blocks")))
+    sizes = (SMALL[k] for k in ("base_features", "levels", "blocks"))
+    model = ResidualUNet(2, len(forcing.names), 8, *sizes, history=1)
     model.load_state_dict(last["ema"])
     mean, std, change = (np.array([last["statistics"][n][k] for n in names]) for k in ("mean", "std", "change_std"))
     squares = []
     for t in starts:
-        fields = np.stack([np.maximum(weather("REFC", t), 0), weather("T2M", t)])
-        state = torch.tensor((fields - mean[:, None, None]) / std[:, None, None], dtype=torch.float32)[None]
+        fields = np.stack([[np.maximum(weather("REFC", u), 0), weather("T2M", u)] for u in (t - HOUR, t)])
+        states = torch.tensor((fields - mean[:, None, None]) / std[:, None, None], dtype=torch.float32)[None]
         scale = torch.tensor(change / std, dtype=torch.float32)[:, None, None]
         with torch.no_grad():
-            pred = rollout_step(model, state, *forcing(np.array([t])), scale)[0, 1].numpy() * std[1] + mean[1]
+            pred = rollout_step(model, states, *forcing(np.array([t])), scale)[0, 1].numpy() * std[1] + mean[1]
         squares.append((pred - weather("T2M", t + HOUR)) ** 2)
     assert result.log[-1]["rmse"]["T2M"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
 
@@ -215,10 +217,10 @@ def test_fault_6_the_target_is_one_hour_after_the_state_across_missing_hours(tmp
     def told(field) -> float:
         return float(((field - 200) * 64).sqrt().mean())
 
-    scored = spy(monkeypatch, training, "change_sums")
+    scored = spy(monkeypatch, validation, "change_sums")
     pairs = training_pairs(monkeypatch, store, tmp_path / "run", flip=False)
     starts = sorted(told(state) for state, _ in pairs)
-    assert starts == [n for n in range(55) if {n, n + 1} <= set(present)]  # 55 is 70 % of 79
+    assert starts == [n for n in range(55) if {n - 1, n, n + 1} <= set(present)]  # 55 is 70 % of 79
     assert all(told(target) == told(state) + 1 for state, target in pairs)
     # validation: every pair one hour ahead, and roll-outs of two hours
     leads = {told(truth) - told(analysis) for (_, analysis, truth, _), _ in scored}
@@ -274,21 +276,23 @@ def same(a, b) -> bool:
 
 
 def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkeypatch, capsys):
-    """14 pairs in steps of 4, so 4 steps an epoch, the last of 2 pairs; interrupted after step 6 of 12."""
-    times = [hour(n) for n in range(22)]
+    """14 pairs in steps of 4, so 4 steps an epoch, the last of 2 pairs; interrupted after step 6 of 12, and once in
+    the last epoch, which is one of roll-outs."""
+    times = [hour(n) for n in range(23)]
     store = write_store(tmp_path / "s.zarr", weather, times, ["T2M", "U10"])
-    constants = {"epochs": 3, "validate_every": 2, "flip": True, "noise": 0.1, "train_end": str(hour(14)),
-                 "val_end": str(hour(18)), "gap": "1h", "lr": 0.01}  # fmt: skip
+    constants = {"epochs": 3, "validate_every": 2, "flip": True, "noise": 0.1, "train_end": str(hour(15)),
+                 "val_end": str(hour(19)), "gap": "1h", "lr": 0.01}  # fmt: skip
     whole = train(store, tmp_path / "whole", **constants)
     assert whole.last["step"] == 12 and whole.last["split"]["pairs"]["train"] == 14
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "update_ema", Interrupt(training.update_ema, 6))
-        stopped = train(store, tmp_path / "cut", status=128 + signal.SIGINT, **constants)
-    assert stopped.last["step"] == 6 and not stopped.log
-    capsys.readouterr()
-    torch.manual_seed(99)  # a new process would not have the old one's random state either
+    for done, step in ((0, 6), (6, 10)):
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "update_ema", Interrupt(training.update_ema, step - done))
+            stopped = train(store, tmp_path / "cut", status=128 + signal.SIGINT, **constants)
+        assert stopped.last["step"] == step and len(stopped.log) == step // 8
+        capsys.readouterr()
+        torch.manual_seed(99)  # a new process would not have the old one's random state either
     resumed = train(store, tmp_path / "cut", **constants)
-    assert "resumed at step 6 " in capsys.readouterr().out
+    assert "resumed at step 10 " in capsys.readouterr().out
     for key in ("model", "ema", "optimizer", "scheduler", "step", "epoch", "position", "rng"):
         assert same(whole.last[key], resumed.last[key]), f"{key} differs after the interruption"
     for key in ("epoch", "step", "loss", "terms", "lr", "grad_norm", "rmse", "skill"):
@@ -315,10 +319,10 @@ def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkey
         torch.testing.assert_close(torch.stack(gradients[size]), expected, rtol=1e-3, atol=1e-5)
 
     # nothing in the model depends on what else is in the batch
-    model = ResidualUNet(2, 1, 8, 4, 1, 1)
+    model = ResidualUNet(2, 1, 8, 4, 1, 1, 0)
     torch.nn.init.normal_(model.head.weight)
     assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    state, field, clock = torch.randn(2, 2, 8, 8), torch.randn(2, 1, 8, 8), torch.randn(2, 8)
+    state, field, clock = torch.randn(2, 1, 2, 8, 8), torch.randn(2, 1, 8, 8), torch.randn(2, 8)
     torch.testing.assert_close(model(state, field, clock)[:1], model(state[:1], field[:1], clock[:1]))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.dataset import Hours, Pairs, find_pairs, read_ahead, split_by_date
+from data.dataset import Hours, Series, find_pairs, read_ahead, split_by_date
 from data.store import Store
 from tests.conftest import hour, write_store
 
@@ -21,11 +21,21 @@ def test_a_missing_hour_costs_its_two_pairs_and_moves_no_other(tmp_path):
     store = Store(write_store(tmp_path / "s.zarr", encoded, times))
     starts = find_pairs(store.times, LEAD, ALL)
     assert [int((t - hour(0)) / LEAD) for t in starts] == [0, 1, 2, 5, 6, 7, 8]
-    pairs = Pairs(Hours(store, ["T2M"], None), starts, LEAD)
-    for i in range(len(pairs)):
-        state, target, time = pairs.batch([i])
-        assert state.mean() == encoded("T2M", time[0])
-        assert target.mean() == state.mean() + 1
+    series = Series(Hours(store, ["T2M"], None), LEAD, history=0)
+    for time in starts:
+        states, (target,) = series.states(time[None]), series.targets(time[None], range(1))
+        assert states.shape[:3] == (1, 1, 1) and states.mean() == encoded("T2M", time)
+        assert target.mean() == states.mean() + 1
+
+
+def test_history_and_chains_need_all_their_hours(tmp_path):
+    times = [hour(n) for n in range(10) if n != 4]
+    starts = find_pairs(np.array(times), LEAD, ALL, history=1, steps=2)
+    assert [int((t - hour(0)) / LEAD) for t in starts] == [1, 6, 7]
+    store = Store(write_store(tmp_path / "s.zarr", encoded, times))
+    series = Series(Hours(store, ["T2M"], None), LEAD, history=1)
+    assert series.states(starts)[:, :, 0, 0, 0].tolist() == [[250.0, 251.0], [255.0, 256.0], [256.0, 257.0]]
+    assert [t[:, 0, 0, 0].tolist() for t in series.targets(starts, range(1, 2))] == [[253.0, 258.0, 259.0]]
 
 
 def test_five_minute_pairs_and_unsorted_times():
@@ -36,12 +46,13 @@ def test_five_minute_pairs_and_unsorted_times():
 
 def test_read_ahead_keeps_the_order(tmp_path):
     store = Store(write_store(tmp_path / "s.zarr", encoded, [hour(n) for n in range(6)]))
-    pairs = Pairs(Hours(store, ["T2M"], None, cache_gb=1), find_pairs(store.times, LEAD, ALL), LEAD)
+    series = Series(Hours(store, ["T2M"], None, cache_gb=1), LEAD, history=0)
+    times = find_pairs(store.times, LEAD, ALL)
     order = [[3], [0, 2], [1]]
-    got = list(read_ahead(pairs, order))
-    assert [indices for indices, _ in got] == order
-    assert [b[0].shape[0] for _, b in got] == [1, 2, 1]
-    assert got[0][1][0].mean() == 253.0
+    got = list(read_ahead(lambda chosen: series.states(times[chosen]), order))
+    assert [chosen for chosen, _ in got] == order
+    assert [states.shape[0] for _, states in got] == [1, 2, 1]
+    assert got[0][1].mean() == 253.0
 
 
 def test_the_parts_are_dated_and_a_gap_lies_between_them():

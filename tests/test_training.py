@@ -13,7 +13,7 @@ from losses.terms import mse
 from tests.conftest import TINY
 from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
 from training.lock import RunLock
-from training.schedule import ema_decay, generator, groups, update_ema, warmup_cosine
+from training.schedule import ema_decay, generator, pair_tasks, rollout_tasks, two_phases, update_ema, warmup_cosine
 from verification.validation import change_sums, persistence_alarm, skill_table
 
 
@@ -21,15 +21,16 @@ from verification.validation import change_sums, persistence_alarm, skill_table
 def test_accumulated_gradients_equal_the_full_batch_and_the_tail_counts(pairs, batch, accumulate):
     torch.manual_seed(0)
     x, y = torch.randn(pairs, 1, 4, 4), torch.randn(pairs, 1, 4, 4)
-    plan = groups(list(range(pairs)), batch, accumulate)
-    assert sorted(i for step in plan for b in step for i in b) == list(range(pairs))
+    plan = pair_tasks(list(range(pairs)), batch, accumulate)
+    assert sorted(i for step in plan for task in step for i in task.starts) == list(range(pairs))
     for step in plan:
-        members = [i for b in step for i in b]
+        members = [i for task in step for i in task.starts]
         whole, parts = (torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
         parts.load_state_dict(whole.state_dict())
         mse(whole(x[members]), y[members]).mean().backward()
-        for b in step:
-            (mse(parts(x[b]), y[b]).mean() * (len(b) / len(members))).backward()
+        for task in step:
+            b = list(task.starts)
+            (mse(parts(x[b]), y[b]).mean() * task.share).backward()
         assert torch.allclose(whole.weight.grad, parts.weight.grad, atol=1e-6)
 
 
@@ -48,6 +49,25 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine():
     factors = [warmup_cosine(n, 100, 10) for n in range(101)]
     assert factors[0] == 0.1 and factors[9] == 1.0 and factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0.0)
+
+
+def test_the_last_epochs_have_a_lower_cosine_of_their_own():
+    factors = [two_phases(n, 100, 20, 0.1, 0.2) for n in range(121)]
+    assert factors[:100] == [warmup_cosine(n, 100, 10) for n in range(100)]
+    assert max(factors[100:]) == pytest.approx(0.2) and factors[120] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("longest,accumulate", [(24, 4), (4, 4), (3, 8), (1, 16)])
+def test_chains_of_the_fine_tuning_fit_and_add_up(longest, accumulate):
+    plan = rollout_tasks(list(range(7)), 2, accumulate, longest, 50, torch.Generator().manual_seed(0))
+    assert len(plan) == 50
+    reached = set()
+    for step in plan:
+        assert sum(t.steps for t in step) == accumulate and sum(t.steps * t.share for t in step) == pytest.approx(1)
+        assert all(t.skip + t.steps <= longest and len(t.starts) == 2 for t in step)
+        reached |= {t.skip + k + 1 for t in step for k in range(t.steps)}
+    assert reached == set(range(1, longest + 1))  # every lead up to the longest is trained
+    assert {i for step in plan for t in step for i in t.starts} == set(range(7))
 
 
 def test_random_numbers_depend_on_the_counters_alone():
