@@ -26,10 +26,10 @@ REACH = 16.0  # cells per frame, the fastest motion
 SMALLEST = 8  # cells, shorter side of the coarsest grid
 FINEST = 768  # cells, longer side of the finest grid on which motion is sought
 WINDOW = 3.0  # cells of each grid, standard deviation of the Gaussian within which motion is taken as one
-PASSES = 5  # of Lucas-Kanade on each grid
+PASSES = 4  # of Lucas-Kanade on each grid
 TIE = 0.3  # (dBZ per cell)^2, where squared gradients are weaker than this the motion stays that of its surroundings
 ODD = 2.0  # root mean square changes; a larger change between frames (growth, decay) counts for little
-TRAJECTORY_PASSES = 3  # to find the motion in the middle of a step
+TRAJECTORY_PASSES = 2  # to find the motion in the middle of a step, from that of the step before
 
 
 def extrapolate(frames: np.ndarray, steps: int, method: str = "own") -> np.ndarray:
@@ -82,9 +82,8 @@ def transport(analysis: np.ndarray, flow: np.ndarray, steps: int) -> np.ndarray:
     analysis, flow = torch.as_tensor(analysis), torch.as_tensor(flow)
     known = analysis.isfinite()
     filled = torch.where(known, analysis, 0.0)
-    foot, forecasts = torch.zeros_like(flow), []
+    foot, step, forecasts = torch.zeros_like(flow), flow, []
     for _ in range(steps):
-        step = _sample(flow, foot)
         for _ in range(TRAJECTORY_PASSES):
             step = _sample(flow, foot - step / 2)
         foot = foot - step
