@@ -195,7 +195,7 @@ def test_pysteps_agrees_where_there_is_echo():
 
 @pytest.mark.real_data
 def test_real_radar_is_forecast_better_than_by_pysteps(real):
-    """Published for these frames: pysteps' Lucas-Kanade 0.764, 0.636, 0.530; persistence 0.622, 0.509, 0.441."""
+    """Known before: pysteps' Lucas-Kanade 0.764, 0.636, 0.530; persistence 0.622, 0.509, 0.441."""
     frames = read_radar(real / "fmi_dbz_20160928.nc")
     by_name = forecasts()
     assert radar_scores(frames, by_name["persistence"])["csi"] == pytest.approx([0.622, 0.509, 0.441], abs=5e-4)
