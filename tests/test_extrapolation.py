@@ -1,0 +1,206 @@
+"""Extrapolation finds a known motion, carries echo on along it, and is persistence where nothing moves."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.extrapolation import forecasts, radar_scores, read_radar
+from data.synthetic_storms import one_thread
+from verification import extrapolation
+from verification.extrapolation import extrapolate, motion, transport
+
+METHODS = [
+    "own",
+    pytest.param(
+        "pysteps",
+        marks=pytest.mark.skipif(not extrapolation.pysteps_installed(), reason="pysteps or opencv is not installed"),
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Small fields on one thread: on busy cores two threads wait for each other, a hundred times the work itself."""
+    with one_thread():
+        yield
+
+
+def cells(size):
+    return np.mgrid[:size, :size].astype(float)
+
+
+def blobs(centres, size=64, width=5.0, peak=45.0):
+    """Round storms of `peak` dBZ at (row, column) centres over -10 dBZ of no echo."""
+    y, x = cells(size)
+    echo = sum(np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * width**2)) for r, c in centres)
+    return (-10 + (peak + 10) * echo).astype(np.float32)
+
+
+def moving_blobs(wind, times, size=64):
+    """Two storms that move by `wind` (rows, columns) cells per frame and are in mid-domain at time 0."""
+    centre = size / 2
+    places = np.array([[centre - 4, centre + 6], [centre + 6, centre - 8]])
+    return np.stack([blobs(places + t * np.array(wind), size) for t in times])
+
+
+def squall_lines(times, turn, size=96):
+    """Echo that turns by `turn` radians a frame about the middle, in the sense from the column to the row axis."""
+    y, x = cells(size) - (size - 1) / 2
+    out = []
+    for t in times:
+        c, s = math.cos(turn * t), math.sin(turn * t)
+        row, column = c * y - s * x, s * y + c * x  # where the echo stood at time 0
+        out.append(15 + 12 * np.sin(2 * np.pi * row / 22) + 12 * np.cos(2 * np.pi * column / 26))
+    return np.stack(out).astype(np.float32)
+
+
+def centre_of_echo(field):
+    y, x = cells(len(field))
+    weight = np.clip(field, 10, None) - 10
+    return np.array([(weight * y).sum(), (weight * x).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("wind", [(1, 0), (0, -3), (-2.5, 4), (5, 5), (0, 8)])
+def test_storms_are_continued_with_the_wind_that_moved_them(method, wind):
+    frames = moving_blobs(wind, [-2, -1, 0])
+    flow, forecast = motion(frames, method), extrapolate(frames, 3, method)
+    storm = frames[-1] > 20
+    assert np.abs(flow[:, storm] - np.array(wind)[:, None]).mean() < 0.35
+    for step in (1, 2, 3):
+        if abs(max(wind, key=abs)) * step <= 16:  # both storms are still whole inside the domain
+            truth = moving_blobs(wind, [step])[0]
+            assert np.abs(centre_of_echo(forecast[step - 1]) - centre_of_echo(truth)).max() < 0.35 * step
+            assert forecast[step - 1].max() > 40, "the peak of 45 dBZ is carried, not smoothed away"
+
+
+def test_small_fast_storms_are_found_at_14_cells_a_frame():
+    places = np.array([(30, 12), (48, 20), (60, 30), (70, 5)])
+    frames = np.stack([blobs(places + np.array([0, 14 * t]), size=96, width=2) for t in range(3)])
+    flow = motion(frames)[:, frames[-1] > 20]
+    assert np.abs(flow - np.array([[0], [14]])).mean() < 0.1
+
+
+def test_a_rotation_is_found_and_continued():
+    """pysteps' motion, smoothed over the whole domain, errs by 1 cell a frame here."""
+    turn = 0.06  # radians a frame: 2.4 cells a frame 40 cells from the middle
+    frames = squall_lines([-2, -1, 0], turn)
+    y, x = cells(96) - 47.5
+    inner = np.hypot(y, x) < 38
+    error = motion(frames) - turn * np.stack([x, -y])
+    assert np.sqrt(np.square(error).sum(0)[inner].mean()) < 0.35, "cells per frame, where the mean speed is 1.5"
+    forecast, truth = extrapolate(frames, 3), squall_lines([1, 2, 3], turn)
+    for step in range(3):
+        squared = np.square(forecast[step] - truth[step])[inner].mean()
+        assert squared < 0.25 * np.square(frames[-1] - truth[step])[inner].mean(), "persistence errs at least twice"
+
+
+def test_a_trajectory_follows_the_curve_of_a_steady_rotation():
+    turn, quarter = 0.1, 15  # 15 steps of 0.1 are 86 degrees: straight lines would end 12 cells too far out
+    y, x = cells(64) - 31.5
+    flow = (turn * np.stack([x, -y])).astype(np.float32)
+    start = blobs([(31.5, 31.5 + 16)], width=3)
+    end = (31.5 + 16 * math.sin(turn * quarter), 31.5 + 16 * math.cos(turn * quarter))
+    forecast = transport(start, flow, quarter)[-1]
+    assert np.abs(centre_of_echo(forecast) - end).max() < 0.3
+    assert forecast.max() > start.max() - 1, "interpolated once, not once a step"
+
+
+def test_air_from_beyond_the_domain_has_the_value_at_the_edge_and_a_gap_keeps_the_analysis():
+    analysis = 10 + np.arange(36, dtype=np.float32).reshape(6, 6)
+    east = np.stack([np.zeros((6, 6)), np.full((6, 6), 2.0)]).astype(np.float32)  # 2 columns a frame
+    np.testing.assert_allclose(transport(analysis, east, 1)[0, 0], [10, 10, 10, 11, 12, 13], atol=1e-4)
+    analysis[0, 1] = np.nan
+    moved = transport(analysis, east, 1)[0, 0]  # column 3 comes from the gap and stays 13
+    np.testing.assert_allclose(moved, [10, 10, 10, 13, 12, 13], atol=1e-4)
+    moved = transport(analysis, 0.3 * east, 1)[0, 0]  # 0.6 columns: the gap is not mixed in as if it were 0 dBZ
+    np.testing.assert_allclose(moved, [10, 10, 12, 12.4, 13.4, 14.4], atol=1e-4)
+    analysis[0, :2] = np.nan
+    moved = transport(analysis, east, 1)[0, 0]
+    assert np.isnan(moved[:2]).all() and np.isfinite(moved[2:]).all(), "a number wherever persistence has one"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(np.full((3, 64, 64), -10.0), id="dry"),
+        pytest.param(np.full((3, 64, 64), 30.0), id="constant"),
+        pytest.param(np.where(np.arange(64) < 20, np.nan, np.full((3, 64, 64), 30.0)), id="constant with a gap"),
+        pytest.param(np.full((3, 64, 64), np.nan), id="no data"),
+        pytest.param(moving_blobs((2, 3), [0]), id="one frame"),
+        pytest.param(moving_blobs((2, 3), [0, 1, 2]) * np.array([1, 0, 1])[:, None, None], id="a dry frame between"),
+        pytest.param(np.repeat(blobs([(3, 4)], size=8, width=1.5)[None], 3, 0), id="8 x 8 that stands still"),
+        pytest.param(np.repeat(blobs([(0, 0)], size=1)[None], 3, 0), id="one cell"),
+    ],
+)
+def test_without_anything_that_moves_it_is_persistence(method, frames):
+    frames = frames.astype(np.float32)
+    forecast = extrapolate(frames, 3, method)
+    assert forecast.dtype == np.float32 and forecast.shape == (3, *frames.shape[1:])
+    np.testing.assert_allclose(motion(frames, method), 0, atol=0.02)
+    np.testing.assert_allclose(forecast, np.repeat(frames[-1:], 3, 0), atol=0.5)
+
+
+def test_a_tiny_field_has_a_motion_within_bounds():
+    frames = np.stack([blobs([(3, 2 + t)], size=8, width=1.5) for t in range(3)])
+    flow, forecast = motion(frames), extrapolate(frames, 3)
+    assert np.abs(flow).max() < 4 and flow[1, frames[-1] > 20].mean() > 0.5, "one column a frame"
+    assert np.isfinite(forecast).all() and forecast.max() <= frames.max() + 1e-3
+
+
+def test_the_edge_of_the_coverage_is_not_taken_for_standing_echo():
+    frames = moving_blobs((2, 3), [-2, -1, 0])
+    frames[:, :, :24] = np.nan  # through the middle of the storm that is at row 38, column 24
+    frames[:, 40:44, 50] = np.nan
+    flow = motion(frames)
+    assert np.isfinite(flow).all()
+    storm = np.nan_to_num(frames[-1], nan=-10) > 20
+    assert np.abs(flow - np.array([2, 3])[:, None, None])[:, storm].mean() < 0.05
+    forecast = extrapolate(frames, 2)
+    assert np.isfinite(forecast[:, np.isfinite(frames[-1])]).all()
+
+
+def test_noise_without_motion_stays_within_the_fastest_motion():
+    frames = np.random.default_rng(0).uniform(-10, 60, (4, 40, 56)).astype(np.float32)
+    assert np.abs(motion(frames)).max() <= extrapolation.REACH
+    forecast = extrapolate(frames, 3)
+    assert frames[-1].min() <= forecast.min() and forecast.max() <= frames[-1].max()
+
+
+def test_a_wrong_call_says_what_is_right():
+    with pytest.raises(ValueError, match="expected one of own, pysteps, auto"):
+        extrapolate(np.zeros((3, 8, 8)), 1, "optical")
+    with pytest.raises(ValueError, match=r"expected frames \(n, y, x\)"):
+        extrapolate(np.zeros((8, 8)), 1)
+
+
+def test_without_pysteps_auto_is_our_own(monkeypatch):
+    monkeypatch.setattr(extrapolation, "pysteps_installed", lambda: False)
+    frames = moving_blobs((1, 2), [0, 1, 2])
+    np.testing.assert_array_equal(extrapolate(frames, 1, "auto"), extrapolate(frames, 1, "own"))
+    with pytest.raises(ValueError, match="pip install pysteps"):
+        extrapolate(frames, 1, "pysteps")
+
+
+@pytest.mark.skipif(not extrapolation.pysteps_installed(), reason="pysteps or opencv is not installed")
+def test_pysteps_agrees_where_there_is_echo():
+    frames = moving_blobs((2, 3), [-2, -1, 0])
+    storm = frames[-1] > 20
+    assert np.abs(motion(frames) - motion(frames, "pysteps"))[:, storm].mean() < 0.35, "cells per frame"
+    own, other = (extrapolate(frames, 2, m) for m in ("own", "pysteps"))
+    assert np.abs(own - other).mean() < 1.0, "dBZ"
+
+
+@pytest.mark.real_data
+def test_real_radar_is_forecast_better_than_by_pysteps(real):
+    """Known before: pysteps' Lucas-Kanade 0.764, 0.636, 0.530; persistence 0.622, 0.509, 0.441."""
+    frames = read_radar(real / "fmi_dbz_20160928.nc")
+    by_name = forecasts()
+    assert radar_scores(frames, by_name["persistence"])["csi"] == pytest.approx([0.622, 0.509, 0.441], abs=5e-4)
+    own = radar_scores(frames, by_name["own"])
+    assert np.all(np.array(own["csi"]) >= [0.764, 0.636, 0.530])
+    assert all(0.9 < bias < 1.1 for bias in own["frequency_bias"])
+    if "pysteps" in by_name:
+        assert radar_scores(frames, by_name["pysteps"])["csi"] == pytest.approx([0.764, 0.636, 0.530], abs=2e-3)
