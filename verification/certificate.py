@@ -171,9 +171,13 @@ def _no_artefacts(scores: dict, boundary: str) -> list[Line]:
 
 
 def _timing(scores: dict, boundary: str) -> list[Line]:
+    """Against the better of the truth one step earlier and later; a forecast that meets that one exactly has 99."""
+
     def value(e):
         near = [v for v in (e.get("early_rmse"), e.get("late_rmse")) if v is not None]
-        return _ratio(e.get("timing_rmse"), min(near) if near else None)
+        if not near or (min(near) == 0 and not e["timing_rmse"] > 0):
+            return None
+        return min(99.0, e["timing_rmse"] / min(near)) if min(near) > 0 else 99.0
 
     return _at_leads(scores, "timing: RMSE / one step off", (1, 2, 3), _below(1.0), value)
 
@@ -219,9 +223,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
-    if a is None or b is None or not b > 0:
-        return 0.0 if a == 0 and b == 0 and a is not None else None
-    return a / b
+    """a / b; None where either is missing or b is not positive."""
+    return None if a is None or b is None or not b > 0 else a / b
 
 
 def _two(value: float | None) -> str:

@@ -12,6 +12,7 @@ import torch
 
 PERIODS = (2, 4, 8, 16)  # cells
 FEWEST_WAVES = 3  # a period must fit this often into a tile: longer ones mix with the window's own width
+VISIBLE = 0.05  # share of the truth's power below which a line is not counted, see `line_sums`
 DISTANCES = (0, 1, 2, 4, 8, 16, 32)  # cells from the boundary at which the classes of `edge_sums` begin
 
 
@@ -20,26 +21,33 @@ def line_sums(modes: np.ndarray) -> dict[str, list[float] | None]:
 
     modes: (2, tile_y, tile_x // 2 + 1), power of forecast and truth summed over tiles, laid out as rfft2 does.
     A_p = 10 log10(line power at k = 1/p / power around it), mean over both axes and both diagonals. A real artefact is
-    modulated by the weather, so the line is the mean over the modes within 1 to 6 of it; what is around it, the
-    ring, is a straight line through log power against log |k| on the modes 4 further out, so that a blurred
-    forecast, steeper than the truth, is not mistaken for one with lines.
+    modulated by the weather, so the line is the mean over the modes within 1 to 6 of it; around it is the ring, the
+    modes up to 4 further out, both after a straight line through log power against log |k| in the ring is taken out,
+    because a blurred forecast is steeper than the truth. VISIBLE of the truth's power is added to both for the same
+    reason: what is far below natural detail of its size is curvature of the spectrum or rounding.
     Cases are averaged in dB: a mean spectrum belongs to the few strongest squalls, and its index scatters by 2 dB
     between two sets of twelve true fields; this one scatters by 0.5 dB (synthetic storms, 64 x 64).
     None for a period that does not fit into the tile; zeros (no case) where a field is constant.
     """
     tile = (modes.shape[1], 2 * (modes.shape[2] - 1))
     fits = {p: not any(n % p or n // p < FEWEST_WAVES for n in tile) for p in PERIODS}
-    strongest = modes.max(axis=(1, 2), keepdims=True)
+    strongest = modes.max(axis=(1, 2))
     if not (strongest > 0).all():
         return {str(p): [0.0, 0.0] if fits[p] else None for p in PERIODS}
-    log = np.log(np.maximum(modes, 1e-14 * strongest)).reshape(2, -1)
+    log = np.log(modes + VISIBLE * modes[1] + 1e-14 * strongest[1]).reshape(2, -1)
     out = {}
     for p in PERIODS:
         if fits[p]:
-            excess = [np.exp(log[:, hood] - log[:, ring] @ fit).mean(axis=1) for hood, ring, fit in _places(tile, p)]
-            forecast, truth = np.mean(10 * np.log10(excess), axis=0)
+            forecast, truth = np.mean([_excess(log, *place) for place in _places(tile, p)], axis=0)
         out[str(p)] = [float(forecast - truth), 1.0] if fits[p] else None
     return out
+
+
+def _excess(log: np.ndarray, hood: tuple, ring: tuple) -> np.ndarray:
+    """Power of a line over that around it, dB: (2,) from log power (2, modes); places are (indices, log |k|)."""
+    slope = log[:, ring[0]] @ ring[1] / (ring[1] @ ring[1])  # log |k| of the ring has mean 0
+    powers = [np.exp(log[:, where] - slope[:, None] * log_k).mean(axis=1) for where, log_k in (hood, ring)]
+    return 10 * np.log10(powers[0] / powers[1])
 
 
 def line_index(sums: dict[str, list[float] | None] | None) -> dict[str, float | None]:
@@ -50,9 +58,9 @@ def line_index(sums: dict[str, list[float] | None] | None) -> dict[str, float | 
 
 
 @lru_cache(maxsize=16)
-def _places(tile: tuple[int, int], period: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each line of this period: flat indices of its modes and of its ring, and the matrix (ring, modes) that turns
-    log power in the ring into the level expected at each of the line's modes."""
+def _places(tile: tuple[int, int], period: int) -> list[tuple]:
+    """For each line of this period, the line and its ring: flat indices of the modes and their log |k|, relative to
+    the mean of the ring."""
     ky, kx = np.fft.fftfreq(tile[0])[:, None], np.fft.rfftfreq(tile[1])[None, :]
     k, shortest = np.hypot(ky, kx), min(tile)
     reach = min(max(shortest // period // 5, 1), 6)
@@ -72,9 +80,8 @@ def _places(tile: tuple[int, int], period: int) -> list[tuple[np.ndarray, np.nda
     out = []
     for y, x in lines:
         hood, ring = square(y, x, reach), square(y, x, reach + 4) & ~every & (k > 1.5 / shortest)
-        log_k = [np.log(k[m] / math.hypot(y, x)) for m in (ring, hood)]
-        around, at = (np.stack([np.ones_like(v), v], axis=1) for v in log_k)
-        out.append((np.flatnonzero(hood), np.flatnonzero(ring), np.linalg.pinv(around).T @ at.T))
+        level = np.log(k[ring]).mean()
+        out.append(tuple((np.flatnonzero(m), np.log(k[m]) - level) for m in (hood, ring)))
     return out
 
 

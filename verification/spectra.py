@@ -43,7 +43,7 @@ def spectrum_sums(forecast, truth, spacing: tuple[float, float], modes: bool = F
         waves = torch.view_as_real(torch.fft.rfft2((tiles - mean) * window, norm="ortho"))
         f, o = waves[:, 0], waves[:, 1]  # (tiles, tile_y, tile_x // 2 + 1, 2), the last real and imaginary part
         total += torch.stack([(a * b).sum(dim=(0, -1)) for a, b in ((f, f), (o, o), (f, o))])
-    sums = torch.einsum("pyx,byx->pb", total, bands)
+    sums = total.flatten(1) @ bands.flatten(1).T  # (3, bands)
     longest = min(tile[0] * spacing[0], tile[1] * spacing[1]) / 2 / _grid_length(spacing)
     out = {}
     for name, values in zip(("power_forecast", "power_truth", "cross"), sums.tolist(), strict=True):
