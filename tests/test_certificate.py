@@ -72,7 +72,7 @@ def test_storms_are_compared_with_persistence_and_extrapolation_over_33_km():
     fss = lambda v: {"20": {"9": 0.0, "33": v}}  # noqa: E731
     entry = {"frequency_bias": {"30": 0.8}, "fss": fss(0.6), "persistence_fss": fss(0.5)}
     beside = {"fss_beside_extrapolation": fss(0.6), "extrapolation_fss": fss(0.7)}
-    lines, notes = judge({"REFC": {k: entry | beside for k in "123456"}, "T2M": {"1": {}}})
+    lines, _ = judge({"REFC": {k: entry | beside for k in "123456"}, "T2M": {"1": {}}})
     assert lines["storms: FSS above persistence, REFC"]["value"] == pytest.approx(0.1)
     assert value_and_pass(lines["storms: FSS above extrapolation, REFC"]) == (pytest.approx(-0.1), False)
     assert lines["storms: frequency bias at 30 dBZ, REFC"]["pass"] is True and not any(

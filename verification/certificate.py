@@ -171,13 +171,11 @@ def _no_artefacts(scores: dict, boundary: str) -> list[Line]:
 
 
 def _timing(scores: dict, boundary: str) -> list[Line]:
-    """Against the better of the truth one step earlier and later; a forecast that meets that one exactly has 99."""
+    """Against the better of the truth one step earlier and later."""
 
     def value(e):
         near = [v for v in (e.get("early_rmse"), e.get("late_rmse")) if v is not None]
-        if not near or (min(near) == 0 and not e["timing_rmse"] > 0):
-            return None
-        return min(99.0, e["timing_rmse"] / min(near)) if min(near) > 0 else 99.0
+        return _ratio(e.get("timing_rmse"), min(near)) if near else None
 
     return _at_leads(scores, "timing: RMSE / one step off", (1, 2, 3), _below(1.0), value)
 
@@ -223,8 +221,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
-    """a / b; None where either is missing or b is not positive."""
-    return None if a is None or b is None or not b > 0 else a / b
+    """a / b of two errors, at most 99 (also where b is 0); None where either is missing or both are 0."""
+    if a is None or b is None or not (a > 0 or b > 0):
+        return None
+    return min(99.0, a / b) if b > 0 else 99.0
 
 
 def _two(value: float | None) -> str:
