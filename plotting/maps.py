@@ -28,24 +28,30 @@ def forecast_panels(
     variable: str,
     leads: Sequence[np.timedelta64],
     init_time: np.datetime64 | None = None,
+    extrapolation: Callable[[np.timedelta64], np.ndarray | None] | None = None,
 ) -> Figure:
-    """One row per lead time: truth, forecast, persistence, and forecast - truth.
+    """One row per lead time: truth, forecast, persistence, and extrapolation where it is given, else the error.
 
     `forecast` is an opened forecast store, `truth` an opened training store or a function of the valid
-    time that gives a (y, x) field, or None where there is none. `leads` are timedelta64; `init_time` is
-    the first one where it is not given. North is up whatever the order of the rows.
+    time that gives a (y, x) field, or None where there is none; `extrapolation` a function of the lead time, likewise.
+    `leads` are timedelta64; `init_time` is the first one where it is not given. The analysis is the persistence
+    panel. North is up whatever the order of the rows.
     """
     init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
     grid = read_grid(forecast, case.dims[1:])
     analysis = case.sel(lead_time=np.timedelta64(0, "ns")).values
+    none = np.full_like(analysis, np.nan)
     rows = []
     for lead in leads:
         field, actual = case.sel(lead_time=lead).values, _truth_at(truth, variable, init_time + lead)
-        actual = np.full_like(field, np.nan) if actual is None else actual
-        rows.append((actual, field, analysis, field - actual))
+        actual = none if actual is None else actual
+        last = field - actual if extrapolation is None else extrapolation(lead)
+        rows.append((actual, field, analysis, none if last is None else last))
+    titles = ("truth", "forecast", "persistence", "extrapolation" if extrapolation else "forecast - truth")
+    alike = 4 if extrapolation else 3  # columns that share the scale of the field
 
-    colours, norm = _scale(variable, [x for row in rows for x in row[:3]])
+    colours, norm = _scale(variable, [x for row in rows for x in row[:alike]])
     errors = np.concatenate([row[3][np.isfinite(row[3])] for row in rows] + [np.zeros(1)])
     widest = float(np.quantile(np.abs(errors), 0.995)) or 1.0
     panel_width = 3.0
@@ -53,32 +59,41 @@ def forecast_panels(
     size = (4 * panel_width + 1.6, len(rows) * (panel_height + 0.3) + 1.6)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), 4, squeeze=False, sharex=True, sharey=True)
-    extent, origin, labels = _frame(grid)
+    frame = _frame(grid)
+    labels = frame[2]
     for r, (row, lead) in enumerate(zip(rows, leads, strict=True)):
         for c, x in enumerate(row):
-            axes = panels[r, c]
-            axes.set_facecolor(MASKED)
-            style = {"cmap": colours, "norm": norm} if c < 3 else {"cmap": "RdBu_r", "vmin": -widest, "vmax": widest}
-            image = axes.imshow(x, extent=extent, origin=origin, interpolation="nearest", aspect=labels[2], **style)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            if c == 2:
+            error = {"cmap": "RdBu_r", "vmin": -widest, "vmax": widest}
+            image = _panel(panels[r, c], x, frame, {"cmap": colours, "norm": norm} if c < alike else error)
+            if c == 0:
                 field_image = image
             if r == 0:
-                axes.set_title(("truth", "forecast", "persistence", "forecast - truth")[c], fontsize=11)
+                panels[r, c].set_title(titles[c], fontsize=11)
             if r == len(rows) - 1:
-                axes.set_xlabel(labels[0])
+                panels[r, c].set_xlabel(labels[0])
             if np.isnan(x).all():
-                axes.text(0.5, 0.5, "no truth", ha="center", va="center", transform=axes.transAxes)
+                missing = "no extrapolation" if c == 3 and extrapolation else "no truth"
+                panels[r, c].text(0.5, 0.5, missing, ha="center", va="center", transform=panels[r, c].transAxes)
         when = f"+{_hours(lead)}, valid {_time(init_time + lead)}"
         panels[r, 0].set_ylabel(f"{when}\n{labels[1]}", fontsize=9)
     unit = forecast[variable].attrs.get("units") or lookup(variable).units
     bar = {"orientation": "horizontal", "aspect": 50, "pad": 0.02}
     beyond = "max" if isinstance(norm, BoundaryNorm) else "both"
-    figure.colorbar(field_image, ax=panels[:, :3], shrink=0.7, extend=beyond, label=unit, **bar)
-    figure.colorbar(image, ax=panels[:, 3], shrink=0.95, extend="both", label=f"error, {unit}", **bar | {"aspect": 18})
+    figure.colorbar(field_image, ax=panels[:, :alike], shrink=0.7, extend=beyond, label=unit, **bar)
+    if alike == 3:
+        bar["aspect"] = 18
+        figure.colorbar(image, ax=panels[:, 3], shrink=0.95, extend="both", label=f"error, {unit}", **bar)
     figure.suptitle(f"{variable}: {lookup(variable).long_name}, initial time {_time(init_time)} UTC", fontsize=12)
     return figure
+
+
+def _panel(axes, field: np.ndarray, frame, style: dict):
+    """Draw one (y, x) field; masked cells are grey."""
+    extent, origin, labels = frame
+    axes.set_facecolor(MASKED)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    return axes.imshow(field, extent=extent, origin=origin, interpolation="nearest", aspect=labels[2], **style)
 
 
 def _scale(variable: str, fields: list[np.ndarray]):
@@ -134,4 +149,5 @@ def _time(time: np.datetime64) -> str:
 
 
 def _hours(lead: np.timedelta64) -> str:
-    return f"{lead / np.timedelta64(1, 'h'):g} h"
+    hours = lead / np.timedelta64(1, "h")
+    return f"{hours:g} h" if hours >= 1 else f"{60 * hours:g} min"

@@ -8,24 +8,39 @@ WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
 REFERENCE = {"linewidth": 1.0, "linestyle": ":"}
 
 
-def skill_by_lead(scores: dict) -> Figure:
-    """Skill against both baselines; for each variable with events, CSI, FSS and frequency bias below.
+BASELINES = {
+    "skill": "persistence",
+    "skill_yesterday": "the same hour yesterday",
+    "skill_damped": "damped persistence",
+    "skill_extrapolation": "extrapolation",
+}
+OTHERS = {"persistence": ":", "extrapolation": "--"}  # line styles of the baselines beside the forecast
 
-    `scores` is scores.json: {"scores": {variable: {lead in hours: {...}}}, ...}.
+
+def skill_by_lead(scores: dict) -> Figure:
+    """Skill against every baseline; for each variable with events, CSI, FSS and frequency bias below.
+
+    `scores` is scores.json: {"scores": {variable: {lead in hours: {...}}}, ...}. A baseline that no variable has is
+    left out, the first two always shown; shaded is the 90 % interval of the skill against persistence.
     """
     table = scores["scores"]
     with_events = [v for v, by_lead in table.items() if any("csi" in e for e in by_lead.values())]
-    figure = Figure(figsize=(12, 4.2 * (1 + len(with_events))), layout="constrained")
+    keys = [k for k in BASELINES if any(_series(s, k)[0] for s in table.values())]
+    keys = list(dict.fromkeys([*list(BASELINES)[:2], *keys]))
+    figure = Figure(figsize=(max(12, 4.2 * len(keys)), 4.2 * (1 + len(with_events))), layout="constrained")
     rows = figure.subfigures(1 + len(with_events), 1, squeeze=False)[:, 0]
 
-    panels = rows[0].subplots(1, 2, sharey=True)
-    titles = ("against persistence", "against the same hour yesterday")
-    for axes, key, title in zip(panels, ("skill", "skill_yesterday"), titles, strict=True):
+    panels = rows[0].subplots(1, len(keys), sharey=True)
+    for axes, key in zip(panels, keys, strict=True):
         axes.axhline(0, color="black", linewidth=0.8)
-        for variable, by_lead in table.items():
-            axes.plot(*_series(by_lead, key), label=variable, **LINE)
-        axes.set(title=f"skill {title}", xlabel="lead time (h)", ylabel="1 - RMSE / RMSE of the reference")
+        for c, (variable, by_lead) in enumerate(table.items()):
+            axes.plot(*_series(by_lead, key), label=variable, color=f"C{c}", **LINE)
+            if key == "skill":
+                low, high = (_series(by_lead, "skill_interval", end) for end in (0, 1))
+                axes.fill_between(low[0], low[1], high[1], color=f"C{c}", alpha=0.15, linewidth=0)
+        axes.set(title=f"skill against {BASELINES[key]}", xlabel="lead time (h)")
         axes.grid(alpha=0.3)
+    panels[0].set_ylabel("1 - RMSE / RMSE of the reference")
     _keep_in_view(panels)
     panels[0].legend(fontsize=8, ncols=2)
 
@@ -35,21 +50,25 @@ def skill_by_lead(scores: dict) -> Figure:
 
 
 def _events(figure, variable: str, by_lead: dict) -> None:
-    """CSI, FSS over the window nearest to WINDOW, frequency bias: a colour per threshold."""
+    """CSI, FSS over the window nearest to WINDOW, frequency bias: a colour per threshold, baselines broken."""
     first = next(iter(by_lead.values()))
     thresholds, windows = list(first["csi"]), next(iter(first["fss"].values()))
     window = min(windows, key=lambda width: abs(float(width) - WINDOW))
     csi, fss, bias = figure.subplots(1, 3)
+    shown = [o for o in OTHERS if any(f"{o}_csi" in e for e in by_lead.values())]
     for c, t in enumerate(thresholds):
         colour = f"C{c}"
         csi.plot(*_series(by_lead, "csi", t), color=colour, label=f"at least {t}", **LINE)
-        csi.plot(*_series(by_lead, "persistence_csi", t), color=colour, **REFERENCE)
         fss.plot(*_series(by_lead, "fss", t, window), color=colour, **LINE)
-        fss.plot(*_series(by_lead, "persistence_fss", t, window), color=colour, **REFERENCE)
+        for other in shown:
+            style = REFERENCE | {"linestyle": OTHERS[other], "color": colour}
+            csi.plot(*_series(by_lead, f"{other}_csi", t), **style)
+            fss.plot(*_series(by_lead, f"{other}_fss", t, window), **style)
         bias.plot(*_series(by_lead, "frequency_bias", t), color=colour, **LINE)
     bias.axhline(1, color="black", linewidth=0.8)
-    csi.set(title=f"{variable}: CSI (dotted: persistence)", ylim=(0, 1))
-    fss.set(title=f"{variable}: FSS over {float(window):g} km (dotted: persistence)", ylim=(0, 1))
+    key = ", ".join(f"{'dotted' if OTHERS[o] == ':' else 'dashed'}: {o}" for o in shown)
+    csi.set(title=f"{variable}: CSI ({key})", ylim=(0, 1))
+    fss.set(title=f"{variable}: FSS over {float(window):g} km", ylim=(0, 1))
     bias.set(title=f"{variable}: frequency bias (1: right area)", ylim=(0, max(2.0, min(bias.get_ylim()[1], 5.0))))
     csi.legend(fontsize=8)
     for axes in (csi, fss, bias):
@@ -97,12 +116,15 @@ def spectra(scores: dict) -> Figure:
     return figure
 
 
-def _series(by_lead: dict, *keys: str) -> tuple[list[float], list[float]]:
+def _series(by_lead: dict, *keys: str | int) -> tuple[list[float], list[float]]:
     """Lead times in hours and the score found under `keys`, where it is defined."""
     points = []
     for lead, value in by_lead.items():
         for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(key, int):
+                value = value[key] if isinstance(value, list) else None
+            else:
+                value = value.get(key) if isinstance(value, dict) else None
         if value is not None and value == value:
             points.append((float(lead), value))
     points.sort()

@@ -84,6 +84,15 @@ def test_maps_show_truth_forecast_persistence_and_error_on_one_scale():
     assert len({id(image.norm) for image in images if image not in (images[3], images[7])}) == 1
 
 
+def test_reflectivity_can_stand_beside_its_extrapolation_instead_of_the_error():
+    forecast = forecast_of(lambda h: np.full((12, 16), 20.0 + h), "REFC")
+    moved = lambda lead: np.full((12, 16), 44.0) if lead == HOUR else None  # noqa: E731
+    panels = draw(forecast_panels(forecast, lambda t: None, "REFC", LEADS, extrapolation=moved)).axes
+    assert panels[3].get_title() == "extrapolation" and np.all(panels[3].images[0].get_array() == 44)
+    assert panels[3].images[0].norm is panels[1].images[0].norm and len(panels) == 9  # one colour bar
+    assert panels[7].texts[0].get_text() == "no extrapolation" and panels[4].texts[0].get_text() == "no truth"
+
+
 def test_reflectivity_below_the_lowest_step_is_white_and_masked_cells_are_grey():
     field = np.full((12, 16), 52.0)
     field[0], field[1] = 0.0, np.nan
@@ -112,6 +121,16 @@ def test_variables_with_events_get_their_own_row():
     keys = {"csi": by_threshold, "persistence_csi": by_threshold, "frequency_bias": by_threshold}
     figure = draw(skill_by_lead(scores_of(**keys, fss=fss, persistence_fss=fss)))
     assert len(figure.axes) == 5 and list(figure.axes[3].lines[0].get_ydata()) == [0.7, 0.7]
+
+
+def test_extrapolation_is_drawn_where_there_is_any_and_the_interval_is_shaded():
+    by_threshold = {"20": 0.5}
+    keys = {f"{o}csi": by_threshold for o in ("", "persistence_", "extrapolation_")} | {"frequency_bias": by_threshold}
+    keys |= {f"{o}fss": {"20": {"33": 0.4}} for o in ("", "persistence_", "extrapolation_")}
+    keys |= {"skill_extrapolation": 0.2, "skill_damped": 0.1, "skill_interval": [0.1, 0.5]}
+    axes = draw(skill_by_lead(scores_of(**keys))).axes
+    assert [a.get_title() for a in axes[2:4]] == ["skill against damped persistence", "skill against extrapolation"]
+    assert len(axes[0].collections) == 1 and len(axes[4].lines) == 3 and "dashed: extrapolation" in axes[4].get_title()
 
 
 def test_spectra_leave_out_bands_that_are_not_available_and_say_so_where_none_is():

@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from verification import scores, spectra
 from verification.baselines import same_hour_yesterday, yesterday_time
 from verification.cases import Measure, add, case_sums
-from verification.report import certificate, number, table_leads, without_nan
+from verification.outputs import without_nan
+from verification.report import number, table_leads
 
 HOUR = np.timedelta64(1, "h")
 DRAW = np.random.default_rng(0)
@@ -49,10 +50,15 @@ def test_masked_cells_are_left_out_and_tensors_are_as_good_as_arrays():
     assert sums == scores.error_sums(torch.tensor(forecast), torch.tensor(truth), np.isfinite(truth))
 
 
-def test_std_ratio_compares_variation_in_space_and_drift_is_in_its_unit():
-    truth = np.array([[0.0, 2.0]])  # mean 1, standard deviation 1
-    sums = scores.error_sums(0.5 * (truth - 1) + 4, truth)  # half the variation around 4
-    assert scores.std_ratio(sums) == 0.5 and scores.drift(sums) == 3.0
+def test_std_ratio_compares_variation_in_space_and_drift_is_in_the_pooled_unit():
+    # two cases, truth 0 2 and 4 6: spatial std 1 in each, pooled about the overall mean 3 it is sqrt((9+1+1+9)/4)
+    truths = [np.array([[0.0, 2.0]]), np.array([[4.0, 6.0]])]
+    forecasts = [0.5 * (t - t.mean()) + t.mean() + 3 for t in truths]  # half the variation, 3 too high
+    sums = add(*(scores.error_sums(f, t) for f, t in zip(forecasts, truths, strict=True)))
+    pooled = add(*(scores.moments(t) for t in truths))
+    assert scores.std_ratio(sums) == 0.5 and scores.pooled_std(pooled) == pytest.approx(math.sqrt(5))
+    assert scores.drift(sums, pooled) == pytest.approx(3 / math.sqrt(5))
+    assert scores.pooled_std(scores.moments(np.full((9, 9), 287.3, np.float32))) == 0
 
 
 @pytest.mark.parametrize("window", [3, 7])
@@ -150,13 +156,6 @@ def test_a_case_that_is_not_available_stays_so_in_the_sum():
     assert total["cases"] == 2 and total["spectrum"] is None and total["errors"]["squared"] == 0
 
 
-def test_the_certificate_says_only_what_was_computed():
-    entry = {"skill": 0.2, "drift": -0.4, "std_ratio": math.nan}
-    lines = certificate({"T2M": {"1": entry, "24": entry}, "V10": {"0.5": {"std_ratio": 0.9}}})
-    assert [(c["name"], c["pass"]) for c in lines] == [
-        ("1 h skill against persistence, T2M", True),
-        ("drift at 24 h, T2M", False),
-        ("std ratio at last lead, V10", True),
-    ]
+def test_printed_leads_and_numbers():
     assert table_leads({"T2M": {"1": {}, "2": {}, "5": {}, "36": {}}}) == ["1", "2", "36"]
     assert without_nan({"a": [1.0, math.nan]}) == {"a": [1.0, None]} and number(1234.5) == "1234"

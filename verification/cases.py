@@ -1,11 +1,15 @@
-"""One case (initial time, lead time, variable) to sums, sums over cases, and sums to the scores of a table.
+"""One case (initial time, lead time, variable) to sums, and sums over cases.
 
 A forecast and its baselines go through the same `case_sums`, so that they are compared like with like.
 """
 
 from dataclasses import dataclass
 
-from verification import scores, spectra
+import numpy as np
+import torch
+
+from data.normalise import transform
+from verification import lines, objects, scores, spectra
 
 
 @dataclass(frozen=True)
@@ -15,14 +19,69 @@ class Measure:
     spacing: tuple[float, float] = (1.0, 1.0)  # (dy, dx), one unit
     thresholds: tuple[float, ...] = ()  # events "at least this much", in the variable's unit; empty: none
     windows: tuple[int, ...] = ()  # FSS windows, cells (odd)
-    cell: float = 1.0  # width of a cell in the unit in which windows are named
+    cell: float = 1.0  # width of a cell in the unit in which windows are named, km
+    name: str = ""  # the variable
+    std: float | None = None  # standard deviation in training, in the transformed space; None: not known
 
 
-def case_sums(forecast, truth, scored, measure: Measure, structure: bool = True) -> dict:
-    """Every sum of one case of (y, x) fields; without `structure` the errors only."""
+def score_case(fields: dict[str, np.ndarray | None], scored, measure: Measure) -> dict[str, dict]:
+    """All sums of one case, by what is compared with the truth; what is not there is left out.
+
+    `fields`, each (y, x): forecast, truth, analysis; and where there is one: yesterday, damped, extrapolation;
+    truth_before and truth_after (the truth one step earlier and later) and forecast_before (the forecast one step
+    earlier). `scored` (y, x) bool or None for all cells.
+    """
+    f, t = fields["forecast"], fields["truth"]
+    there = {k for k, v in fields.items() if v is not None}
+    sums = {
+        "forecast": case_sums(f, t, scored, measure, detail=True),
+        "persistence": case_sums(fields["analysis"], t, scored, measure),
+        "truth": {"moments": scores.moments(t, scored)},
+    }
+    beside = {k: sums["forecast"][k] for k in ("cases", "errors", "events")}
+    for baseline in ("yesterday", "damped"):
+        if baseline in there:
+            sums[baseline] = case_sums(fields[baseline], t, scored, measure, structure=False)
+            sums[f"forecast_beside_{baseline}"] = {k: beside[k] for k in ("cases", "errors")}
+    if "extrapolation" in there:
+        sums |= _against_extrapolation(fields, scored, measure, beside)
+    if {"truth_before", "truth_after"} <= there:
+        early, late = (scores.error_sums(f, fields[k], scored) for k in ("truth_before", "truth_after"))
+        sums["timing"] = {"cases": 1, "early": early, "late": late, "at": sums["forecast"]["errors"]}
+    if {"forecast_before", "truth_before"} <= there:
+        changes = (f - fields["forecast_before"], t - fields["truth_before"])
+        sums["change"] = dict(
+            zip(("forecast", "truth"), (scores.moments(c, scored) for c in changes), strict=True), cases=1
+        )
+    return sums
+
+
+def _against_extrapolation(fields, scored, measure: Measure, beside: dict) -> dict[str, dict]:
+    """Sums of extrapolation and of the forecast over the cells where extrapolation has a value."""
+    x = fields["extrapolation"]
+    known = np.isfinite(x) if scored is None else np.isfinite(x) & scored
+    if not known.any():
+        return {}
+    if known.sum() == (known.size if scored is None else scored.sum()):
+        known = scored
+    else:
+        beside = case_sums(fields["forecast"], fields["truth"], known, measure, spectrum=False)
+    extrapolated = case_sums(x, fields["truth"], known, measure, spectrum=False)
+    return {"extrapolation": extrapolated, "forecast_beside_extrapolation": beside}
+
+
+def case_sums(forecast, truth, scored, measure: Measure, structure=True, spectrum=True, detail=False) -> dict:
+    """The sums of one case of (y, x) fields; without `structure` the errors only, with `detail` also what is asked
+    of the forecast alone: modes of the spectrum, errors by place, normalised error, storm objects."""
     sums: dict = {"cases": 1, "errors": scores.error_sums(forecast, truth, scored)}
+    if structure and spectrum:
+        sums["spectrum"] = spectrum = spectra.spectrum_sums(forecast, truth, measure.spacing, modes=detail)
+        if detail:
+            modes = None if spectrum is None else spectrum.pop("modes")
+            tile = tuple(map(spectra.tile_side, np.shape(forecast)))
+            sums["lines"] = None if modes is None else lines.line_sums(modes)
+            sums["rings"] = None if modes is None else spectra.ring_sums(modes, tile, measure.spacing)
     if structure:
-        sums["spectrum"] = spectra.spectrum_sums(forecast, truth, measure.spacing)
         sums["events"] = {
             f"{t:g}": {
                 "table": scores.contingency(forecast, truth, t, scored),
@@ -32,11 +91,19 @@ def case_sums(forecast, truth, scored, measure: Measure, structure: bool = True)
             }
             for t in measure.thresholds
         }
+    if detail:
+        error = np.asarray(forecast) - np.asarray(truth)
+        sums["edge"], sums["phase"] = lines.edge_sums(error, scored), lines.phase_sums(error, scored)
+        if measure.thresholds:
+            sums["objects"] = objects.object_sums(forecast, truth, scored)
+        if measure.std:
+            moved = [transform(torch.as_tensor(x), measure.name) / measure.std for x in (forecast, truth)]
+            sums["normalised"] = scores.error_sums(*moved, scored)
     return sums
 
 
 def add(total, case):
-    """The sum of two results of `case_sums`, key by key; None (not available) stays None."""
+    """The sum of two results of `score_case`, key by key; None (not available) stays None."""
     if total is None or case is None:
         return None
     if isinstance(total, dict):
@@ -47,41 +114,7 @@ def add(total, case):
     return total + case
 
 
-def summary(totals: dict) -> dict:
-    """The scores of one variable and lead time.
-
-    `totals` holds summed `case_sums` under "forecast" and "persistence" and, over the cases where the
-    same hour of the day before exists, errors only, under "yesterday" and "forecast_beside_yesterday".
-    """
-    forecast, persistence, yesterday = totals["forecast"], totals["persistence"], totals.get("yesterday")
-    error, reference = scores.rmse(forecast["errors"]), scores.rmse(persistence["errors"])
-    out = {
-        "n_cases": forecast["cases"],
-        "rmse": error,
-        "mae": scores.mae(forecast["errors"]),
-        "bias": scores.bias(forecast["errors"]),
-        "persistence_rmse": reference,
-        "skill": scores.skill(error, reference),
-        "n_cases_yesterday": yesterday["cases"] if yesterday else 0,
-        "yesterday_rmse": scores.rmse(yesterday["errors"]) if yesterday else None,
-        "skill_yesterday": None,
-        "std_ratio": scores.std_ratio(forecast["errors"]),
-        "drift": scores.drift(forecast["errors"]),
-    }
-    if yesterday:  # compared over the same cases, which may be fewer
-        beside = scores.rmse(totals["forecast_beside_yesterday"]["errors"])
-        out["skill_yesterday"] = scores.skill(beside, out["yesterday_rmse"])
-    names = spectra.band_names()
-    out["power_ratio"] = dict(zip(names, spectra.power_ratio(forecast["spectrum"]), strict=True))
-    out["coherence"] = dict(zip(names, spectra.coherence(forecast["spectrum"]), strict=True))
-    out["persistence_coherence"] = dict(zip(names, spectra.coherence(persistence["spectrum"]), strict=True))
-    if forecast["events"]:
-        for name in ("csi", "pod", "far", "frequency_bias", "ets"):
-            score = getattr(scores, name)
-            out[name] = {t: score(e["table"]) for t, e in forecast["events"].items()}
-        for prefix, source in (("", forecast), ("persistence_", persistence)):
-            out[prefix + "fss"] = {
-                t: {w: scores.fss(sums) for w, sums in e["fss"].items()} for t, e in source["events"].items()
-            }
-        out["persistence_csi"] = {t: scores.csi(e["table"]) for t, e in persistence["events"].items()}
-    return out
+def add_case(total: dict, case: dict) -> None:
+    """Add the sums of a case to `total`, in place; a comparison that the case lacks keeps fewer cases."""
+    for k, v in case.items():
+        total[k] = add(total[k], v) if k in total else v

@@ -1,36 +1,67 @@
-"""Scores as text and as a certificate. `scores` is always {variable: {lead in hours as text: {score: value}}}."""
+"""Scores and certificate as text. `scores` is always {variable: {lead in hours as text: {score: value}}}."""
 
 import math
+import textwrap
 
 ROWS = (1, 2, 3, 6, 12, 18, 24)  # hours, the lead times that the printed tables show where they exist
+WIDTH = 100  # columns of a line of the certificate
 BLOCK = 4  # variables side by side in 100 columns
 
 
-def certificate(scores: dict) -> list[dict]:
-    """Lines {name, value, bar, pass} that say whether the forecasts are worth having and stay stable.
+def certificate_text(lines: list[dict], notes: dict[str, str]) -> str:
+    """The certificate to read: what passed and what is not available in one entry a criterion, failures one by one."""
+    out, groups = [], {}
+    for line in lines:
+        groups.setdefault(_criterion(line), []).append(line)
+    for criterion, group in groups.items():
+        for line in group:
+            if line["pass"] is False:
+                where = f"(bar {line['bar']}; {notes[line['name']]})"
+                out += _wrapped(f"FAIL  {line['name']:<30} {line['value']:+8.3g}  {where}")
+        passed = ", ".join(f"{_variable(c)} {c['value']:+.3g}" for c in group if c["pass"])
+        if passed:
+            out += _wrapped(f"PASS  {criterion} (bar {group[0]['bar']}): {passed}")
+        reasons: dict[str, list[str]] = {}
+        for c in group:
+            if c["pass"] is None:
+                reasons.setdefault(notes[c["name"]].split("; worst")[0], []).append(_variable(c))
+        for why, names in reasons.items():
+            out += _wrapped(f"n/a   {criterion}, {', '.join(names)}: {why}")
+    judged = [c for c in lines if c["pass"] is not None]
+    total = f"certificate: {sum(c['pass'] for c in judged)} of {len(lines)} lines passed"
+    missing = len(lines) - len(judged)
+    return "\n".join([*out, total + (f"; {missing} not available" if missing else "")])
 
-    A line is left out where its lead time was not scored or its value is not defined.
-    """
-    wanted = [
-        ("1 h skill against persistence", "1", "skill", "> 0", lambda v: v > 0),
-        ("drift at 24 h", "24", "drift", "-0.3 to 0.3", lambda v: abs(v) < 0.3),
-        ("std ratio at last lead", None, "std_ratio", "0.8 to 1.2", lambda v: 0.8 <= v <= 1.2),
-    ]
-    lines = []
-    for name, lead, score, bar, passes in wanted:
-        for variable, by_lead in scores.items():
-            value = by_lead.get(lead or max(by_lead, key=float), {}).get(score)
-            if value is not None and math.isfinite(value):
-                line = {"name": f"{name}, {variable}", "value": value, "bar": bar, "pass": passes(value)}
-                lines.append(line)
-    return lines
+
+def _criterion(line: dict) -> str:
+    return line["name"].rpartition(", ")[0]
 
 
-def certificate_text(lines: list[dict]) -> str:
-    """One PASS or FAIL line per entry of `certificate`."""
-    return "\n".join(
-        f"{'PASS' if c['pass'] else 'FAIL'}  {c['name']:<44} {c['value']:+8.3f}   (wanted: {c['bar']})" for c in lines
-    )
+def _variable(line: dict) -> str:
+    return line["name"].rpartition(", ")[2]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 10, break_on_hyphens=False, drop_whitespace=True)
+
+
+def reference_table(scores: dict) -> str:
+    """Skill against every baseline at 1 h (or the first lead) and the last: a row per variable; in brackets the 90 %
+    interval by day of the skill against persistence."""
+    leads = [table_leads(scores)[0], table_leads(scores)[-1]]
+    leads = list(dict.fromkeys(leads))
+    lines = ["        " + "".join(f"|{f'{float(k):.4g} h':^43}" for k in leads)]
+    lines.append("        " + "| persistence             yesterday  damped  " * len(leads))
+    for name, by_lead in scores.items():
+        cells = []
+        for k in leads:
+            e = by_lead.get(k, {})
+            interval = e.get("skill_interval")
+            span = f"({signed(interval[0])} to {signed(interval[1])})" if interval else ""
+            others = f"{signed(e.get('skill_yesterday')):>10}{signed(e.get('skill_damped')):>8}"
+            cells.append(f"|{signed(e.get('skill')):>6} {span:<16} {others}  ")
+        lines.append(f"{name:<8.8}" + "".join(cells))
+    return "\n".join(lines)
 
 
 def error_tables(scores: dict, units: dict[str, str]) -> str:
@@ -94,12 +125,3 @@ def signed(value: float | None) -> str:
 def plain(value: float | None) -> str:
     """A score between 0 and 1."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.2f}"
-
-
-def without_nan(value):
-    """The same nested dicts and lists with None for every number that is not finite, as JSON needs it."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

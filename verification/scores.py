@@ -51,9 +51,22 @@ def std_ratio(sums: dict) -> float:
     return math.sqrt(_ratio(sums["variation_forecast"], sums["variation_truth"]))
 
 
-def drift(sums: dict) -> float:
-    """Mean of forecast - truth in units of the truth's spatial standard deviation."""
-    return _ratio(bias(sums), math.sqrt(_ratio(sums["variation_truth"], sums["n"])))
+def moments(field, scored=None) -> dict[str, float]:
+    """Number, sum and sum of squares of the cells, for `pooled_std`."""
+    cells = _cells(field, scored)
+    return {"n": float(cells.numel()), "sum": cells.sum().item(), "square": cells.square().sum().item()}
+
+
+def pooled_std(sums: dict) -> float:
+    """Standard deviation over cells and cases together, about their overall mean; from summed `moments`."""
+    variance = _ratio(sums["square"], sums["n"]) - _ratio(sums["sum"], sums["n"]) ** 2
+    rounding = 1e-14 * _ratio(sums["square"], sums["n"])
+    return math.sqrt(variance) if variance > rounding else 0.0 * variance
+
+
+def drift(sums: dict, truth: dict) -> float:
+    """Mean of forecast - truth over all cases, over the pooled standard deviation of the truth (`moments`)."""
+    return _ratio(bias(sums), pooled_std(truth))
 
 
 def skill(error: float, reference: float) -> float:
