@@ -88,7 +88,7 @@ class Control:
         m = place.amplitude.shape[1]
         k = torch.hypot(torch.fft.fftfreq(m)[:, None], torch.fft.rfftfreq(m)[None, :])
         self.place, self.climate, self.times = place, climate[clock_hour(times[0])], times
-        self.wet = pad(wet, (MARGIN,) * 4)  # no storms outside, for want of knowledge
+        self.wet = mirrored(wet)
         self.amplitude = torch.cat([place.amplitude, torch.stack([spectrum(k, *v) for v in LOCAL.values()])])
         self.spread = hourly_spread(place)
         modes, news = torch.zeros(*self.amplitude.shape, 2), torch.zeros(len(times) - 1, *self.spread.shape, 2)
@@ -142,6 +142,14 @@ class Control:
                 planes = h.mean(-1).reshape(1, -1, *h.shape[-3:-1])
                 h = avg_pool2d(pad(planes, (2, 2, 2, 2), mode="replicate"), 5, 1).reshape(*h.shape[:-1], 1)
             self.scale[i] = (1 + h) ** -POWER
+
+
+def mirrored(field: Tensor) -> Tensor:
+    """A (size, size) field with its mirror image in the margin: storms outside are as many as near the edge."""
+    size = field.shape[0]
+    cell = torch.arange(-MARGIN, size + MARGIN) % (2 * size)
+    cell = torch.minimum(cell, 2 * size - 1 - cell)
+    return field[cell][:, cell]
 
 
 def misfits(world: World, states: list[State], times: list, analyses: list[dict]) -> Tensor:
