@@ -54,7 +54,7 @@ class Config:
 
 def main(cfg: Config) -> None:
     if unknown := [s for s in cfg.sets if s not in SETS]:
-        raise ValueError(f"sets: got {unknown[0]!r}, expected some of {', '.join(SETS)}. Fix: --sets twin")
+        raise ValueError(f"sets: got {unknown[0]!r}, expected some of {' | '.join(SETS)}. Fix: --sets twin")
     start = parse_time(cfg.start, "start").astype("datetime64[s]")
     inits = range(cfg.first, cfg.hours - max(LEADS), cfg.every)
     if len(inits) == 0 or cfg.first < 1:
@@ -152,7 +152,7 @@ def report(cfg: Config, sums: dict, seconds: dict, inits: list[str]) -> None:
         result["fss"][row] = {k: fss(s["FSS", k]) for k in LEADS}
     print(f"{'RMSE of persistence':24s}{''.join(f'{base[n, 1]:8.2f}' for n in NAMES)}")
     if "twin" in sums:
-        best = max((result["skill"]["twin"][n][1], n) for n in NAMES)
+        best = max((result["skill"]["twin"][n][1], n) for n in NAMES if base[n, 1] > 0)
         verdict = "PASS" if best[0] <= 0.9 else "FAIL: the generator is too easy"
         print(f"largest skill of the twin: {best[0]:.2f} ({best[1]}), at most 0.90: {verdict}")
     if cfg.json:
