@@ -53,6 +53,7 @@ class World:
     decay: torch.Tensor  # (F, M, M/2+1) what is left of a coefficient after an internal step
     periods: np.ndarray  # (cycles, 3) days
     phases: np.ndarray  # (cycles, 3) radians
+    slow: dict | None = None  # values that hold the cycles still, numbers or () tensors; None: as they swing
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,20 @@ def first_state(world: World, rng: np.random.Generator) -> State:
 def advance(world: World, state: State, time: np.datetime64, rng: np.random.Generator) -> State:
     """The state one hour after `time`; `rng` supplies what the state does not determine."""
     m = world.amplitude.shape[1]
-    spread = world.amplitude * torch.sqrt(1 - world.decay ** (2 * SUBSTEPS))
-    innovation = torch.stack([s * noise(rng, m) for s in spread]) / SUBSTEPS
+    return carry(world, state, time, torch.stack([s * noise(rng, m) for s in hourly_spread(world)]))
+
+
+def carry(world: World, state: State, time: np.datetime64, innovation: torch.Tensor) -> State:
+    """The state one hour after `time` with what joins the random fields in it: (F, M, M/2+1) complex, or zeros."""
+    innovation = innovation / SUBSTEPS
     for i in range(SUBSTEPS):
         state = _substep(world, state, time + i * np.timedelta64(3600 // SUBSTEPS, "s"), innovation)
     return state
+
+
+def hourly_spread(world: World) -> torch.Tensor:
+    """Standard deviation (F, M, M/2+1) of what joins each coefficient in an hour."""
+    return world.amplitude * torch.sqrt(1 - world.decay ** (2 * SUBSTEPS))
 
 
 def diagnose(world: World, state: State, time: np.datetime64) -> dict:
@@ -133,6 +143,8 @@ def diagnose(world: World, state: State, time: np.datetime64) -> dict:
 
 def cycles(world: World, time: np.datetime64) -> dict[str, float]:
     """The synoptic cycles at a time: sums of sines of about 3, 5 and 10 days, each of rms 1."""
+    if world.slow is not None:
+        return world.slow
     days = (np.datetime64(time, "s") - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
     values = 0.82 * np.sin(2 * np.pi * days / world.periods + world.phases).sum(1)
     return dict(zip(CYCLES, values.tolist(), strict=True))
@@ -140,14 +152,20 @@ def cycles(world: World, time: np.datetime64) -> dict[str, float]:
 
 def steering_wind(slow: dict[str, float]) -> tuple[float, float]:
     """The mean wind that moves storms, m/s along x and y: from the west-southwest, never stored."""
-    speed, angle = 4.4 + 0.8 * slow["speed"], np.radians(22 + 18 * slow["direction"])
-    return float(speed * np.cos(angle)), float(speed * np.sin(angle))
+    return _components(4.4 + 0.8 * slow["speed"], 22 + 18 * slow["direction"])
 
 
 def mean_low_wind(slow: dict[str, float]) -> tuple[float, float]:
     """The mixed layer's mean wind, m/s: backed from the steering wind, so southerly as a rule."""
     speed = 3.6 + 0.5 * slow["speed"] + 0.8 * slow["low_speed"]
-    angle = np.radians(72 + 18 * slow["direction"] + 14 * slow["backing"])
+    return _components(speed, 72 + 18 * slow["direction"] + 14 * slow["backing"])
+
+
+def _components(speed, degrees) -> tuple:
+    """x and y of a wind towards `degrees` counterclockwise from x: floats, or tensors with their gradients."""
+    if isinstance(speed, torch.Tensor):
+        return speed * torch.cos(torch.deg2rad(degrees)), speed * torch.sin(torch.deg2rad(degrees))
+    angle = np.radians(degrees)
     return float(speed * np.cos(angle)), float(speed * np.sin(angle))
 
 
@@ -198,7 +216,8 @@ def _substep(world: World, state: State, time: np.datetime64, innovation: torch.
     air = _advect(air, cells * (u_low + 0.7 * u_out), cells * (v_low + 0.7 * v_out))
     storm = (torch.stack([updraught, rain, sheet]) - tiny).clamp(min=0) * keep
     storm = _advect(storm, cells * (u_storm - wave_y), cells * (v_storm + wave_x)).clamp(min=0)
-    carried = cells * torch.tensor([mean_low_wind(slow), (u_storm, v_storm)], dtype=torch.float64)
+    winds = (*mean_low_wind(slow), u_storm, v_storm)
+    carried = cells * torch.stack([torch.as_tensor(w, dtype=torch.float64) for w in winds]).view(2, 2)
     return State(state.modes * world.decay + innovation, state.shift + carried, air, storm)
 
 
@@ -220,7 +239,7 @@ def _random_fields(world: World, state: State) -> torch.Tensor:
     m, n = world.amplitude.shape[1], world.land.shape[0]
     k_y, k_x = torch.fft.fftfreq(m, dtype=torch.float64), torch.fft.rfftfreq(m, dtype=torch.float64)
     turns = [[torch.exp(-2j * np.pi * k * d).to(torch.complex64) for k, d in ((k_x, x), (k_y, y))]
-             for x, y in state.shift.tolist()]  # fmt: skip
+             for x, y in state.shift]  # fmt: skip
     phase = [along_y[:, None] * along_x for along_x, along_y in turns]
     moved = torch.stack([state.modes[i] * phase[by] for i, (_, _, _, by) in enumerate(RANDOM.values())])
     return torch.fft.irfft2(moved, s=(m, m), norm="forward")[:, :n, :n]
