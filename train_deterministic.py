@@ -67,11 +67,12 @@ class Config:
     muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all
     weight_decay: float = 0.01  # decoupled weight decay
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
+    width: float = 3.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
     rollout_lr: float = 0.1  # peak learning rates in those epochs, as a share of the others
-    rollout_width: float = 3.0  # there L1, MSE and gradient see errors smoothed over this many cells
+    rollout_width: float = 3.0  # width in those epochs
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
@@ -139,9 +140,9 @@ def main(cfg: Config) -> int:
     total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
     optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
     loss_function, held, limit = WeatherLoss(tuple(grid["spacing"])), censor(statistics), limiter(statistics, mask)
-    loss_function.set_reference(
-        [persistence_terms(series, t, statistics, mask, loss_function) for t in pairs[:: max(len(pairs) // 48, 1)]]
-    )
+    changes = [persistence_pair(series, t, statistics, mask) for t in pairs[:: max(len(pairs) // 48, 1)]]
+    for width in {cfg.width, cfg.rollout_width}:
+        loss_function.set_reference(changes, None if mask is None else ~mask, width)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
           f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {rollout_epochs} from its own forecasts of up "
@@ -242,7 +243,7 @@ def main(cfg: Config) -> int:
         while epoch < cfg.epochs:
             starts, tasks = plan(epoch)
             tasks = tasks[position["group"] :]
-            width = 0.0 if starts is pairs else cfg.rollout_width
+            width = cfg.width if starts is pairs else cfg.rollout_width
             reads = read_ahead(read, [task for group in tasks for task in group])
             for group in tasks:
                 for number, _ in enumerate(group):
@@ -328,16 +329,16 @@ def rollout_chains(store: Store, split: Split, lead: np.timedelta64, cfg: Config
     raise AssertionError("the training part has pairs")
 
 
-def persistence_terms(series: Series, time: np.datetime64, statistics: Statistics, mask, loss_function) -> dict:
-    """The loss terms of persistence for one pair: the unit in which the terms are weighed."""
-    now, target = series.states(time[None])[:, -1], series.targets(time[None], range(1))[0]
-    fields = [normalise(x.to(statistics.mean.device), statistics, mask) / statistics.scale for x in (now, target)]
-    return loss_function(*fields, None if mask is None else ~mask)[1]
+def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics, mask) -> list[torch.Tensor]:
+    """The fields (1, C, H, W) at `time` and one lead later, in units of the change: the forecast and truth of
+    persistence, whose loss is the unit of the terms."""
+    fields = (series.states(time[None])[:, -1], series.targets(time[None], range(1))[0])
+    return [normalise(x.to(statistics.mean.device), statistics, mask) / statistics.scale for x in fields]
 
 
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
     "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")

@@ -9,7 +9,7 @@ TILE = 256  # cells; side of the windows on large domains
 
 
 class SpectralLoss(nn.Module):
-    """Banded amplitude and coherence error in Hann windows, per channel (AMSE of Subich et al. 2025,
+    """Banded amplitude and coherence error in Hann windows, per channel and band (AMSE of Subich et al. 2025,
     arXiv 2501.19374, eq. 7, on wavenumber bands of a limited area).
 
     The domain is covered by square tiles of side n = min(256, H, W) that overlap by half. In each, the mean is
@@ -18,23 +18,25 @@ class SpectralLoss(nn.Module):
     the wavenumbers of a band b (octaves of the physical radius |k| = hypot(ky, kx)),
 
         S_p = sum |P|^2 + e    S_t = sum |T|^2 + e    C = sum Re(P conj T) + e
-        term = 1/n^2 sum_b [ (sqrt S_p - sqrt S_t)^2 + 2 max(S_p, S_t) (1 - C / sqrt(S_p S_t)) ]
+        error_b = 1/n^2 [ (sqrt S_p - sqrt S_t)^2 + 2 max(S_p, S_t) (1 - C / sqrt(S_p S_t)) ]
 
     averaged over tiles and batch. The first part wants the right amplitude whether or not the detail is where it
-    should be; where S_p = S_t the term is the mean squared error. e = `floor` per coefficient acts as a small
-    common component of both fields: it keeps every gradient finite where a field is constant (no echo at all),
-    and leaves the term exactly 0 where pred = target.
+    should be; where S_p = S_t the sum over bands is the mean squared error. e acts as a small common component of
+    both fields: it keeps every gradient finite where a field is constant (no echo at all), and leaves the error
+    exactly 0 where pred = target.
 
-    spacing: (dy, dx) in any one unit; only their ratio matters. forward(pred, target, valid): (B, C, H, W) twice,
-    valid (C, H, W) bool or None (cells that do not count are set to 0 in both); returns (C,).
+    spacing: (dy, dx) in any one unit; only their ratio matters. forward(pred, target, valid, unit): (B, C, H, W)
+    twice, valid (C, H, W) bool or None (cells that do not count are set to 0 in both). Without `unit` it returns the
+    errors (C, bands), with e = 1e-3 a coefficient; with `unit` (C, bands), the errors of some reference forecast,
+    errors / unit, and e is 1 % of the unit: then a band of little power, the finest detail, counts like any other.
     """
 
-    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), floor: float = 1e-3):
+    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0)):
         super().__init__()
-        self.spacing, self.floor = spacing, floor
+        self.spacing = spacing
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
-    def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None, unit: Tensor | None = None) -> Tensor:
         with torch.autocast(pred.device.type, enabled=False):
             pred, target = pred.float(), target.float()
             if valid is not None:
@@ -42,14 +44,14 @@ class SpectralLoss(nn.Module):
             n = min(TILE, *pred.shape[-2:])
             window, bands = self._table(n, pred.device)
             P, T = (torch.fft.rfft2(self._windowed(x, n, window), norm="ortho").flatten(-2) for x in (pred, target))
-            floor = self.floor * bands.sum(dim=0)
+            floor = 1e-3 * bands.sum(dim=0) if unit is None else 1e-2 * n**2 * unit[:, None]  # (bands) or (C, 1, bands)
             power_p = (P.real.square() + P.imag.square()) @ bands + floor
             power_t = (T.real.square() + T.imag.square()) @ bands + floor
             common = (P.real * T.real + P.imag * T.imag) @ bands + floor
             amplitude = (power_p.sqrt() - power_t.sqrt()).square()
             coherence = common / (power_p * power_t).sqrt()
-            error = amplitude + 2 * torch.maximum(power_p, power_t) * (1 - coherence)
-            return error.sum(dim=-1).mean(dim=(0, 2)) / n**2
+            error = (amplitude + 2 * torch.maximum(power_p, power_t) * (1 - coherence)).mean(dim=(0, 2)) / n**2
+            return error if unit is None else error / unit
 
     def _windowed(self, x: Tensor, n: int, window: Tensor) -> Tensor:
         """(B, C, H, W) to windowed anomalies of its tiles (B, C, tiles, n, n)."""

@@ -35,7 +35,7 @@ def good(tmp_path_factory):
     store = write_store(folder / "store.zarr", weather, [hour(n) for n in range(HOURS)], NAMES)
     run, forecast, scores = folder / "run", folder / "forecast.zarr", folder / "scores.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_curves", lambda log, path: None)  # not what is tested here, and slow
+        patch.setattr(training, "save_loss_curves", lambda log, path: None)  # not what is tested here, and slow
         assert training.main(training.Config(str(store), str(run), epochs=1, **SMALL)) == 0
     inference.main(inference.Config(str(run / "best.pt"), str(store), [str(hour(36))], 2.0, out=str(forecast)))
     scores.write_text('{"older": "scores"}\n')
@@ -196,7 +196,7 @@ def test_values_that_cannot_be_trained_on(case, refused, scripts, tmp_path):
 
 
 def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, scripts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "draw_curves", lambda log, path: None)
+    monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
     path = edited(tmp_path / "masked.zarr", "T2M", put((np.s_[:, :3, :4], NAN)))
     code, out, err = command(*scripts(training, "--zarr", path))
     assert code == 0, err
