@@ -68,6 +68,7 @@ class Config:
     weight_decay: float = 0.01  # decoupled weight decay
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
     width: float = 3.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
+    amplitude: float = 2.0  # weight of the amount of detail against its place in the spectral term
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
@@ -139,7 +140,11 @@ def main(cfg: Config) -> int:
     one_step = (cfg.epochs - rollout_epochs) * steps_per_epoch
     total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
     optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
-    loss_function, held, limit = WeatherLoss(tuple(grid["spacing"])), censor(statistics), limiter(statistics, mask)
+    loss_function, held, limit = (
+        WeatherLoss(tuple(grid["spacing"]), cfg.amplitude),
+        censor(statistics),
+        limiter(statistics, mask),
+    )
     changes = [persistence_pair(series, t, statistics, mask) for t in pairs[:: max(len(pairs) // 48, 1)]]
     for width in {cfg.width, cfg.rollout_width}:
         loss_function.set_reference(changes, None if mask is None else ~mask, width)
@@ -338,7 +343,8 @@ def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics
 
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0,
+    "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
     "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")

@@ -16,8 +16,10 @@ STORE=data/hrrr.zarr # training store
 RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
 HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
-DEMO_HOURS=480       # hours of synthetic weather
-DEMO_TRAINING=(--epochs 18 --accumulate 2 --base_features 16 --lr 1e-3 --validate_every 3)
+DEMO_HOURS=720       # hours of synthetic weather to train on
+OTHER_HOURS=288      # hours of other weather, of another seed, to test on
+DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 60 --rollout_epochs 18 --rollout_hours 12
+    --rollout_width 5 --validate_every 6)
 
 VERSION='import sys; print(sys.version_info[:2])'
 
@@ -62,11 +64,20 @@ setup() { # make .venv where it is missing, install what changed; arguments: req
     done
 }
 
-result() { # STORE RUN_DIR: forecasts from test hours, scores, figures
-    say "forecast $HOURS h from test hours into $2/forecast.zarr"
-    .venv/bin/python infer_iterative.py --checkpoint "$2/best.pt" --zarr "$1" --init_time test --hours "$HOURS" --out "$2/forecast.zarr"
-    say "score against truth and persistence"
-    .venv/bin/python verify_forecast.py --forecast "$2/forecast.zarr" --zarr "$1" --out "$2/scores.json"
+result() { # CHECKPOINT STORE FOLDER [--CONSTANT VALUE ...]: forecasts from test hours, scores, figures
+    local checkpoint=$1 store=$2 folder=$3
+    shift 3
+    say "forecast $HOURS h from test hours into $folder/forecast.zarr"
+    .venv/bin/python infer_iterative.py --checkpoint "$checkpoint" --zarr "$store" --init_time test --hours "$HOURS" \
+        --out "$folder/forecast.zarr" "$@"
+    say "score against truth, persistence, the same hour yesterday and extrapolation"
+    .venv/bin/python verify_forecast.py --forecast "$folder/forecast.zarr" --zarr "$store" --out "$folder/scores.json"
+}
+
+synthetic() { # STORE [--CONSTANT VALUE ...]: a store of synthetic storms, where it is not there yet
+    [ ! -e "$1" ] || return 0
+    say "make synthetic storms in $1"
+    .venv/bin/python -m data.synthetic_storms --out "$@"
 }
 
 case "${1:-}" in
@@ -77,14 +88,15 @@ setup)
 demo)
     shift
     setup requirements.txt
-    if [ ! -e "$DEMO_DIR/store.zarr" ]; then
-        say "make $DEMO_HOURS hours of synthetic storms in $DEMO_DIR/store.zarr"
-        .venv/bin/python -m data.synthetic_storms --out "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS"
-    fi
+    synthetic "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS"
+    synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-06-20T00
     say "train in $DEMO_DIR"
     .venv/bin/python train_deterministic.py --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
-    result "$DEMO_DIR/store.zarr" "$DEMO_DIR"
-    say "done: forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR"
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR"
+    say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every 11h
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every 11h --boundary "$DEMO_DIR/other_seed.zarr"
+    say "done: forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR, $DEMO_DIR/other_seed and $DEMO_DIR/boundary"
     ;;
 -h | --help)
     sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
@@ -96,7 +108,7 @@ demo)
     setup requirements.txt
     say "train on $STORE in $RUN_DIR"
     .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
-    result "$STORE" "$RUN_DIR"
+    result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR"
     say "done: forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
     ;;
 esac

@@ -18,10 +18,12 @@ class SpectralLoss(nn.Module):
     the wavenumbers of a band b (octaves of the physical radius |k| = hypot(ky, kx)),
 
         S_p = sum |P|^2 + e    S_t = sum |T|^2 + e    C = sum Re(P conj T) + e
-        error_b = 1/n^2 [ (sqrt S_p - sqrt S_t)^2 + 2 max(S_p, S_t) (1 - C / sqrt(S_p S_t)) ]
+        error_b = 1/n^2 [ A (sqrt S_p - sqrt S_t)^2 + 2 S_t (1 - C / sqrt(S_p S_t)) ],    A = `amplitude`
 
     averaged over tiles and batch. The first part wants the right amplitude whether or not the detail is where it
-    should be; where S_p = S_t the sum over bands is the mean squared error. e acts as a small common component of
+    should be, the second the right place whatever the amplitude; where S_p = S_t the sum over bands is the mean
+    squared error. (Subich et al. have max(S_p, S_t) for S_t: where the power to come is uncertain, that pulls the
+    amplitude below its mean, as MSE does.) e acts as a small common component of
     both fields: it keeps every gradient finite where a field is constant (no echo at all), and leaves the error
     exactly 0 where pred = target.
 
@@ -31,9 +33,9 @@ class SpectralLoss(nn.Module):
     errors / unit, and e is 1 % of the unit: then a band of little power, the finest detail, counts like any other.
     """
 
-    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0)):
+    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0):
         super().__init__()
-        self.spacing = spacing
+        self.spacing, self.amplitude = spacing, amplitude
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None, unit: Tensor | None = None) -> Tensor:
@@ -48,9 +50,9 @@ class SpectralLoss(nn.Module):
             power_p = (P.real.square() + P.imag.square()) @ bands + floor
             power_t = (T.real.square() + T.imag.square()) @ bands + floor
             common = (P.real * T.real + P.imag * T.imag) @ bands + floor
-            amplitude = (power_p.sqrt() - power_t.sqrt()).square()
+            amplitude = self.amplitude * (power_p.sqrt() - power_t.sqrt()).square()
             coherence = common / (power_p * power_t).sqrt()
-            error = (amplitude + 2 * torch.maximum(power_p, power_t) * (1 - coherence)).mean(dim=(0, 2)) / n**2
+            error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2
             return error if unit is None else error / unit
 
     def _windowed(self, x: Tensor, n: int, window: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ class WeatherLoss(nn.Module):
     not count. Returns (loss, terms): a scalar, and per term its unweighted values (C,), detached, as divided.
     """
 
-    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), weights: dict[str, float] = WEIGHTS):
+    def __init__(
+        self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, weights: dict[str, float] = WEIGHTS
+    ):
         super().__init__()
-        self.weights, self.spectral = dict(weights), SpectralLoss(spacing)
+        self.weights, self.spectral = dict(weights), SpectralLoss(spacing, amplitude)
         self.reference: dict[float, dict[str, Tensor]] = {}
 
     @torch.no_grad()
