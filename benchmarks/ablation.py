@@ -1,4 +1,4 @@
-"""What each choice of the training is worth: every one switched alone, all trained for the same time, on held-out hours.
+"""What each choice of the training is worth: every one switched alone, the same seconds of training, held-out hours.
 
     python -m benchmarks.ablation                                          # screening: demo and era5, one seed
     python -m benchmarks.ablation --seeds 0 1 2 --stores demo era5 idaho --choices history_0 muon_off
@@ -11,9 +11,6 @@ runs are in --json and are not run again; a run with other constants or another 
 once under --work. Validation runs only at the end, outside the budget: the last averaged weights are scored.
 """
 
-import fcntl
-import json
-import os
 import statistics as stats
 import sys
 import time
@@ -30,13 +27,10 @@ import numpy as np
 
 import train_deterministic
 from benchmarks.ablation_choices import Choice, choices
-from benchmarks.ablation_score import STORES, headline, score
-from benchmarks.ablation_table import table, write_between
+from benchmarks.ablation_score import STORES, headline, make_store, score, suits
+from benchmarks.ablation_table import add_run, find, read_runs, table, write_between
 from data.command import nearest, run
-from data.files import replace as replace_file
-from data.store import Store
 from data.times import parse_duration, show_duration
-from data.variables import lookup
 from training.schedule import pair_tasks, rollout_tasks, two_phases
 
 REFERENCE = {
@@ -70,10 +64,10 @@ def main(cfg: Config) -> None:
                 f"{what}: got {unknown[0]}, expected some of {' '.join(known)}. Fix: {nearest(unknown[0], known)}"
             )
     rows = {n: c for n, c in rows.items() if n in ("reference", *cfg.choices) or not cfg.choices}
-    stores = {name: paths for name in cfg.stores if (paths := make_store(cfg, name))}
+    stores = {name: paths for name in cfg.stores if (paths := make_store(name, Path(cfg.work), Path(cfg.data)))}
 
     # --- the runs that are missing ---
-    jobs = [(s, n, seed) for seed in cfg.seeds for s in stores for n in rows if suits(rows[n], stores[s][0])]
+    jobs = [(s, n, seed) for seed in cfg.seeds for s in stores for n in rows if suits(rows[n].needs, stores[s][0])]
     keys = {job: key(cfg, rows[job[1]], *job) for job in jobs}
     missing = [job for job in jobs if find(read_runs(cfg.json), keys[job]) is None] if cfg.train else []
     print(f"{len(jobs)} runs, {len(missing)} of them to be made, {cfg.budget:g} s of training each", flush=True)
@@ -98,51 +92,12 @@ def base() -> train_deterministic.Config:
     return replace(train_deterministic.Config(), **REFERENCE)
 
 
-def make_store(cfg: Config, name: str) -> tuple[Path, Path] | None:
-    """The stores to train on and to score on, made where they are missing; None where their data is absent."""
-    setup, source = STORES[name], Path(cfg.data) / STORES[name].source
-    if setup.source and not source.exists():
-        print(f"{name}: skipped, {source} is absent")
-        return None
-    paths = [Path(cfg.work) / "stores" / f"{name}{end}.zarr" for end in ("", "_test")]
-    for path, make in zip(paths, (setup.make, setup.make_test), strict=True):
-        if make and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make(source, path)
-    return paths[0], paths[1] if setup.make_test else paths[0]
-
-
-def suits(choice: Choice, store: Path) -> bool:
-    """Whether the choice can make a difference: it may be about variables that a store does not have."""
-    return not choice.needs or any(lookup(n).name in choice.needs for n in Store(store).names)
-
-
 def key(cfg: Config, choice: Choice, store: str, name: str, seed: int) -> dict:
     """What makes a run the same run."""
     constants = asdict(replace(base(), **STORES[store].split, **choice.constants))
     constants = {k: v for k, v in constants.items() if k not in NOT_COMPARED}
     return {"store": store, "choice": name, "seed": seed, "budget": cfg.budget, "clock": cfg.clock,
             "rollout_parts": choice.rollout_parts, "constants": constants}  # fmt: skip
-
-
-def read_runs(path: str) -> list[dict]:
-    return json.loads(Path(path).read_text())["runs"] if Path(path).exists() else []
-
-
-def find(runs: list[dict], wanted: dict) -> dict | None:
-    return next((r for r in runs if all(r.get(k) == v for k, v in wanted.items())), None)
-
-
-def add_run(path: Path, finished: dict) -> None:
-    """Add a run to the file in one step; the lock is for others that add to it at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        lines = ",\n".join(json.dumps(r) for r in [*read_runs(path), finished])
-        replace_file(path, f'{{"runs": [\n{lines}\n]}}\n')
-    finally:
-        os.close(folder)
 
 
 def outcome(result: dict, leads: tuple[int, int, int]) -> str:
@@ -187,8 +142,9 @@ def make_run(cfg: Config, choice: Choice, store: str, paths: tuple[Path, Path], 
             return {"failed": str(error)}
     n = len(meter.ends)
     seconds = (meter.ends[-1] - meter.ends[0]) * n / max(n - 1, 1)  # the first step has no beginning of its own
-    return {"steps": n, "epochs": epochs, "samples": meter.samples, "seconds": round(seconds, 2),
-            "seconds_per_sample": round(seconds / meter.samples, 5), "cpu_seconds": round(cpu, 1), **result}  # fmt: skip
+    return {"steps": n, "epochs": epochs, "samples": meter.samples,
+            "seconds": round(seconds, 2), "seconds_per_sample": round(seconds / meter.samples, 5),
+            "cpu_seconds": round(cpu, 1), **result}  # fmt: skip
 
 
 def plan(constants, rollout_parts: int, cfg: Config) -> tuple[int, int, int]:

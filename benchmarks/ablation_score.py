@@ -85,6 +85,25 @@ STORES = {
 }  # fmt: skip
 
 
+def make_store(name: str, work: Path, data: Path) -> tuple[Path, Path] | None:
+    """The stores to train on and to score on, made where they are missing; None where their data is absent."""
+    setup, source = STORES[name], data / STORES[name].source
+    if setup.source and not source.exists():
+        print(f"{name}: skipped, {source} is absent")
+        return None
+    paths = [work / "stores" / f"{name}{end}.zarr" for end in ("", "_test")]
+    for path, make in zip(paths, (setup.make, setup.make_test), strict=True):
+        if make and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(source, path)
+    return paths[0], paths[1] if setup.make_test else paths[0]
+
+
+def suits(needs: tuple[str, ...], store: Path) -> bool:
+    """Whether a choice can make a difference: it may be about variables that the store does not have."""
+    return not needs or any(lookup(n).name in needs for n in Store(store).names)
+
+
 def spread(starts: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the start times, evenly spread, with as many different hours of the day as there can be."""
     chosen, seen = [], set()

@@ -1,5 +1,8 @@
-"""The ablation's runs as a table in Markdown, with a verdict on each choice."""
+"""The ablation's runs: their file, and a table in Markdown with a verdict on each choice."""
 
+import fcntl
+import json
+import os
 import statistics as stats
 from pathlib import Path
 
@@ -16,6 +19,26 @@ SIGNED = ("skill_near", "worst_near", "skill_middle")
 MARKERS = ("<!-- tables: python -m benchmarks.ablation --docs docs/ablation.md -->", "<!-- end of tables -->")
 
 Figures = dict[str, float | None]
+
+
+def read_runs(path: str) -> list[dict]:
+    return json.loads(Path(path).read_text())["runs"] if Path(path).exists() else []
+
+
+def find(runs: list[dict], wanted: dict) -> dict | None:
+    return next((r for r in runs if all(r.get(k) == v for k, v in wanted.items())), None)
+
+
+def add_run(path: Path, finished: dict) -> None:
+    """Add a run to the file in one step; the lock is for others that add to it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        lines = ",\n".join(json.dumps(r) for r in [*read_runs(path), finished])
+        replace(path, f'{{"runs": [\n{lines}\n]}}\n')
+    finally:
+        os.close(folder)
 
 
 def table(title: str, leads: dict[str, str], texts: dict[str, str], runs: dict[str, dict[int, Figures | None]],
