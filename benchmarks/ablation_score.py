@@ -124,6 +124,7 @@ def score(checkpoint_path: Path, truth: Path, setup: Setup) -> dict:
     test = Split.from_dict(checkpoint["split"]).test
     part = test if setup.make_test is None else (store.times.min(), store.times.max())
     starts = spread(find_pairs(store.times, lead, part, LONGEST_HISTORY, setup.leads[-1]), setup.starts)
+    assert len(starts), "the test part has start times with truth to the far lead"
     statistics, constants = Statistics.from_dict(checkpoint["statistics"]), checkpoint["config"]
     assert checkpoint["grid"]["mask"] is None, "the stores of the ablation have no missing cells"
     forcing = Forcing(store.grid, lead, statistics.names, None)
