@@ -72,14 +72,17 @@ def against(done: dict[int, Figures], reference: dict[int, Figures | None]) -> d
 def verdict(differences: dict[str, list[float]]) -> str:
     """kept: the reference is better in something and worse in nothing; out: the changed row is; near: neither; mixed:
     each is better in something. A figure differs where the mean difference is larger than the smallest that counts
-    and, with several seeds, than twice the standard deviation of the differences."""
-    signs = set()
+    and, with several seeds, than twice the standard deviation of the differences. More power of a row that has lost
+    skill does not count for it: nothing is as sharp as persistence."""
+    signs = {}
     for name, (_, better, least) in FIGURES.items():
         values = differences[name]
         spread = stats.stdev(values) if len(values) > 1 else 0.0
         if values and better and abs(stats.mean(values)) > max(least, 2 * spread):
-            signs.add(better * stats.mean(values) > 0)
-    return {(): "near", (True,): "out", (False,): "kept"}.get(tuple(signs), "near (mixed)")
+            signs[name] = better * stats.mean(values) > 0
+    if signs.get("skill_near") is False:
+        signs = {k: v for k, v in signs.items() if not (v and k.startswith("power"))}
+    return {(): "near", (True,): "out", (False,): "kept"}.get(tuple(set(signs.values())), "near (mixed)")
 
 
 def cell(values: list[float | None], signed: bool) -> str:

@@ -163,6 +163,8 @@ def test_verdicts_by_the_stated_rules():
     assert verdict({**none, "skill_near": [0.00, 0.04]}) == "near"  # mean 0.02 is less than twice 0.028
     assert verdict({**none, "power_near": [0.1]}) == "kept"  # farther from the truth's power
     assert verdict({**none, "skill_near": [0.02], "drift": [0.2]}) == "near (mixed)"
+    assert verdict({**none, "skill_near": [0.02], "power_far": [0.2]}) == "near (mixed)"  # skill bought by blur
+    assert verdict({**none, "skill_near": [-0.02], "power_far": [-0.2]}) == "kept"  # sharp as persistence is
 
 
 def test_the_table_has_mean_spread_and_difference_of_the_same_seed():
