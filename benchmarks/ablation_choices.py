@@ -1,0 +1,179 @@
+"""The choices that benchmarks/ablation.py switches, each alone, relative to its reference set.
+
+Most are constants of train_deterministic.py. What the product has no constant for is replaced in the process of the
+benchmark: `patches` are (object, attribute, value), and the same ones hold while the result is scored.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import data.forcing
+import data.normalise
+import models.unet
+import models.warp
+import train_deterministic
+import training.schedule
+from data.variables import Variable, lookup
+from losses.weather import WEIGHTS, WeatherLoss
+from models.unet import THIN, ChannelNorm, ResidualUNet
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row: what differs from the reference."""
+
+    text: str
+    constants: dict = field(default_factory=dict)  # of train_deterministic.py
+    patches: tuple[tuple, ...] = ()
+    rollout_parts: int = 1  # fifths of the steps that train on the model's own forecasts
+    needs: tuple[str, ...] = ()  # variables one of which a store must have for the choice to matter
+
+    def changes(self, base) -> bool:
+        """Whether it differs from the reference set at all."""
+        return replace(base, **self.constants) != base or bool(self.patches) or self.rollout_parts != 1
+
+
+def choices(base) -> dict[str, Choice]:
+    """By name; `base` has the reference set's constants."""
+    rates = {"lr": base.lr, "muon_lr": base.muon_lr}
+    piled = ("REFC", "CAPE", "CIN")
+    set_reference, forcing_call = WeatherLoss.set_reference, data.forcing.Forcing.__call__
+    every = {
+        "reference": Choice("the reference set"),
+        # --- what the model sees and is
+        "history_0": Choice("the present hour alone", {"history": 0}),
+        "history_1": Choice("one hour before it", {"history": 1}),
+        "history_2": Choice("two hours before it", {"history": 2}),
+        "base_half": Choice("half the features", {"base_features": base.base_features // 2}),
+        "base_double": Choice("twice the features", {"base_features": base.base_features * 2}),
+        "levels_less": Choice("one level less", {"levels": base.levels - 1}),
+        "levels_more": Choice("one level more", {"levels": base.levels + 1}),
+        "blocks_less": Choice("one block a level less", {"blocks": max(base.blocks - 1, 1)}),
+        "blocks_more": Choice("one block a level more", {"blocks": base.blocks + 1}),
+        "advected_off": Choice("no advected base: warp gives the field back", patches=((models.unet, "warp", stay),)),
+        "warp_bilinear": Choice("advected base by bilinear interpolation", patches=((models.warp, "F", BILINEAR),)),
+        "refine_off": Choice("no refinement at full resolution", patches=((ResidualUNet, "__init__", unrefined()),)),
+        "norm_off": Choice("no normalisation in the blocks", patches=((ChannelNorm, "forward", only_weight),)),
+        "zero_padding": Choice("zeros beyond the edge", patches=((models.unet, "F", ZERO_PADDING),)),
+        "forcing_off": Choice(
+            "sun, clock and terrain set to zero",
+            patches=((data.forcing.Forcing, "__call__", lambda self, t: tuple(0 * x for x in forcing_call(self, t))),),
+        ),
+        "roots_off": Choice(
+            "CAPE and CIN without square roots", needs=("CAPE", "CIN"),
+            patches=((data.normalise, "lookup", retransformed(sqrt="floor0", negative_sqrt="identity")),),
+        ),
+        "floor_off": Choice(
+            "no echo stays at the source's value", needs=("REFC",),
+            patches=((data.normalise, "lookup", retransformed(floor0="identity")),),
+        ),
+        # --- the loss
+        "width_0": Choice("L1, MSE, gradient see every scale, on pairs", {"width": 0.0}),
+        "rollout_width_0": Choice("and in roll-outs", {"rollout_width": 0.0}),
+        "widths_0": Choice("L1, MSE, gradient see every scale, in both", {"width": 0.0, "rollout_width": 0.0}),
+        "references_off": Choice(
+            "terms not divided by those of persistence", patches=((WeatherLoss, "set_reference", lambda *_: None),)
+        ),
+        "bands_together": Choice(
+            "spectral term divided as a whole, not by band",
+            patches=((WeatherLoss, "set_reference", one_unit(set_reference)),),
+        ),
+        "spectral_off": Choice(
+            "no spectral term", patches=((train_deterministic, "WeatherLoss", without("spectral")),)
+        ),
+        "censor_off": Choice(
+            "values beyond a bound count as errors", needs=piled,
+            patches=((train_deterministic, "censor", lambda statistics: lambda pred, target: pred),),
+        ),
+        # --- the training
+        "rollout_off": Choice("no roll-out fine-tuning", rollout_parts=0),
+        "rollout_40": Choice("40 % of the steps in roll-outs", rollout_parts=2),
+        "rollout_short": Choice("roll-outs of half the length", {"rollout_hours": base.rollout_hours / 2}),
+        "rollout_long": Choice("roll-outs of twice the length", {"rollout_hours": base.rollout_hours * 2}),
+        "rollout_lr_half": Choice("half the rate in roll-outs", {"rollout_lr": base.rollout_lr / 2}),
+        "rollout_lr_double": Choice("twice the rate in roll-outs", {"rollout_lr": base.rollout_lr * 2}),
+        "muon_off": Choice("AdamW for all weights", {"muon_lr": 0.0}),
+        "lr_half": Choice("half the learning rates", {k: v / 2 for k, v in rates.items()}),
+        "lr_double": Choice("twice the learning rates", {k: v * 2 for k, v in rates.items()}),
+        "batch_half": Choice("half the batch", {"batch_size": max(base.batch_size // 2, 1)}),
+        "batch_double": Choice("twice the batch", {"batch_size": base.batch_size * 2}),
+        "accumulate_1": Choice("no accumulation", {"accumulate": 1}),
+        "ema_off": Choice("no averaged weights", patches=((training.schedule, "ema_decay", lambda n: 0.0),)),
+        "flip_off": Choice("no mirrors", {"flip": False}),
+        "flip_on": Choice("mirrors", {"flip": True}),
+        "noise_0": Choice("no noise on the input", {"noise": 0.0}),
+        "noise_double": Choice("twice the noise", {"noise": base.noise * 2}),
+        "decay_0": Choice("no weight decay", {"weight_decay": 0.0}),
+        "clip_off": Choice("no gradient clipping", {"clip": 1e9}),
+        "warmup_0": Choice("no warm-up", {"warmup": 0.0}),
+    }  # fmt: skip
+    return {n: c for n, c in every.items() if n == "reference" or c.changes(base)}
+
+
+# --- what the patched choices put in place ---
+
+
+def stay(fields: Tensor, flow: Tensor) -> Tensor:
+    """The warp without transport."""
+    return fields.float()
+
+
+def only_weight(norm: ChannelNorm, x: Tensor) -> Tensor:
+    return x * norm.weight[:, None, None].to(x.dtype)
+
+
+BILINEAR = SimpleNamespace(
+    **{**vars(F), "grid_sample": lambda x, grid, mode, *rest, **more: F.grid_sample(x, grid, "bilinear", *rest, **more)}
+)
+ZERO_PADDING = SimpleNamespace(**{**vars(F), "pad": lambda x, sides, mode: F.pad(x, sides)})
+
+
+def unrefined() -> Callable:
+    """ResidualUNet's __init__ with a refinement that hands the coarse features on, twice each, to the head."""
+    made = ResidualUNet.__init__
+
+    class Coarse(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :THIN].repeat(1, 2, 1, 1)
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+    def init(self, *args, **kwargs) -> None:
+        made(self, *args, **kwargs)
+        self.refine = nn.ModuleList([Coarse(), Nothing()])
+
+    return init
+
+
+def retransformed(**kinds: str) -> Callable[[str], Variable]:
+    """The variables table as data/normalise.py sees it, with other transforms."""
+
+    def look(name: str) -> Variable:
+        variable = lookup(name)
+        return replace(variable, transform=kinds.get(variable.transform, variable.transform))
+
+    return look
+
+
+def one_unit(set_reference: Callable) -> Callable:
+    """WeatherLoss.set_reference with the mean over the bands as the unit of every band."""
+
+    def apply(self, pairs, valid, width) -> None:
+        set_reference(self, pairs, valid, width)
+        unit = self.reference[width]["spectral"]
+        self.reference[width]["spectral"] = unit.mean(dim=-1, keepdim=True).expand_as(unit)
+
+    return apply
+
+
+def without(term: str) -> Callable[..., WeatherLoss]:
+    """WeatherLoss with one of its terms left out and the other weights raised to the same sum."""
+    rest = {k: v for k, v in WEIGHTS.items() if k != term}
+    return lambda spacing: WeatherLoss(spacing, {k: v / sum(rest.values()) for k, v in rest.items()})
