@@ -32,9 +32,14 @@ class WeatherLoss(nn.Module):
     @torch.no_grad()
     def set_reference(self, pairs: list[tuple[Tensor, Tensor]], valid: Tensor | None, width: float) -> None:
         """Take the mean of the terms over these pairs (persistence, target) as the unit of the terms at `width`."""
-        every = [self.terms(now, target, valid, width) for now, target in pairs]
-        means = {name: torch.stack([t[name] for t in every]).mean(dim=0) for name in every[0]}
-        self.reference[width] = {name: torch.where(m > 0, m, 1.0) for name, m in means.items()}
+        self.reference.pop(width, None)
+        for _ in range(2):  # once for the size of the spectral unit, and again with the floor that is a share of it
+            every, unit = (
+                [self.terms(now, target, valid, width) for now, target in pairs],
+                self.reference.get(width, {}),
+            )
+            means = {name: torch.stack([t[name] for t in every]).mean(dim=0) for name in every[0]}
+            self.reference[width] = {n: torch.where(m > 0, m, 1.0) * unit.get(n, 1.0) for n, m in means.items()}
 
     def terms(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float) -> dict[str, Tensor]:
         """The terms (C,), and (C, bands) for the spectral one, divided by the reference of this width."""
