@@ -338,8 +338,8 @@ def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics
 
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
-    "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "noise": 0.0, "weight_decay": 0.0,
+    "warmup": 0.0, "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
