@@ -126,6 +126,8 @@ def main(cfg: Config) -> int:
     grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
     longest, chains = rollout_chains(store, split, lead, cfg) if rollout_epochs else (0, pairs)
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
+    if edge and rollout_epochs:
+        edge.refuse_missing(chains, lead, longest, "a --boundary store that covers the training part")
 
     # ---- model, loss, optimizer
     torch.manual_seed(cfg.seed)
