@@ -214,12 +214,16 @@ TRAINING = {  # name: (changes, words)
     "no gap": (("--gap", "-3h"), ["gap", "'-3h'"]),
     "no date": (("--train_end", "nonsense"), ["train_end", "'nonsense'", "ISO"]),
     "a date outside the record": (("--val_end", "2031-01-01"), ["val_end", "2031-01-01", "2024-05-21T15:00"]),
+    "no boundary store": (("--boundary", "nowhere.zarr"), ["nowhere.zarr", "no such store"]),
+    "more history than hours": (("--history", 30), ["series of 32"]),
     "no validation pair": (("--train_end", "2024-05-20T20", "--val_end", "2024-05-20T22", "--gap", "2h"),
                            ["no series of 3", "validation"]),
     **{f"{name} {value}": ((f"--{name}", value), [f"{name}: got {value}"]) for name, value in (
         ("epochs", 0), ("batch_size", 0), ("accumulate", -1), ("base_features", 0), ("blocks", 0), ("levels", -1),
         ("levels", 40), ("validate_every", 0), ("seed", -1), ("noise", -0.1), ("noise", NAN), ("save_every", NAN),
-        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0),
+        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0), ("history", -1),
+        ("muon_lr", -0.1), ("rollout_epochs", -1), ("rollout_hours", 0.0), ("rollout_lr", 0.0), ("width", -1.0),
+        ("rollout_width", NAN), ("warmup", -0.5),
     )},
 }  # fmt: skip
 
@@ -286,13 +290,25 @@ INFERENCE = {
     "hours nan": (("--hours", NAN), ["hours", "nan"]),
     "hours inf": (("--hours", INF), ["hours", "inf"]),
     "no test starts": (("--init_time", "test", "--test_starts", 0), ["test_starts", "0"]),
+    "no hour before the first": (("--init_time", hour(0)), ["no 2024-05-19T23:00", "last 2 times"]),
+    "a start every so often": (("--init_time", "test", "--init_every", "soon"), ["init_every", "'soon'"]),
+    "no boundary store": (("--boundary", "nowhere.zarr"), ["nowhere.zarr", "no such store"]),
+    "an hour after the boundary store": (("--boundary", "GOOD", "--hours", 6), ["store.zarr has no 2024-05-21T16:00"]),
 }
 
 
 @pytest.mark.parametrize("case", INFERENCE)
-def test_forecasts_that_cannot_start(case, refused, scripts):
+def test_forecasts_that_cannot_start(case, refused, scripts, good):
     changes, words = INFERENCE[case]
+    changes = [good.store if part == "GOOD" else part for part in changes]
     refused(*scripts(inference, *changes), words=words)
+
+
+@pytest.mark.parametrize("module", [training, inference], ids=["train", "infer"])
+def test_a_boundary_store_on_another_grid(module, refused, scripts, tmp_path):
+    times = [hour(n) for n in range(HOURS)]
+    wide = write_store(tmp_path / "wide.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES, small_grid(12, 18))
+    refused(*scripts(module, "--boundary", wide), words=["boundary: got", "wide.zarr", "(12, 18)", "(12, 16)"])
 
 
 def test_a_checkpoint_for_other_variables(refused, scripts, tmp_path):

@@ -51,7 +51,7 @@ def test_muon_has_the_matrices_between_hidden_features_and_no_other():
     rooms = ("encoder", "decoder", "down", "up", "refine")
     assert chosen == {n for n, p in model.named_parameters()
                       if n.startswith(rooms) and p.ndim == 2 and ".clock." not in n}  # fmt: skip
-    assert len(chosen) == 10  # one block at each of three places of two convolutions, down, up, and two of the refinement
+    assert len(chosen) == 10  # three blocks of two convolutions, one down, one up, two of the refinement
 
 
 def test_an_update_of_muon_is_nearly_orthogonal():
