@@ -21,27 +21,23 @@ from data.store import Store
 from losses.weather import WeatherLoss
 from models.rollout import rollout_step
 from models.unet import ResidualUNet
-from tests.conftest import TINY, hour, small_grid, weather, write_store
+from tests.conftest import SIZES, hour, small_grid, weather, write_store
 from training.device import choose_device, peak_memory_bytes
 from verification.validation import persistence_alarm
 
 HOUR = np.timedelta64(1, "h")
-SMALL = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Without the figure, on the CPU, and on one thread: the nets are too small to share."""
+    """Without the figure and on the CPU."""
     monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(2)
 
 
 def train(store, run, status=0, **constants) -> SimpleNamespace:
     """Train a tiny model with the real script; its checkpoint and its log."""
-    constants = {"epochs": 1, **SMALL, **constants}
+    constants = {"epochs": 1, **SIZES, **constants}
     assert training.main(training.Config(str(store), str(run), **constants)) == status
     lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
     return SimpleNamespace(last=torch.load(run / "last.pt", weights_only=True), log=[json.loads(x) for x in lines])
@@ -164,7 +160,7 @@ def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(
     # the model's error in kelvin, with the averaged weights and the statistics of the checkpoint
     opened, last = Store(store), result.last
     forcing = Forcing(opened.grid, HOUR, tuple(names), None)
-    sizes = (SMALL[k] for k in ("base_features", "levels", "blocks"))
+    sizes = (SIZES[k] for k in ("base_features", "levels", "blocks"))
     model = ResidualUNet(2, len(forcing.names), 8, *sizes, history=1)
     model.load_state_dict(last["ema"])
     mean, std, change = (np.array([last["statistics"][n][k] for n in names]) for k in ("mean", "std", "change_std"))
