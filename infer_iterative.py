@@ -67,7 +67,8 @@ def main(cfg: Config) -> int:
     hours = Hours(store, names, None if mask is None else mask.cpu(), cache_gb=0.5)
     series = Series(hours, lead, history)
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
-    refuse_missing_boundary(cfg, edge, init_times, lead, steps)
+    if edge:
+        edge.refuse_missing(init_times, lead, steps, "fewer --hours, or another --init_time")
 
     # ---- the roll-out
     lead_times = np.arange(steps + 1) * lead
@@ -163,17 +164,6 @@ def refuse_missing_history(cfg: Config, store: Store, init_times: np.ndarray, le
                 raise ValueError(
                     f"init_time: {cfg.zarr} has no {show(t - k * lead)}, expected it because the model sees the last "
                     f"{history + 1} times up to {show(t)}. Fix: another --init_time"
-                )
-
-
-def refuse_missing_boundary(cfg: Config, edge: Boundary | None, init_times: np.ndarray, lead, steps: int) -> None:
-    """ValueError where the boundary store lacks a time that the forecasts reach."""
-    for t in init_times if edge else ():
-        for k in range(steps):
-            if not edge.store.has(t + (k + 1) * lead):
-                raise ValueError(
-                    f"boundary: {cfg.boundary} has no {show(t + (k + 1) * lead)}, expected all hours of the forecasts. "
-                    "Fix: fewer --hours, or another --init_time"
                 )
 
 

@@ -127,6 +127,8 @@ def main(cfg: Config) -> int:
     grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
     longest, chains = rollout_chains(store, split, lead, cfg) if rollout_epochs else (0, pairs)
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
+    if edge and rollout_epochs:
+        edge.refuse_missing(chains, lead, longest, "a --boundary store that covers the training part")
 
     # ---- model, loss, optimizer
     torch.manual_seed(cfg.seed)
@@ -343,9 +345,8 @@ def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics
 
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0,
-    "noise": 0.0, "weight_decay": 0.0, "warmup": 0.0,
-    "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
+    "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 

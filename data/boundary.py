@@ -8,6 +8,7 @@ from data.dataset import Hours
 from data.grid import same_grid
 from data.normalise import Statistics
 from data.store import Store
+from data.times import show
 
 WIDTH = 25  # cells of the strip; on small domains at most 8 % of the shorter side
 
@@ -22,7 +23,7 @@ class Boundary:
     """
 
     def __init__(self, path: str, store: Store, statistics: Statistics, mask: Tensor | None):
-        self.store = Store(path)
+        self.path, self.store = path, Store(path)
         names = self.store.choose(list(statistics.names))
         if not same_grid(self.store.grid, store.grid):
             raise ValueError(
@@ -31,6 +32,16 @@ class Boundary:
             )
         self.hours = Hours(self.store, names, None if mask is None else mask.cpu(), 1.0)
         self.weight = davies(store.grid.shape).to(statistics.mean.device)
+
+    def refuse_missing(self, times: np.ndarray, lead: np.timedelta64, steps: int, fix: str) -> None:
+        """ValueError where the store lacks an hour that forecasts of so many steps from `times` reach."""
+        needed = np.unique(np.add.outer(times, np.arange(1, steps + 1) * lead))
+        missing = needed[~np.isin(needed, self.store.times)]
+        if len(missing):
+            raise ValueError(
+                f"boundary: {self.path} has no {show(missing[0])}, expected every hour that a forecast reaches "
+                f"({len(missing)} of {len(needed)} are missing). Fix: {fix}"
+            )
 
     def fields(self, times: np.ndarray, lead: np.timedelta64, steps: int) -> list[Tensor]:
         """For each step k the boundary store's fields (B, C, H, W) in physical units at times + (k + 1) * lead."""

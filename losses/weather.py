@@ -7,6 +7,7 @@ from losses.smooth import smooth
 from losses.spectral import SpectralLoss
 from losses.terms import gradient, l1, mse
 
+LEAST = 1e-3  # smallest unit of a spectral band, as a share of the channel's largest
 WEIGHTS = {"l1": 0.4, "spectral": 0.3, "mse": 0.2, "gradient": 0.1}
 
 
@@ -34,9 +35,15 @@ class WeatherLoss(nn.Module):
     @torch.no_grad()
     def set_reference(self, pairs: list[tuple[Tensor, Tensor]], valid: Tensor | None, width: float) -> None:
         """Take the mean of the terms over these pairs (persistence, target) as the unit of the terms at `width`."""
-        every = [self.terms(now, target, valid, width) for now, target in pairs]
-        means = {name: torch.stack([t[name] for t in every]).mean(dim=0) for name in every[0]}
-        self.reference[width] = {name: torch.where(m > 0, m, 1.0) for name, m in means.items()}
+        self.reference.pop(width, None)
+        for _ in range(2):  # once for the size of the spectral unit, and again with the floor that is a share of it
+            every = [self.terms(now, target, valid, width) for now, target in pairs]
+            unit = self.reference.get(width, {})
+            means = {n: torch.stack([t[n] for t in every]).mean(dim=0) * unit.get(n, 1.0) for n in every[0]}
+            # a band without weather in it must not count like the others
+            weakest = LEAST * means["spectral"].amax(dim=-1, keepdim=True)
+            means["spectral"] = torch.maximum(means["spectral"], weakest)
+            self.reference[width] = {n: torch.where(m > 0, m, 1.0) for n, m in means.items()}
 
     def terms(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float) -> dict[str, Tensor]:
         """The terms (C,), and (C, bands) for the spectral one, divided by the reference of this width."""

@@ -14,7 +14,7 @@ from data.write import StoreWriter
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the nets are tiny: a second thread gains nothing and waits where others use the machine
 
 
 def pytest_collection_modifyitems(items):
@@ -89,7 +89,21 @@ def command(monkeypatch, capsys):
 
 
 SEVEN = ("REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN")
-TINY = ("--base_features", 4, "--levels", 1, "--blocks", 1, "--accumulate", 4, "--validate_hours", 2)
+TINY = (
+    "--base_features",
+    4,
+    "--levels",
+    1,
+    "--blocks",
+    1,
+    "--accumulate",
+    4,
+    "--validate_hours",
+    2,
+    "--rollout_hours",
+    3,
+)
+SIZES = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}  # the same for Config(...)
 
 
 @pytest.fixture(scope="session")

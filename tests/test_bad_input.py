@@ -15,12 +15,11 @@ import infer_iterative as inference
 import train_deterministic as training
 import verify_forecast as verification
 from data.metadata import KIND
-from tests.conftest import TINY, hour, small_grid, weather, write_store
+from tests.conftest import SIZES, TINY, hour, small_grid, weather, write_store
 
 HOURS = 40  # train 0 to 27, validation 30 to 33, test 36 to 39
 NAMES = ("T2M", "U10")
 HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # Python shows none of these
-SMALL = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -36,7 +35,7 @@ def good(tmp_path_factory):
     run, forecast, scores = folder / "run", folder / "forecast.zarr", folder / "scores.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "save_loss_curves", lambda log, path: None)  # not what is tested here, and slow
-        assert training.main(training.Config(str(store), str(run), epochs=1, **SMALL)) == 0
+        assert training.main(training.Config(str(store), str(run), epochs=1, **SIZES)) == 0
     inference.main(inference.Config(str(run / "best.pt"), str(store), [str(hour(36))], 2.0, out=str(forecast)))
     scores.write_text('{"older": "scores"}\n')
     return SimpleNamespace(folder=folder, store=store, run=run, best=run / "best.pt", forecast=forecast, scores=scores)
@@ -209,18 +208,22 @@ def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, 
 TRAINING = {  # name: (changes, words)
     "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10"]),
     "a variable named twice": (("--variables", ("T2M", "t2m")), ["twice"]),
-    "a lead between the hours": (("--lead", "7min"), ["no pair", "7 min"]),
+    "a lead between the hours": (("--lead", "7min"), ["no series of 3", "7 min"]),
     "a lead longer than the record": (("--lead", "900h"), []),
     "no duration": (("--lead", "soon"), ["lead", "'soon'"]),
     "no gap": (("--gap", "-3h"), ["gap", "'-3h'"]),
     "no date": (("--train_end", "nonsense"), ["train_end", "'nonsense'", "ISO"]),
     "a date outside the record": (("--val_end", "2031-01-01"), ["val_end", "2031-01-01", "2024-05-21T15:00"]),
+    "no boundary store": (("--boundary", "nowhere.zarr"), ["nowhere.zarr", "no such store"]),
+    "more history than hours": (("--history", 30), ["series of 32"]),
     "no validation pair": (("--train_end", "2024-05-20T20", "--val_end", "2024-05-20T22", "--gap", "2h"),
-                           ["no pair", "validation"]),
+                           ["no series of 3", "validation"]),
     **{f"{name} {value}": ((f"--{name}", value), [f"{name}: got {value}"]) for name, value in (
         ("epochs", 0), ("batch_size", 0), ("accumulate", -1), ("base_features", 0), ("blocks", 0), ("levels", -1),
         ("levels", 40), ("validate_every", 0), ("seed", -1), ("noise", -0.1), ("noise", NAN), ("save_every", NAN),
-        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0),
+        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0), ("history", -1),
+        ("muon_lr", -0.1), ("rollout_epochs", -1), ("rollout_hours", 0.0), ("rollout_lr", 0.0), ("width", -1.0),
+        ("rollout_width", NAN), ("warmup", -0.5),
     )},
 }  # fmt: skip
 
@@ -233,12 +236,12 @@ def test_constants_that_cannot_train(case, refused, scripts):
 
 def test_a_record_without_two_hours_in_a_row(refused, scripts, tmp_path):
     path = write_store(tmp_path / "even.zarr", weather, [hour(2 * n) for n in range(30)])
-    refused(*scripts(training, "--zarr", path), words=["no pair", "1 h"])
+    refused(*scripts(training, "--zarr", path), words=["no series of 3", "1 h"])
 
 
 def test_a_run_is_not_resumed_with_another_constant(refused, scripts, good):
     again = scripts(training, "--run_dir", good.run)
-    refused(*again, "--lr", 0.1, words=["last.pt", "lr=0.0005", "lr=0.1"])
+    refused(*again, "--lr", 0.1, words=["last.pt", "lr=0.0015", "lr=0.1"])
     refused(*again, "--variables", "T2M", words=["last.pt", "variables=['T2M']"])
 
 
@@ -287,13 +290,25 @@ INFERENCE = {
     "hours nan": (("--hours", NAN), ["hours", "nan"]),
     "hours inf": (("--hours", INF), ["hours", "inf"]),
     "no test starts": (("--init_time", "test", "--test_starts", 0), ["test_starts", "0"]),
+    "no hour before the first": (("--init_time", hour(0)), ["no 2024-05-19T23:00", "last 2 times"]),
+    "a start every so often": (("--init_time", "test", "--init_every", "soon"), ["init_every", "'soon'"]),
+    "no boundary store": (("--boundary", "nowhere.zarr"), ["nowhere.zarr", "no such store"]),
+    "an hour after the boundary store": (("--boundary", "GOOD", "--hours", 6), ["store.zarr has no 2024-05-21T16:00"]),
 }
 
 
 @pytest.mark.parametrize("case", INFERENCE)
-def test_forecasts_that_cannot_start(case, refused, scripts):
+def test_forecasts_that_cannot_start(case, refused, scripts, good):
     changes, words = INFERENCE[case]
+    changes = [good.store if part == "GOOD" else part for part in changes]
     refused(*scripts(inference, *changes), words=words)
+
+
+@pytest.mark.parametrize("module", [training, inference], ids=["train", "infer"])
+def test_a_boundary_store_on_another_grid(module, refused, scripts, tmp_path):
+    times = [hour(n) for n in range(HOURS)]
+    wide = write_store(tmp_path / "wide.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES, small_grid(12, 18))
+    refused(*scripts(module, "--boundary", wide), words=["boundary: got", "wide.zarr", "(12, 18)", "(12, 16)"])
 
 
 def test_a_checkpoint_for_other_variables(refused, scripts, tmp_path):

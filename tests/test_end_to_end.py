@@ -12,19 +12,18 @@ import infer_iterative
 import train_deterministic
 import verify_forecast
 from data import synthetic_storms
-from tests.conftest import PROJECT, SEVEN, TINY
+from tests.conftest import PROJECT, SEVEN, SIZES
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     synthetic_storms.main(synthetic_storms.Config(out=str(folder / "store.zarr"), hours=130, size=24))
-    sizes = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
-    store = str(folder / "store.zarr")
-    train_deterministic.main(train_deterministic.Config(zarr=store, run_dir=str(folder), epochs=1, gap="6h", **sizes))
-    cfg = infer_iterative.Config(str(folder / "best.pt"), store, ["test"], 4.0, 5, str(folder / "forecast.zarr"))
+    store, out = str(folder / "store.zarr"), str(folder / "forecast.zarr")
+    train_deterministic.main(train_deterministic.Config(zarr=store, run_dir=str(folder), epochs=2, gap="6h", **SIZES))
+    cfg = infer_iterative.Config(str(folder / "best.pt"), store, ["test"], 4.0, test_starts=5, out=out)
     infer_iterative.main(cfg)
-    verify_forecast.main(verify_forecast.Config(str(folder / "forecast.zarr"), store, str(folder / "scores.json")))
+    verify_forecast.main(verify_forecast.Config(out, store, str(folder / "scores.json")))
     return folder
 
 

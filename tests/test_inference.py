@@ -12,19 +12,18 @@ import infer_iterative
 import train_deterministic
 from data.normalise import clip_physical
 from data.store import Store
-from tests.conftest import SEVEN, TINY, hour, weather, write_store
+from tests.conftest import SEVEN, SIZES, hour, weather, write_store
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def untrained(seven_store, tmp_path_factory):
-    """best.pt of a run whose averaged weights are put back to their initial values."""
+    """A run, and beside its best.pt an untrained.pt: the same with its heads back at zero, as they start."""
     run_dir = tmp_path_factory.mktemp("run")
-    sizes = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
-    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=1, **sizes)
+    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=1, **SIZES)
     train_deterministic.main(cfg)
     checkpoint = load_checkpoint(run_dir / "best.pt")
-    for name in ("head.weight", "head.bias"):
+    for name in ("head.weight", "head.bias", "flow_head.weight", "flow_head.bias"):
         checkpoint["ema"][name].zero_()
     save_checkpoint(checkpoint, run_dir / "untrained.pt")
     return run_dir
@@ -33,7 +32,7 @@ def untrained(seven_store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def forecast(untrained, seven_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("forecast") / "forecast.zarr"
-    times = ["2024-05-20T00", "2024-05-21T05"]
+    times = ["2024-05-20T01", "2024-05-21T05"]
     cfg = infer_iterative.Config(str(untrained / "untrained.pt"), str(seven_store), times, 24.0, out=str(out))
     assert infer_iterative.main(cfg) == 0
     with warnings.catch_warnings():
@@ -53,7 +52,7 @@ def test_the_untrained_forecast_is_persistence_of_the_clipped_analysis_for_24_ho
 
 
 def test_times_are_those_of_the_fields_and_not_of_the_clock(forecast):
-    assert list(forecast.init_time.values) == [np.datetime64("2024-05-20T00"), np.datetime64("2024-05-21T05")]
+    assert list(forecast.init_time.values) == [np.datetime64("2024-05-20T01"), np.datetime64("2024-05-21T05")]
     assert forecast.lead_time.values[-1] == np.timedelta64(24, "h")
     assert (forecast.valid_time == forecast.init_time + forecast.lead_time).all()
     assert forecast.valid_time.values[1, -1] == np.datetime64("2024-05-22T05")
@@ -91,9 +90,8 @@ def test_a_forecast_keeps_names_dimensions_and_row_order(tmp_path):
     coordinates = {"time": times, "latitude": np.linspace(55, 50, 12), "longitude": np.linspace(350, 357.5, 16)}
     path = tmp_path / "era5.zarr"
     xr.Dataset({"t2m": (("time", "latitude", "longitude"), data)}, coordinates).to_zarr(path, zarr_format=2)
-    sizes = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
     train_deterministic.main(
-        train_deterministic.Config(zarr=str(path), run_dir=str(tmp_path / "run"), epochs=1, **sizes)
+        train_deterministic.Config(zarr=str(path), run_dir=str(tmp_path / "run"), epochs=1, **SIZES)
     )
     cfg = infer_iterative.Config(
         str(tmp_path / "run/best.pt"), str(path), ["latest"], 2.0, out=str(tmp_path / "f.zarr")
@@ -112,9 +110,8 @@ def test_masked_cells_stay_missing_and_the_rest_is_forecast(tmp_path):
         return out
 
     path = write_store(tmp_path / "s.zarr", field, [hour(n) for n in range(40)], ["REFC"])
-    sizes = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
     train_deterministic.main(
-        train_deterministic.Config(zarr=str(path), run_dir=str(tmp_path / "run"), epochs=1, **sizes)
+        train_deterministic.Config(zarr=str(path), run_dir=str(tmp_path / "run"), epochs=1, **SIZES)
     )
     cfg = infer_iterative.Config(
         str(tmp_path / "run/best.pt"), str(path), ["latest"], 3.0, out=str(tmp_path / "f.zarr")

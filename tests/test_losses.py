@@ -1,11 +1,13 @@
 """The four terms, by hand and by the properties they are chosen for."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from losses.smooth import smooth
 from losses.spectral import SpectralLoss, tile_starts
 from losses.terms import gradient, l1, mse
 from losses.weather import WEIGHTS, WeatherLoss
@@ -74,7 +76,9 @@ def test_the_spectral_term_is_the_squared_error_where_powers_agree():
     window = hann[:, None] * hann
     window = window / window.square().mean().sqrt()
     windowed_mse = (((a - a.mean()) - (b - b.mean())) * window).square().mean()
-    assert SpectralLoss(floor=0.0)(a, b).item() == pytest.approx(windowed_mse.item(), rel=1e-4)
+    bands = SpectralLoss()(a, b)
+    assert bands.shape == (1, 6) and (bands > 0).all()  # 64 cells: octaves down to wavelengths of the whole tile
+    assert bands.sum().item() == pytest.approx(windowed_mse.item(), rel=1e-4)
 
 
 def test_the_spectral_term_sees_a_blur_through_the_edges():
@@ -97,7 +101,7 @@ def test_amplitude_counts_even_where_phase_is_lost():
     truth = torch.cat([red_noise(seed) for seed in range(20)])
     displaced = truth.flip(-1).flip(-2)  # the same power at other phases
     spectral = SpectralLoss()
-    assert spectral(0.5 * displaced, truth) > spectral(displaced, truth)
+    assert (spectral(0.5 * displaced, truth) > spectral(displaced, truth)).all()  # in every band
     assert mse(0.5 * displaced, truth) < 0.8 * mse(displaced, truth)
 
 
@@ -129,8 +133,9 @@ def test_half_precision_input_is_transformed_in_float32():
     a, b = red_noise(1), red_noise(2)
     exact = SpectralLoss()(a, b)
     with torch.autocast("cpu", torch.bfloat16):
-        assert SpectralLoss()(a.bfloat16(), b.bfloat16()).dtype == torch.float32
-        assert SpectralLoss()(a.bfloat16(), b.bfloat16()).item() == pytest.approx(exact.item(), rel=0.02)
+        half = SpectralLoss()(a.bfloat16(), b.bfloat16())
+    assert half.dtype == torch.float32
+    assert half.sum().item() == pytest.approx(exact.sum().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("side,n", [(1059, 256), (1799, 256), (64, 64), (65, 64), (9, 8)])
@@ -138,3 +143,95 @@ def test_tiles_cover_the_domain_and_overlap_by_half(side, n):
     starts = tile_starts(side, n)
     assert starts[0] == 0 and starts[-1] == side - n
     assert all(0 < b - a <= n // 2 + 1 for a, b in pairwise(starts))
+
+
+# ---- smoothing: where detail cannot be placed, L1, MSE and gradient do not see it
+
+
+@pytest.mark.parametrize("length", [24, 16, 12])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_wave_keeps_the_stated_share_of_its_amplitude(length, axis):
+    wave = torch.cos(2 * torch.pi * torch.arange(96) / length)
+    field = wave.expand(1, 1, 96, 96) if axis == -1 else wave[:, None].expand(1, 1, 96, 96)
+    kept = smooth(field, 3.0)[..., 12:-12, 12:-12] / field[..., 12:-12, 12:-12]
+    share = kept[field[..., 12:-12, 12:-12].abs() > 0.5]  # not at its zeros
+    # exp(-(2 pi 3 / 24)^2 / 2) = 0.735; the kernel ends at three standard deviations, which is worth 0.003
+    expected = math.exp(-((2 * math.pi * 3 / length) ** 2) / 2)
+    assert share.min() == pytest.approx(expected, abs=0.01) and share.max() == pytest.approx(expected, abs=0.01)
+
+
+def test_constants_and_width_zero_are_left_alone():
+    constant = torch.full((2, 3, 9, 40), -7.5)  # a side shorter than the kernel
+    assert torch.allclose(smooth(constant, 4.0), constant, rtol=1e-6)
+    field = red_noise(0)
+    assert smooth(field, 0.0) is field
+    assert smooth(field, 1.0).mean() == pytest.approx(field.mean().item(), abs=0.02)  # it moves no amount
+
+
+def test_smoothing_takes_fine_detail_from_three_terms_and_leaves_it_to_the_spectral_one():
+    checker = torch.ones(1, 1, 32, 32)
+    checker[..., ::2] = -1
+    zero = torch.zeros_like(checker)
+    rough, smoothed = WeatherLoss()(checker, zero, None, 0.0)[1], WeatherLoss()(checker, zero, None, 2.0)[1]
+    assert all(smoothed[n] < 0.1 * rough[n] for n in ("l1", "mse", "gradient"))
+    assert torch.equal(smoothed["spectral"], rough["spectral"])
+
+
+def test_masked_cells_do_not_reach_others_through_the_smoothing():
+    valid = torch.ones(1, 16, 16, dtype=torch.bool)
+    valid[:, 5:8, 5:8] = False
+    pred, target = torch.randn(1, 1, 16, 16), torch.randn(1, 1, 16, 16)
+    broken = torch.where(valid, pred, 1e6)
+    assert WeatherLoss()(broken, target, valid, 2.0)[0] == WeatherLoss()(pred, target, valid, 2.0)[0]
+
+
+# ---- units: every band and every term counts as much as persistence is wrong in it
+
+
+def test_a_lost_band_costs_the_same_whatever_its_power():
+    """A strong coarse wave and a fine one of a hundredth of its height; the unit is a quarter wave of displacement."""
+    x = torch.arange(128.0) - 63.5
+    waves = [(10.0, 16.0, 3), (0.1, 2.5, 0)]  # height, wavelength, its octave below sqrt(1/2) cycles per cell
+    truth, moved = (
+        [(h * f(2 * torch.pi * x / length)).expand(1, 1, 128, 128) for h, length, _ in waves]
+        for f in (torch.cos, torch.sin)
+    )
+    spectral = SpectralLoss()
+    unit = spectral(sum(moved), sum(truth))
+    assert spectral(sum(moved), sum(truth), unit=unit)[0, [3, 0]].tolist() == pytest.approx([1, 1], rel=0.01)
+    for lost, (_, _, band) in enumerate(waves):
+        cost = spectral(truth[1 - lost], sum(truth), unit=unit)[0]
+        # displaced: powers S, no common part, error 2 S = unit, so e = 0.02 S. Lost: S_p = C = e and S_t = S + e:
+        # (sqrt 0.02 - sqrt 1.02)^2 + 2 * 1.02 * (1 - 0.02 / sqrt(0.02 * 1.02)) = 0.754 + 1.754 S, over 2 S
+        assert cost[band].item() == pytest.approx(2.509 / 2, rel=0.01)
+        assert cost[waves[1 - lost][2]].item() == pytest.approx(0, abs=1e-3)
+
+
+def reference_pairs(count: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Two channels, the second a hundred times weaker in its finest detail, each moved and changed a little."""
+    pairs = []
+    for seed in range(count):
+        now = torch.cat([red_noise(seed), red_noise(100 + seed, slope=3.0)], dim=1)
+        other = torch.cat([red_noise(200 + seed), red_noise(300 + seed, slope=3.0)], dim=1)
+        pairs.append((now, 0.9 * now.roll(1, -1) + 0.3 * other))
+    return pairs
+
+
+@pytest.mark.parametrize("width", [0.0, 2.0])
+def test_persistence_has_a_loss_of_one_on_its_reference_pairs(width):
+    pairs, loss = reference_pairs(), WeatherLoss()
+    loss.set_reference(pairs, None, width)
+    losses, terms = zip(*(loss(now, target, None, width) for now, target in pairs), strict=True)
+    assert torch.stack(losses).mean().item() == pytest.approx(1, abs=0.01)
+    for name in WEIGHTS:
+        assert torch.stack([t[name] for t in terms]).mean(dim=0).tolist() == pytest.approx([1, 1], abs=0.01), name
+    assert loss(pairs[0][1], pairs[0][1], None, width)[0] == 0
+
+
+def test_each_width_has_a_reference_of_its_own():
+    pairs, loss = reference_pairs(), WeatherLoss()
+    for width in (0.0, 3.0):
+        loss.set_reference(pairs, None, width)
+    rough, smoothed = loss.reference[0.0]["mse"], loss.reference[3.0]["mse"]
+    assert smoothed[0] < 0.6 * rough[0] and 0.7 * rough[1] < smoothed[1] < rough[1]  # the second has little detail
+    assert loss.reference[3.0]["spectral"].shape == (2, 6)

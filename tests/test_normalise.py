@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
+from data.normalise import Statistics, censor, clip_physical, denormalise, limiter, normalise
 from data.statistics import compute_statistics
 from data.store import Store
 from tests.conftest import SEVEN, hour, weather, write_store
@@ -84,12 +84,46 @@ def test_bounds_hold_and_the_clipped_share_is_counted():
     same, share = limiter(statistics)(state.clone())
     assert torch.allclose(same, state, atol=1e-5) and (share == 0).all()
     state[0, 0, 0, :4] = 1000.0  # REFC far above 80 dBZ in 4 of 192 cells
-    state[0, 2] = state[0, 1] + 1  # dew point above temperature everywhere
+    state[0, 1, 2, 3] = -1000.0  # T2M far below 180 K in one
+    state[0, 2] = state[0, 1] + 1  # dew point above temperature everywhere, and the one cell below 180 K
     limited, share = limiter(statistics)(state)
     out = denormalise(limited, statistics)[0]
-    assert share[0, 0] == pytest.approx(4 / 192) and share[0, 2] == 1
-    assert out[0].max() == pytest.approx(80.0, abs=1e-3)
-    assert torch.allclose(out[2], out[1], atol=1e-3)
+    assert share[0].tolist() == pytest.approx([4 / 192, 1 / 192, 1 / 192, 0, 0, 0, 0])
+    assert out[0].max() == pytest.approx(80.0, abs=1e-3) and out[1, 2, 3] == pytest.approx(180.0, abs=1e-3)
+    assert torch.allclose(out[2], out[1], atol=1e-3)  # saturated, which is no fault
+
+
+def test_beyond_a_bound_where_cells_pile_up_is_held_and_is_not_counted():
+    """No echo, no CAPE and no CIN may be said by any value at or beyond 0; beyond the other bound it is a fault."""
+    statistics = unit_statistics()
+    state = torch.zeros(1, 7, 4, 4)  # mean 2, standard deviation 3: 8 J kg-1 of CAPE where sqrt = 2, and so on
+    state[0, 0], state[0, 5], state[0, 6] = -9.0, -9.0, 9.0  # REFC, CAPE below and CIN above 0
+    state[0, 3] = -200.0  # U10 at 2 - 600 m s-1: no cells pile up there
+    limited, share = limiter(statistics)(state)
+    assert share[0].tolist() == [0, 1, 1, 1, 0, 0, 0]  # T2M and D2M of 2 K are far below 180 K
+    out = denormalise(limited, statistics)[0]
+    assert (out[[0, 5, 6]].abs() < 1e-6).all() and out[3].unique().tolist() == pytest.approx([-100.0])
+    state[0, 0], state[0, 5], state[0, 6] = 30.0, 30.0, -30.0  # 92 dBZ, 92**2 J kg-1, -88**2 J kg-1
+    assert limiter(statistics)(state)[1][0, [0, 5, 6]].tolist() == [1, 1, 1]
+
+
+def test_the_loss_sees_nothing_beyond_a_bound_where_the_truth_sits_on_it():
+    statistics = unit_statistics(("REFC", "CIN", "T2M"))
+    zero = -2 / 3  # the state of 0 dBZ and of no CIN: (0 - 2) / 3
+    pred = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 0.0], [-5.0, 5.0, 0.0]]).view(1, 3, 1, 3)
+    target = torch.tensor([[zero, 1.0, zero], [zero, -1.0, zero], [zero, zero, zero]]).view(1, 3, 1, 3)
+    held = censor(statistics)(pred, target)[0, :, 0]
+    # REFC: below 0 counts as 0 where the truth is 0, stays where there is echo; CIN the same above 0; T2M never
+    assert held[0].tolist() == pytest.approx([zero, -5.0, 0.0])
+    assert held[1].tolist() == pytest.approx([zero, 5.0, zero])
+    assert held[2].tolist() == [-5.0, 5.0, 0.0]
+
+
+def test_a_censored_prediction_has_no_gradient():
+    pred = torch.full((1, 1, 2, 2), -5.0, requires_grad=True)
+    target = torch.tensor([[-2 / 3, 1.0], [-2 / 3, 1.0]]).view(1, 1, 2, 2)
+    (censor(unit_statistics(("REFC",)))(pred, target) - target).square().sum().backward()
+    assert (pred.grad != 0).flatten().tolist() == [False, True, False, True]
 
 
 def test_no_echo_is_zero_reflectivity():

@@ -24,7 +24,8 @@ def trained(real, tmp_path_factory):
     xr.open_dataset(real / "era5_uk_t2m_744h.nc").drop_encoding().to_zarr(folder / "era5.zarr", zarr_format=2)
     cfg = train_deterministic.Config(
         zarr=str(folder / "era5.zarr"), run_dir=str(folder / "run"), epochs=6, batch_size=8, accumulate=1,
-        base_features=8, levels=1, blocks=1, lr=4e-3, validate_every=6,
+        base_features=8, levels=1, blocks=1, lr=4e-3, validate_every=6, rollout_epochs=0,
+        history=0,  # an hour before would tell whether the day warms or cools: here the clock alone can
     )  # fmt: skip
     assert train_deterministic.main(cfg) == 0
     return folder
@@ -36,10 +37,10 @@ def skill(folder, shuffle: bool) -> float:
     statistics = Statistics.from_dict(checkpoint["statistics"])
     store = Store(folder / "era5.zarr")
     lead = np.timedelta64(1, "h").astype("timedelta64[ns]")
-    times = find_pairs(store.times, lead, Split.from_dict(checkpoint["split"]).test, history=1)
+    times = find_pairs(store.times, lead, Split.from_dict(checkpoint["split"]).test, history=0)
     told = np.random.default_rng(0).permutation(times) if shuffle else times
     hours = Hours(store, ["t2m"], None)
-    series, forcing = Series(hours, lead, 1), Forcing(store.grid, lead, statistics.names, None)
+    series, forcing = Series(hours, lead, 0), Forcing(store.grid, lead, statistics.names, None)
     sizes = {k: checkpoint["config"][k] for k in ("base_features", "levels", "blocks", "history")}
     model = ResidualUNet(1, len(forcing.names), CLOCK_FEATURES, **sizes)
     model.load_state_dict(checkpoint["ema"])

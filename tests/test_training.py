@@ -10,7 +10,7 @@ import torch
 
 import train_deterministic
 from losses.terms import mse
-from tests.conftest import TINY
+from tests.conftest import SIZES
 from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
 from training.lock import RunLock
 from training.schedule import ema_decay, generator, pair_tasks, rollout_tasks, two_phases, update_ema, warmup_cosine
@@ -94,8 +94,7 @@ def test_the_alarm_names_a_model_that_is_persistence():
 def trained(seven_store, tmp_path_factory):
     """A run of two epochs on the tiny store."""
     run_dir = tmp_path_factory.mktemp("run")
-    cfg = dict(zip([k.removeprefix("--") for k in TINY[::2]], TINY[1::2], strict=True))
-    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, validate_every=1, **cfg)
+    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, validate_every=1, **SIZES)
     assert train_deterministic.main(cfg) == 0
     return cfg, run_dir
 

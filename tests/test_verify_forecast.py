@@ -85,6 +85,17 @@ def test_initial_times_outside_the_test_part_are_labelled(verify):
     assert result["outside_test"] == ["2024-05-21T06:00"] and "outside test" in printed
 
 
+def test_initial_times_after_the_test_part_are_as_unseen_as_it(verify):
+    attributes = {"split": {"test": ["2024-05-21T01", "2024-05-21T06"]}}  # 06 is its last hour, 07 and 23 come later
+    _, printed, _, result = verify(lambda n, t, lead: truth(n, t + lead), inits=(30, 31, 47), attributes=attributes)
+    assert len(result["init_times"]) == 3 and result["outside_test"] == [] and "outside test" not in printed
+
+
+def test_without_a_known_split_every_initial_time_is_labelled(verify):
+    _, printed, _, result = verify(lambda n, t, lead: truth(n, t + lead), attributes={"split": {}})
+    assert result["outside_test"] == result["init_times"] and "outside test (not known): 2" in printed
+
+
 def test_a_perfect_forecast_of_reflectivity_is_scored_above_the_floor(verify):
     fields = lambda n, t, lead: np.maximum(truth(n, t + lead), 0)  # noqa: E731
     _, printed, _, result = verify(fields, leads=(0, 1), names=("REFC",))

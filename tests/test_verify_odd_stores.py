@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 
 import verify_forecast
@@ -16,14 +15,6 @@ from verification.climate import estimate
 
 SHAPE = (24, 28)
 PATTERN = np.random.default_rng(0).normal(size=SHAPE)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def moving(name: str, time: np.datetime64) -> np.ndarray:

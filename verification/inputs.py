@@ -120,9 +120,10 @@ def part_of(split: dict, name: str) -> tuple[np.datetime64, np.datetime64] | Non
 
 
 def outside_test(init_times: np.ndarray, split: dict) -> list[np.datetime64]:
-    """The initial times that are not in the test part of the record; all of them where it is not known."""
+    """The initial times before the start of the test part; all of them where it is not known. Later ones, of another
+    store perhaps, are as unseen in training as the test part itself."""
     part = part_of(split, "test")
-    return [t for t in init_times if part is None or not part[0] <= t <= part[1]]
+    return [t for t in init_times if part is None or t < part[0]]
 
 
 def training_hours(times: np.ndarray, split: dict) -> np.ndarray:
