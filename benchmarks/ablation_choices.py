@@ -76,6 +76,8 @@ def choices(base) -> dict[str, Choice]:
         "width_0": Choice("L1, MSE, gradient see every scale, on pairs", {"width": 0.0}),
         "rollout_width_0": Choice("and in roll-outs", {"rollout_width": 0.0}),
         "widths_0": Choice("L1, MSE, gradient see every scale, in both", {"width": 0.0, "rollout_width": 0.0}),
+        "amplitude_1": Choice("amount of detail weighed like its place", {"amplitude": 1.0}),
+        "amplitude_0": Choice("amount of detail left free", {"amplitude": 0.0}),
         "references_off": Choice(
             "terms not divided by those of persistence", patches=((WeatherLoss, "set_reference", lambda *_: None),)
         ),
@@ -176,4 +178,6 @@ def one_unit(set_reference: Callable) -> Callable:
 def without(term: str) -> Callable[..., WeatherLoss]:
     """WeatherLoss with one of its terms left out and the other weights raised to the same sum."""
     rest = {k: v for k, v in WEIGHTS.items() if k != term}
-    return lambda spacing: WeatherLoss(spacing, {k: v / sum(rest.values()) for k, v in rest.items()})
+    return lambda spacing, amplitude: WeatherLoss(
+        spacing, amplitude, {k: v / sum(rest.values()) for k, v in rest.items()}
+    )

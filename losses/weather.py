@@ -7,7 +7,7 @@ from losses.smooth import smooth
 from losses.spectral import SpectralLoss
 from losses.terms import gradient, l1, mse
 
-LEAST = 1e-3  # smallest unit of a spectral band, as a share of the channel's largest
+LEAST = 1e-4  # smallest unit of a spectral band, as a share of the channel's largest
 WEIGHTS = {"l1": 0.4, "spectral": 0.3, "mse": 0.2, "gradient": 0.1}
 
 
