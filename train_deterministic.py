@@ -77,6 +77,7 @@ class Config:
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
+    season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
     validate_every: int = 5  # epochs between validations
     validate_hours: float = 6.0  # length of the roll-out in each validation, hours
     save_every: float = 10.0  # minutes between saves of last.pt
@@ -185,6 +186,8 @@ def main(cfg: Config) -> int:
         """Add the gradient of one task (training/schedule.py) and its loss to the running sums."""
         times = starts[list(task.starts)]
         axes = random_axes(rng) if cfg.flip else ""
+        days = torch.randn(len(times), generator=rng, device=rng.device).cpu().numpy() * cfg.season
+        season = (days * 86400).astype("timedelta64[s]") if cfg.season else None
         states, targets, edges = data
         flipped = None if mask is None else mask.flip([{"x": -1, "y": -2}[a] for a in axes])
         valid = None if flipped is None else ~flipped
@@ -194,7 +197,7 @@ def main(cfg: Config) -> int:
 
         states = add_noise(prepared(states), statistics.scale, cfg.noise, flipped, rng)
         for k in range(task.skip + task.steps):
-            fields, clock = forcing(times + k * lead)
+            fields, clock = forcing(times + k * lead, season)
             fields = mirror_forcing(fields, axes, forcing.parity)
             with torch.set_grad_enabled(k >= task.skip), autocast(device):
                 pred = rollout_step(model, states, fields, clock, statistics.scale)
@@ -346,7 +349,8 @@ def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
-    "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0, "seed": 0,
+    "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0,
+    "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
