@@ -11,6 +11,7 @@ Writes the forecast store --out (format: data/forecast_store.py), which opens wi
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,6 +77,8 @@ def main(cfg: Config) -> int:
     print(f"forecast {' '.join(names)} of {cfg.zarr} with {cfg.checkpoint} on {device}, into {cfg.out}")
     print(f"initial times: {len(init_times)} ({first}); {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
     series.states(init_times[:1])  # a broken first hour shows before anything is made
+    if edge:
+        print(f"boundary data: {boundary_text(cfg)}", flush=True)
     attributes = describe_forecast(cfg, checkpoint, store)
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
@@ -209,6 +212,14 @@ def refuse_other_grid(checkpoint: dict, forcing: Forcing, store: Store) -> None:
         print(f"note: trained on {tuple(trained['shape'])} cells, forecast on {store.grid.shape}")
 
 
+def boundary_text(cfg: Config) -> str:
+    """What the forecast's attribute says of its edge: "" without boundary data."""
+    if not cfg.boundary:
+        return ""
+    perfect = Path(cfg.boundary).resolve() == Path(cfg.zarr).resolve()
+    return f"{cfg.boundary}{' (perfect boundary: the truth itself)' if perfect else ''}"
+
+
 def describe_forecast(cfg: Config, checkpoint: dict, store: Store) -> dict:
     """The attributes that tell where a forecast came from."""
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
@@ -218,7 +229,7 @@ def describe_forecast(cfg: Config, checkpoint: dict, store: Store) -> dict:
         "training_period": " to ".join(checkpoint["split"]["train"]), "lead": checkpoint["lead"],
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
-        "boundary": cfg.boundary, "store_source": str(store.dataset.attrs.get("source", "")),
+        "boundary": boundary_text(cfg), "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip
 
 

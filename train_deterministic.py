@@ -67,13 +67,13 @@ class Config:
     muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all
     weight_decay: float = 0.01  # decoupled weight decay
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
-    width: float = 3.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
+    width: float = 2.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
     amplitude: float = 2.0  # weight of the amount of detail against its place in the spectral term
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
-    rollout_lr: float = 0.1  # peak learning rates in those epochs, as a share of the others
-    rollout_width: float = 3.0  # width in those epochs
+    rollout_lr: float = 0.3  # peak learning rates in those epochs, as a share of the others
+    rollout_width: float = 5.0  # width in those epochs
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y

@@ -16,10 +16,10 @@ STORE=data/hrrr.zarr # training store
 RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
 HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
-DEMO_HOURS=720       # hours of synthetic weather to train on
+DEMO_HOURS=1080      # hours of synthetic weather to train on
 OTHER_HOURS=288      # hours of other weather, of another seed, to test on
-DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 60 --rollout_epochs 18 --rollout_hours 12
-    --rollout_width 5 --validate_every 6)
+DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 36 --rollout_epochs 6 --rollout_hours 12
+    --validate_every 6 --boundary "$DEMO_DIR/store.zarr")
 
 VERSION='import sys; print(sys.version_info[:2])'
 

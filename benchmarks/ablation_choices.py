@@ -108,6 +108,7 @@ def choices(base) -> dict[str, Choice]:
         "ema_off": Choice("no averaged weights", patches=((training.schedule, "ema_decay", lambda n: 0.0),)),
         "flip_off": Choice("no mirrors", {"flip": False}),
         "flip_on": Choice("mirrors", {"flip": True}),
+        "season_0": Choice("the day of the year told as it is", {"season": 0.0}),
         "noise_0": Choice("no noise on the input", {"noise": 0.0}),
         "noise_double": Choice("twice the noise", {"noise": base.noise * 2}),
         "decay_0": Choice("no weight decay", {"weight_decay": 0.0}),
