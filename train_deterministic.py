@@ -10,7 +10,6 @@ log.jsonl (one line per validation) and loss_curves.png.
 
 import copy
 import math
-import signal
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +18,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.augment import add_noise, mirror_forcing, mirror_state, random_axes
+from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, random_axes
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
-from data.dataset import Hours, Series, Split, find_pairs, read_ahead, split_by_date
+from data.dataset import Hours, Series, Split, find_pairs, longest_chains, read_ahead, split_by_date
 from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.normalise import Statistics, censor, clip_physical, denormalise, limiter, normalise
@@ -43,7 +42,7 @@ from training.log import add_loss, empty_sums, read_log, validation_line, write_
 from training.optimizer import Optimizers
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import generator, pair_tasks, rollout_tasks, two_phases, update_ema
-from training.signals import StopRequest
+from training.signals import StopRequest, say_stopped
 from verification.validation import Validation
 
 
@@ -75,6 +74,7 @@ class Config:
     rollout_lr: float = 0.3  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 5.0  # width in those epochs
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
+    level: float = 0.0  # K, random offset that temperatures and dew points of a pair share, standard deviation
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
     season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
@@ -126,7 +126,10 @@ def main(cfg: Config) -> int:
     forcing = Forcing(store.grid, lead, statistics.names, mask, device)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names, "mask": mask}
     grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
-    longest, chains = rollout_chains(store, split, lead, cfg) if rollout_epochs else (0, pairs)
+    longest, chains = 0, pairs
+    if rollout_epochs:
+        wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
+        longest, chains = longest_chains(store.times, lead, split.train, cfg.history, wanted)
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
     if edge and rollout_epochs:
         edge.refuse_missing(chains, lead, longest, "a --boundary store that covers the training part")
@@ -191,9 +194,12 @@ def main(cfg: Config) -> int:
         states, targets, edges = data
         flipped = None if mask is None else mask.flip([{"x": -1, "y": -2}[a] for a in axes])
         valid = None if flipped is None else ~flipped
+        offset = level_shift(statistics.names, len(times), cfg.level, rng)
 
-        def prepared(x):
-            return normalise(mirror_state(x.to(device), axes, statistics.names), statistics, flipped)
+        def prepared(x):  # (B, C, H, W), or (B, T, C, H, W)
+            x = mirror_state(x.to(device), axes, statistics.names)
+            x = x + offset.view(len(times), *[1] * (x.ndim - 4), -1, 1, 1)
+            return normalise(x, statistics, flipped)
 
         states = add_noise(prepared(states), statistics.scale, cfg.noise, flipped, rng)
         for k in range(task.skip + task.steps):
@@ -275,17 +281,14 @@ def main(cfg: Config) -> int:
                 position["grad_norm"] += float(norm)
                 position["steps"] += 1
                 bar.update(len(pairs) / steps_per_epoch)
-                bar.set_postfix_str(
-                    f"loss {position['loss'] / position['samples']:.3f}{last_skill(log)}", refresh=False
-                )
+                skill = f", skill {log[-1]['score']:+.3f}" if log else ""
+                bar.set_postfix_str(f"loss {position['loss'] / position['samples']:.3f}{skill}", refresh=False)
                 if stop.received or time.monotonic() - saved > cfg.save_every * 60:
                     save_checkpoint(checkpoint(), last_path, keep_previous=True)
                     saved = time.monotonic()
                 if stop.received:
                     bar.close()
-                    name = signal.Signals(stop.received).name
-                    print(f"stopped by {name} at step {step}; saved in {last_path}; the same command goes on")
-                    return 128 + stop.received
+                    return say_stopped(stop.received, step, last_path)
             epoch += 1
             position["group"] = 0
             if epoch % cfg.validate_every and epoch < cfg.epochs:
@@ -320,23 +323,10 @@ def main(cfg: Config) -> int:
             save_checkpoint(checkpoint(), last_path, keep_previous=True)
             saved = time.monotonic()
             if stop.received:  # the signal came during validation
-                name = signal.Signals(stop.received).name
-                print(f"stopped by {name} at step {step}; saved in {last_path}; the same command goes on")
-                return 128 + stop.received
+                return say_stopped(stop.received, step, last_path)
     bar.close()
     print(f"done: best validation skill {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
     return 0
-
-
-def rollout_chains(store: Store, split: Split, lead: np.timedelta64, cfg: Config) -> tuple[int, np.ndarray]:
-    """The longest roll-out, at most rollout_hours, that the training part has truth for, in steps, and the initial
-    times that have it."""
-    longest = max(1, round(cfg.rollout_hours / hours_of(lead)))
-    for steps in range(longest, 0, -1):
-        chains = find_pairs(store.times, lead, split.train, cfg.history, steps)
-        if len(chains):
-            return steps, chains
-    raise AssertionError("the training part has pairs")
 
 
 def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics, mask) -> list[torch.Tensor]:
@@ -349,14 +339,10 @@ def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
-    "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0, "cache_gb": 0.0,
-    "seed": 0,
+    "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
+    "cache_gb": 0.0, "seed": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
-
-
-def last_skill(log: list[dict]) -> str:
-    return f", skill {log[-1]['score']:+.3f}" if log else ""
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def state_parity(names: tuple[str, ...], axis: str) -> Tensor:
 
 def random_axes(generator: torch.Generator) -> str:
     """Along which axes to mirror a batch: "", "x", "y" or "xy", each axis with probability 1/2."""
-    return "".join(axis for axis in "xy" if torch.rand((), generator=generator) < 0.5)
+    return "".join(axis for axis in "xy" if torch.rand((), generator=generator, device=generator.device) < 0.5)
 
 
 def mirror_state(fields: Tensor, axes: str, names: tuple[str, ...]) -> Tensor:
@@ -36,6 +36,16 @@ def mirror_forcing(fields: Tensor, axes: str, parity: Tensor) -> Tensor:
     for axis in axes:
         fields = mirror(fields, axis, parity)
     return fields
+
+
+def level_shift(names: tuple[str, ...], batch: int, amount: float, generator: torch.Generator) -> Tensor:
+    """(B, C): one random offset per sample for all temperatures and dew points, `amount` K standard deviation.
+
+    Added to states and target alike it says that the next hour's change hardly depends on the level: in a record of
+    weeks a network otherwise learns to go back to the mean of those weeks."""
+    warm = torch.tensor([float(lookup(n).units == "K") for n in names], device=generator.device)
+    offset = torch.randn(batch, generator=generator, device=generator.device) * amount
+    return offset[:, None] * warm
 
 
 def add_noise(state: Tensor, scale: Tensor, amount: float, mask: Tensor | None, generator: torch.Generator) -> Tensor:

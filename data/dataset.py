@@ -52,6 +52,12 @@ def find_pairs(
     return inside[np.all(complete, axis=0)]
 
 
+def longest_chains(times: np.ndarray, lead: np.timedelta64, part, history: int, steps: int) -> tuple[int, np.ndarray]:
+    """The largest number of steps, at most `steps`, for which a part that has pairs has a chain of hours without a
+    gap, and the times from which it has one (`find_pairs`)."""
+    return next((n, t) for n in range(steps, 0, -1) if len(t := find_pairs(times, lead, part, history, n)))
+
+
 def split_by_date(
     times: np.ndarray, lead: np.timedelta64, train_end: str, val_end: str, gap: str, history: int = 0
 ) -> Split:

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a request to stop at the next safe point."""
 
 import signal
+from pathlib import Path
 
 
 class StopRequest:
@@ -23,3 +24,9 @@ class StopRequest:
         for s, handler in self._old.items():
             signal.signal(s, handler)
         print("\nstopping after this step; once more to stop at once", flush=True)
+
+
+def say_stopped(number: int, step: int, path: Path) -> int:
+    """Say that a signal ended the run, and where its state is; returns the exit code, 128 + the signal's number."""
+    print(f"stopped by {signal.Signals(number).name} at step {step}; saved in {path}; the same command goes on")
+    return 128 + number
