@@ -18,8 +18,8 @@ HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=1080      # hours of synthetic weather to train on
 OTHER_HOURS=288      # hours of other weather, of another seed, to test on
-DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 36 --rollout_epochs 6 --rollout_hours 12
-    --validate_every 6 --boundary "$DEMO_DIR/store.zarr")
+DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 14 --rollout_epochs 3 --rollout_hours 12
+    --validate_every 7 --boundary "$DEMO_DIR/store.zarr")
 
 VERSION='import sys; print(sys.version_info[:2])'
 
@@ -89,7 +89,7 @@ demo)
     shift
     setup requirements.txt
     synthetic "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS"
-    synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-06-20T00
+    synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-07-05T00
     say "train in $DEMO_DIR"
     .venv/bin/python train_deterministic.py --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR"
