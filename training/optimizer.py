@@ -8,7 +8,8 @@ class Optimizers:
     """Two optimizers that are stepped, scheduled, saved and restored as one.
 
     Muon (Jordan et al. 2024; torch.optim.Muon) makes the update of a matrix orthogonal. On the synthetic storms a first
-    trial (one seed) had a loss of 0.34 with it and 0.42 without after 8000 samples. `matrices` are its parameters, 2-D; the rest is AdamW's.
+    trial (one seed) had a loss of 0.34 with it and 0.42 without after 8000 samples. `matrices` are its parameters, 2-D;
+    the rest is AdamW's.
     """
 
     def __init__(self, model: nn.Module, matrices: list[nn.Parameter], lr: float, muon_lr: float, weight_decay: float):
