@@ -310,7 +310,14 @@ def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkey
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
     monkeypatch.setattr(torch.nn.init, "zeros_", lambda weights: weights)  # else only the head has a gradient
-    constants |= {"epochs": 1, "flip": False, "noise": 0.0, "lr": 1e-12, "muon_lr": 0.0}  # the weights stay as they are
+    constants |= {
+        "epochs": 1,
+        "flip": False,
+        "noise": 0.0,
+        "season": 0.0,
+        "lr": 1e-12,
+        "muon_lr": 0.0,
+    }  # the weights stay as they are
     for size in ((1, 1), (1, 4), (4, 1)):
         gradients[size] = []
         train(store, tmp_path / str(size), **constants | {"batch_size": size[0], "accumulate": size[1]})
