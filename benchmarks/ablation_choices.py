@@ -62,7 +62,9 @@ def choices(base) -> dict[str, Choice]:
         "zero_padding": Choice("zeros beyond the edge", patches=((models.unet, "F", ZERO_PADDING),)),
         "forcing_off": Choice(
             "sun, clock and terrain set to zero",
-            patches=((data.forcing.Forcing, "__call__", lambda self, *t: tuple(0 * x for x in forcing_call(self, *t))),),
+            patches=(
+                (data.forcing.Forcing, "__call__", lambda self, *t: tuple(0 * x for x in forcing_call(self, *t))),
+            ),
         ),
         "roots_off": Choice(
             "CAPE and CIN without square roots", needs=("CAPE", "CIN"),
