@@ -207,7 +207,8 @@ def be_client(cfg: Config) -> int:
             fields = work(cfg.url, cfg.hours, Path(folder))
             outcome = "all fields" if fields == 7 * cfg.hours else f"{fields} fields of {7 * cfg.hours}, no error"
         except Exception as error:
-            outcome = f"{type(error).__name__}: {' '.join(str(error).split())[:90]}"
+            message = " ".join(str(error).split()).replace(f"{folder}/", "")
+            outcome = f"{type(error).__name__}: {message[:90]}"
     seconds = time.perf_counter() - began
     usage = resource.getrusage(resource.RUSAGE_SELF)
     requests = int(Transfer(cfg.url).file("seen"))
