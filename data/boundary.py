@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Hours
+from data.dataset import Hours, stack
 from data.grid import same_grid
 from data.normalise import Statistics
 from data.store import Store
@@ -45,7 +45,7 @@ class Boundary:
 
     def fields(self, times: np.ndarray, lead: np.timedelta64, steps: int) -> list[Tensor]:
         """For each step k the boundary store's fields (B, C, H, W) in physical units at times + (k + 1) * lead."""
-        return [torch.stack([self.hours(t + (k + 1) * lead) for t in times]) for k in range(steps)]
+        return [stack([self.hours(t + (k + 1) * lead) for t in times]) for k in range(steps)]
 
     def nudge(self, state: Tensor, boundary: Tensor) -> Tensor:
         """Draw a state (B, C, H, W) towards the boundary's state in the strip."""
