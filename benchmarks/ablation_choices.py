@@ -20,7 +20,7 @@ import train_deterministic
 import training.schedule
 from data.variables import Variable, lookup
 from losses.weather import WEIGHTS, WeatherLoss
-from models.unet import THIN, ChannelNorm, ResidualUNet
+from models.unet import THIN, ChannelNorm, Conv, ResidualUNet
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ def choices(base) -> dict[str, Choice]:
         "advected_off": Choice("no advected base: warp gives the field back", patches=((models.unet, "warp", stay),)),
         "warp_bilinear": Choice("advected base by bilinear interpolation", patches=((models.warp, "F", BILINEAR),)),
         "refine_off": Choice("no refinement at full resolution", patches=((ResidualUNet, "__init__", unrefined()),)),
+        "pixel_shuffle": Choice(
+            "last upsampling by pixel shuffle (ICNR weights)",
+            patches=((ResidualUNet, "__init__", shuffled()), (ResidualUNet, "widen", shuffle)),
+        ),
         "norm_off": Choice("no normalisation in the blocks", patches=((ChannelNorm, "forward", only_weight),)),
         "zero_padding": Choice("zeros beyond the edge", patches=((models.unet, "F", ZERO_PADDING),)),
         "forcing_off": Choice(
@@ -74,6 +78,14 @@ def choices(base) -> dict[str, Choice]:
             "no echo stays at the source's value", needs=("REFC",),
             patches=((data.normalise, "lookup", retransformed(floor0="identity")),),
         ),
+        "leak_on": Choice(
+            "a learned leak towards the mean by variable",
+            patches=((ResidualUNet, "__init__", leaking()), (ResidualUNet, "forward", leaked(ResidualUNet.forward))),
+        ),
+        "tendency_off": Choice(
+            "the change in units of the state, not of its own",
+            patches=((data.normalise.Statistics, "scale", property(lambda s: torch.ones_like(s.std)[:, None, None])),),
+        ),
         # --- the loss
         "width_0": Choice("L1, MSE, gradient see every scale, on pairs", {"width": 0.0}),
         "rollout_width_0": Choice("and in roll-outs", {"rollout_width": 0.0}),
@@ -86,6 +98,10 @@ def choices(base) -> dict[str, Choice]:
         "bands_together": Choice(
             "spectral term divided as a whole, not by band",
             patches=((WeatherLoss, "set_reference", one_unit(set_reference)),),
+        ),
+        "edge_mask": Choice(
+            "loss without the outer 8 % of the domain",
+            patches=((WeatherLoss, "terms", inside(WeatherLoss.terms)),),
         ),
         "spectral_off": Choice(
             "no spectral term", patches=((train_deterministic, "WeatherLoss", without("spectral")),)
@@ -155,6 +171,59 @@ def unrefined() -> Callable:
         self.refine = nn.ModuleList([Coarse(), Nothing()])
 
     return init
+
+
+def shuffled() -> Callable:
+    """ResidualUNet's __init__ with four times the features before a pixel shuffle, equal in fours (ICNR, Aitken et al.
+    2017)."""
+    made = ResidualUNet.__init__
+
+    def init(self, *args, **kwargs) -> None:
+        made(self, *args, **kwargs)
+        inputs = self.expand.shape[1]
+        self.expand = Conv(inputs, 4 * THIN)
+        with torch.no_grad():
+            self.expand.weight.copy_(self.expand.weight[::4].repeat_interleave(4, dim=0))
+            self.expand.bias.copy_(self.expand.bias[::4].repeat_interleave(4))
+
+    return init
+
+
+def shuffle(model: ResidualUNet, x: Tensor) -> Tensor:
+    return F.pixel_shuffle(model.expand(x), 2)
+
+
+def leaking() -> Callable:
+    """ResidualUNet's __init__ with a leak that starts at 0."""
+    made = ResidualUNet.__init__
+
+    def init(self, channels, *args, **kwargs) -> None:
+        made(self, channels, *args, **kwargs)
+        self.leak = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    return init
+
+
+def leaked(forward: Callable) -> Callable:
+    """The change less `leak` times the state, which is an anomaly from the training mean."""
+
+    def apply(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
+        return forward(self, states, forcing, clock) - self.leak * states[:, -1] / self.scale[:, None, None]
+
+    return apply
+
+
+def inside(terms: Callable) -> Callable:
+    """WeatherLoss.terms that does not see the outer 30 cells, or 8 % of the shorter side where that is less."""
+
+    def apply(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float) -> dict[str, Tensor]:
+        H, W = pred.shape[-2:]
+        edge = max(1, min(30, int(0.08 * min(H, W))))
+        kept = torch.zeros(pred.shape[1:], dtype=torch.bool, device=pred.device)
+        kept[:, edge : H - edge, edge : W - edge] = True
+        return terms(self, pred, target, kept if valid is None else valid & kept, width)
+
+    return apply
 
 
 def retransformed(**kinds: str) -> Callable[[str], Variable]:

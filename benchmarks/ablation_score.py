@@ -25,7 +25,7 @@ from data.write import StoreWriter
 from models.rollout import rollout
 from models.unet import ResidualUNet
 from training.checkpoint import load_checkpoint
-from verification import scores, spectra
+from verification import lines, scores, spectra
 from verification.cases import add
 
 LONGEST_HISTORY = 2  # steps before a start time that have to be there, so that all runs have the same start times
@@ -154,7 +154,9 @@ def variable_scores(name: str, forecast, truth, analysis, spacing) -> dict:
     total: dict | None = None
     for f, t, a in zip(forecast, truth, analysis, strict=True):
         case = {"errors": scores.error_sums(f, t), "persistence": scores.error_sums(a, t), "truth": scores.moments(t),
-                "spectrum": spectra.spectrum_sums(f, t, spacing or (1.0, 1.0))}  # fmt: skip
+                "spectrum": spectra.spectrum_sums(f, t, spacing or (1.0, 1.0), modes=True)}  # fmt: skip
+        modes = case["spectrum"].pop("modes")
+        case["lines"] = lines.line_sums(modes)
         if lookup(name).name == "REFC":
             case["fss"] = scores.fss_sums(f, t, EVENT, WINDOW)
             case["persistence_fss"] = scores.fss_sums(a, t, EVENT, WINDOW)
@@ -167,6 +169,7 @@ def variable_scores(name: str, forecast, truth, analysis, spacing) -> dict:
     }  # fmt: skip
     bands = zip(spectra.band_names(), spectra.power_ratio(total["spectrum"]), strict=True)
     out |= {f"power_{band}": ratio for band, ratio in bands}
+    out["line"] = lines.line_index(total["lines"])["2"]
     if "fss" in total:
         out |= {"fss": scores.fss(total["fss"]), "persistence_fss": scores.fss(total["persistence_fss"]),
                 "frequency_bias": scores.frequency_bias(total["heavy"])}  # fmt: skip
@@ -190,5 +193,6 @@ def headline(result: dict, leads: tuple[int, int, int]) -> dict[str, float | Non
     return {
         "skill_near": mean(values(near, "skill")), "worst_near": min(values(near, "skill"), default=None),
         "skill_middle": mean(values(middle, "skill")), "power_near": power(near), "power_far": power(far),
-        "drift": max(map(abs, values(far, "drift")), default=None), "fss": mean(values(near, "fss")),
+        "drift": max(map(abs, values(far, "drift")), default=None),
+        "line": max((max(v, 0.0) for v in values(far, "line")), default=None), "fss": mean(values(near, "fss")),
     }  # fmt: skip

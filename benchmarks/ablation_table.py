@@ -12,7 +12,8 @@ from data.files import replace
 FIGURES = {
     "skill_near": ("skill {near}", +1, 0.01), "worst_near": ("worst {near}", 0, 0.0),
     "skill_middle": ("skill {middle}", +1, 0.01), "power_near": ("power {near}", -1, 0.05),
-    "power_far": ("power {far}", -1, 0.05), "drift": ("drift {far}", -1, 0.1), "fss": ("FSS {near}", +1, 0.01),
+    "power_far": ("power {far}", -1, 0.05), "drift": ("drift {far}", -1, 0.1), "line": ("line {far}", -1, 1.0),
+    "fss": ("FSS {near}", +1, 0.01),
 }  # fmt: skip
 DIFFERENCES = ("skill_near", "skill_middle", "power_near", "power_far")  # shown beside the figures
 SIGNED = ("skill_near", "worst_near", "skill_middle")

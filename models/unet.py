@@ -79,8 +79,9 @@ class ResidualUNet(nn.Module):
     forward(states (B, T, C, H, W), forcing (B, F, H, W), clock (B, K)) -> (B, C, H, W): the change in units of
     `scale` (C,), which is the standard deviation of the change over one step in units of the state (Lam et al. 2023,
     GraphCast, eq. 19), for any H and W. T = 1 + history states in order of time, the last is now. The input is padded
-    by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back. Upsampling is bilinear followed
-    by a 3 x 3 convolution, and the last one a pixel shuffle with ICNR weights: neither has a checkerboard.
+    by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back. Upsampling is bilinear with a
+    convolution. (A pixel shuffle with ICNR weights as the last one starts without a checkerboard and learns one: after
+    24 steps the winds had a line of period 2 of 12 dB; docs/ablation.md.)
     """
 
     def __init__(
@@ -113,10 +114,7 @@ class ResidualUNet(nn.Module):
         self.flow_norm = ChannelNorm(widths[self.flow_level])
         self.flow_head = Conv(widths[self.flow_level], 2 * channels).zero()
         self.norm = ChannelNorm(widths[0])
-        self.expand = Conv(widths[0], 4 * THIN)
-        with torch.no_grad():  # ICNR (Aitken et al. 2017): the four cells of a shuffle start equal
-            self.expand.weight.copy_(self.expand.weight[::4].repeat_interleave(4, dim=0))
-            self.expand.bias.copy_(self.expand.bias[::4].repeat_interleave(4))
+        self.expand = Conv(widths[0], THIN)
         self.refine = nn.ModuleList([Conv(2 * channels + THIN, 2 * THIN), Conv(2 * THIN, 2 * THIN)])
         self.head = Conv(2 * THIN, channels).zero()
 
@@ -124,6 +122,10 @@ class ResidualUNet(nn.Module):
         """The weight matrices between hidden features, which Muon trains; not those at the input and the outputs."""
         rooms = (self.encoder, self.down, self.up, self.decoder, self.refine)
         return [p for room in rooms for m in room.modules() if isinstance(m, Conv) for p in [m.weight]]
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Features on cells of 2 x 2 to a few at full resolution."""
+        return F.interpolate(self.expand(x), scale_factor=2, mode="bilinear", align_corners=False)
 
     def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
         H, W = states.shape[-2:]
@@ -150,7 +152,7 @@ class ResidualUNet(nn.Module):
                 flow = self.flow_head(F.silu(self.flow_norm(x))).float()
                 flow = F.interpolate(flow, scale_factor=2 ** (i + 1), mode="bilinear", align_corners=False)
         base = warp(now, flow[..., :H, :W].unflatten(1, (2, -1)))
-        x = F.pixel_shuffle(self.expand(F.silu(self.norm(x))), 2)[..., :H, :W]
+        x = self.widen(F.silu(self.norm(x)))[..., :H, :W]
         carried = (base - now) / scale
         x = F.silu(self.refine[0](torch.cat([x, base, carried], dim=1)))
         x = x + F.silu(self.refine[1](x))

@@ -152,7 +152,7 @@ def test_start_times_meet_different_hours():
 
 def figures(skill: float, power: float = 0.2) -> dict:
     return {"skill_near": skill, "worst_near": 0.1, "skill_middle": 0.2, "power_near": power, "power_far": 0.4,
-            "drift": 0.1, "fss": None}  # fmt: skip
+            "drift": 0.1, "line": 0.0, "fss": None}  # fmt: skip
 
 
 def test_verdicts_by_the_stated_rules():
@@ -162,6 +162,7 @@ def test_verdicts_by_the_stated_rules():
     assert verdict({**none, "skill_near": [0.005]}) == "near"
     assert verdict({**none, "skill_near": [0.00, 0.04]}) == "near"  # mean 0.02 is less than twice 0.028
     assert verdict({**none, "power_near": [0.1]}) == "kept"  # farther from the truth's power
+    assert verdict({**none, "line": [3.0]}) == "kept"
     assert verdict({**none, "skill_near": [0.02], "drift": [0.2]}) == "near (mixed)"
     assert verdict({**none, "skill_near": [0.02], "power_far": [0.2]}) == "near (mixed)"  # skill bought by blur
     assert verdict({**none, "skill_near": [-0.02], "power_far": [-0.2]}) == "kept"  # sharp as persistence is
@@ -194,3 +195,5 @@ def test_scores_of_a_perfect_and_of_a_blurred_field():
     result = {"scores": {"1": {"T2M": halved}}}
     assert ablation_score.headline(result, (1, 1, 1))["power_near"] == pytest.approx(2.0, abs=0.01)  # log2 of 1/4
     assert math.isclose(halved["std_ratio"], 0.5)
+    stripes = noise + 2.0 * (torch.arange(32) % 2)
+    assert ablation_score.variable_scores("T2M", stripes, noise, noise + 1, None)["line"] > 1 > abs(halved["line"])
