@@ -18,31 +18,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, random_axes
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
 from data.dataset import Hours, Series, Split, find_pairs, longest_chains, read_ahead, split_by_date
 from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
-from data.normalise import Statistics, censor, clip_physical, denormalise, limiter, normalise
+from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
 from data.quick_check import quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
-from models.rollout import push, rollout, rollout_step
+from models.rollout import rollout
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.constants import refuse_constants
 from training.device import autocast, choose_device, peak_memory_bytes
 from training.lock import RunLock
-from training.log import add_loss, empty_sums, read_log, validation_line, write_log
+from training.log import empty_sums, read_log, validation_line, write_log
 from training.optimizer import Optimizers
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest, say_stopped
+from training.step import Learner
 from verification.validation import Validation
 
 
@@ -146,14 +146,11 @@ def main(cfg: Config) -> int:
     one_step = (cfg.epochs - rollout_epochs) * steps_per_epoch
     total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
     optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
-    loss_function, held, limit = (
-        WeatherLoss(tuple(grid["spacing"]), cfg.amplitude),
-        censor(statistics),
-        limiter(statistics, mask),
-    )
+    loss_function, limit = WeatherLoss(tuple(grid["spacing"]), cfg.amplitude), limiter(statistics, mask)
     changes = [persistence_pair(series, t, statistics, mask) for t in pairs[:: max(len(pairs) // 48, 1)]]
     for width in {cfg.width, cfg.rollout_width}:
         loss_function.set_reference(changes, None if mask is None else ~mask, width)
+    learn = Learner(model, loss_function, forcing, statistics, mask, edge, lead, cfg)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
           f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {rollout_epochs} from its own forecasts of up "
@@ -185,41 +182,8 @@ def main(cfg: Config) -> int:
             "grid": grid, "split": split_table,
         }  # fmt: skip
 
-    def learn(task, rng: torch.Generator, data: tuple, width: float) -> None:
-        """Add the gradient of one task (training/schedule.py) and its loss to the running sums."""
-        times = starts[list(task.starts)]
-        axes = random_axes(rng) if cfg.flip else ""
-        days = torch.randn(len(times), generator=rng, device=rng.device).cpu().numpy() * cfg.season
-        season = (days * 86400).astype("timedelta64[s]") if cfg.season else None
-        states, targets, edges = data
-        flipped = None if mask is None else mask.flip([{"x": -1, "y": -2}[a] for a in axes])
-        valid = None if flipped is None else ~flipped
-        offset = level_shift(statistics.names, len(times), cfg.level, rng)
-
-        def prepared(x):  # (B, C, H, W), or (B, T, C, H, W)
-            x = mirror_state(x.to(device), axes, statistics.names)
-            x = x + offset.view(len(times), *[1] * (x.ndim - 4), -1, 1, 1)
-            return normalise(x, statistics, flipped)
-
-        states = add_noise(prepared(states), statistics.scale, cfg.noise, flipped, rng)
-        for k in range(task.skip + task.steps):
-            fields, clock = forcing(times + k * lead, season)
-            fields = mirror_forcing(fields, axes, forcing.parity)
-            with torch.set_grad_enabled(k >= task.skip), autocast(device):
-                pred = rollout_step(model, states, fields, clock, statistics.scale)
-            if k >= task.skip:
-                target = prepared(targets[k - task.skip])
-                units = (held(pred, target) / statistics.scale, target / statistics.scale)
-                loss, terms = loss_function(*units, valid, width)
-                (loss * task.share).backward()
-                add_loss(position, loss, terms, len(times))
-            if k + 1 < task.skip + task.steps:
-                state = limit(pred.detach())[0]
-                state = state if edge is None else edge.nudge(state, prepared(edges[k]))
-                states = push(states, state)
-
     def read(task) -> tuple:
-        """What `learn` needs of the store: states, targets and, with a boundary store, its fields."""
+        """What the learner needs of the store: states, targets and, with a boundary store, its fields."""
         times, stop = starts[list(task.starts)], task.skip + task.steps
         edges = edge.fields(times, lead, stop) if edge is not None and stop > 1 else []
         return series.states(times), series.targets(times, range(task.skip, stop)), edges
@@ -266,7 +230,8 @@ def main(cfg: Config) -> int:
                     asked = time.monotonic()
                     task, data = next(reads)
                     waited += time.monotonic() - asked
-                    learn(task, generator(cfg.seed, 2, epoch, position["group"], number, device=device), data, width)
+                    rng = generator(cfg.seed, 2, epoch, position["group"], number, device=device)
+                    learn(starts[list(task.starts)], task, data, width, rng, position)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
                 if not math.isfinite(norm):
                     raise ValueError(

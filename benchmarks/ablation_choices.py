@@ -18,6 +18,7 @@ import models.unet
 import models.warp
 import train_deterministic
 import training.schedule
+import training.step
 from data.variables import Variable, lookup
 from losses.weather import WEIGHTS, WeatherLoss
 from models.unet import THIN, ChannelNorm, Conv, ResidualUNet
@@ -108,7 +109,7 @@ def choices(base) -> dict[str, Choice]:
         ),
         "censor_off": Choice(
             "values beyond a bound count as errors", needs=piled,
-            patches=((train_deterministic, "censor", lambda statistics: lambda pred, target: pred),),
+            patches=((training.step, "censor", lambda statistics: lambda pred, target: pred),),
         ),
         # --- the training
         "rollout_off": Choice("no roll-out fine-tuning", rollout_parts=0),

@@ -14,6 +14,7 @@ import xarray as xr
 
 import infer_iterative as inference
 import train_deterministic as training
+import training.step as learner
 import verification.validation as validation
 from data.dataset import Hours, Series
 from data.forcing import Forcing
@@ -58,7 +59,7 @@ def spy(monkeypatch, owner, name: str) -> list:
 
 def training_pairs(monkeypatch, store, run, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The pairs (state, target), (B, C, H, W) in physical units, that one epoch gives to the model, mirrored."""
-    calls = spy(monkeypatch, training, "mirror_state")
+    calls = spy(monkeypatch, learner, "mirror_state")
     train(store, run, **constants)
     fields = [result for _, result in calls]
     return [(states[:, -1], target) for states, target in zip(fields[::2], fields[1::2], strict=True)]
