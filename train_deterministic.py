@@ -37,7 +37,7 @@ from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.constants import refuse_constants
 from training.device import autocast, choose_device, peak_memory_bytes
 from training.lock import RunLock
-from training.log import empty_sums, read_log, validation_line, write_log
+from training.log import empty_sums, plain, read_log, validation_line, write_log
 from training.optimizer import Optimizers
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import generator, pair_tasks, rollout_tasks, two_phases, update_ema
@@ -67,12 +67,12 @@ class Config:
     weight_decay: float = 0.01  # decoupled weight decay
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
     width: float = 2.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
-    amplitude: float = 2.0  # weight of the amount of detail against its place in the spectral term
+    amplitude: float = 12.0  # weight of the amount of detail against its place in the spectral term
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
-    rollout_lr: float = 0.3  # peak learning rates in those epochs, as a share of the others
-    rollout_width: float = 5.0  # width in those epochs
+    rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
+    rollout_width: float = 8.0  # width from the second step of those forecasts on
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     level: float = 0.0  # K, random offset that temperatures and dew points of a pair share, standard deviation
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
@@ -175,7 +175,7 @@ def main(cfg: Config) -> int:
         optimizer_state, schedule_state = optimizer.state_dict()
         return {
             "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer_state,
-            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": position,
+            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": plain(position),
             "accumulation": cfg.accumulate * cfg.batch_size,
             "rng": {"seed": cfg.seed, "torch": torch.get_rng_state(), "best": best},
             "config": asdict(cfg), "variables": names, "statistics": statistics.as_dict(), "lead": cfg.lead,
@@ -223,7 +223,6 @@ def main(cfg: Config) -> int:
         while epoch < cfg.epochs:
             starts, tasks = plan(epoch)
             tasks = tasks[position["group"] :]
-            width = cfg.width if starts is pairs else cfg.rollout_width
             reads = read_ahead(read, [task for group in tasks for task in group])
             for group in tasks:
                 for number, _ in enumerate(group):
@@ -231,7 +230,7 @@ def main(cfg: Config) -> int:
                     task, data = next(reads)
                     waited += time.monotonic() - asked
                     rng = generator(cfg.seed, 2, epoch, position["group"], number, device=device)
-                    learn(starts[list(task.starts)], task, data, width, rng, position)
+                    learn(starts[list(task.starts)], task, data, rng, position)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
                 if not math.isfinite(norm):
                     raise ValueError(
@@ -263,7 +262,7 @@ def main(cfg: Config) -> int:
             scores = {**check(ema), "rollout_hours": check.steps * hours_of(lead)}
             if not any(r["epoch"] > cfg.epochs - rollout_epochs for r in log) and starts is not pairs:
                 best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
-            elapsed = time.monotonic() - started
+            elapsed, position = time.monotonic() - started, plain(position)
             record = {
                 "epoch": epoch, "step": step, "samples": epoch * len(pairs),
                 "loss": position["loss"] / position["samples"],

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import data.forcing
 import data.normalise
+import losses.spectral
+import models.layers
 import models.unet
 import models.warp
 import train_deterministic
@@ -21,7 +23,8 @@ import training.schedule
 import training.step
 from data.variables import Variable, lookup
 from losses.weather import WEIGHTS, WeatherLoss
-from models.unet import THIN, ChannelNorm, Conv, ResidualUNet
+from models.layers import ChannelNorm, Conv
+from models.unet import THIN, ResidualUNet
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def choices(base) -> dict[str, Choice]:
             patches=((ResidualUNet, "__init__", shuffled()), (ResidualUNet, "widen", shuffle)),
         ),
         "norm_off": Choice("no normalisation in the blocks", patches=((ChannelNorm, "forward", only_weight),)),
-        "zero_padding": Choice("zeros beyond the edge", patches=((models.unet, "F", ZERO_PADDING),)),
+        "zero_padding": Choice("zeros beyond the edge", patches=((models.layers, "F", ZERO_PADDING),)),
         "forcing_off": Choice(
             "sun, clock and terrain set to zero",
             patches=(
@@ -90,9 +93,14 @@ def choices(base) -> dict[str, Choice]:
         # --- the loss
         "width_0": Choice("L1, MSE, gradient see every scale, on pairs", {"width": 0.0}),
         "rollout_width_0": Choice("and in roll-outs", {"rollout_width": 0.0}),
+        "rollout_width_4": Choice("half the width in roll-outs", {"rollout_width": 4.0}),
         "widths_0": Choice("L1, MSE, gradient see every scale, in both", {"width": 0.0, "rollout_width": 0.0}),
-        "amplitude_1": Choice("amount of detail weighed like its place", {"amplitude": 1.0}),
+        "amplitude_2": Choice("a sixth of the weight on the amount of detail", {"amplitude": 2.0}),
+        "amplitude_36": Choice("three times the weight on the amount of detail", {"amplitude": 36.0}),
         "amplitude_0": Choice("amount of detail left free", {"amplitude": 0.0}),
+        "amounts_single": Choice(
+            "amount of detail compared tile by tile", patches=((losses.spectral, "amount", lambda power: power.sqrt()),)
+        ),
         "references_off": Choice(
             "terms not divided by those of persistence", patches=((WeatherLoss, "set_reference", lambda *_: None),)
         ),
@@ -109,11 +117,14 @@ def choices(base) -> dict[str, Choice]:
         ),
         "censor_off": Choice(
             "values beyond a bound count as errors", needs=piled,
-            patches=((training.step, "censor", lambda statistics: lambda pred, target: pred),),
+            patches=((training.step, "censor", lambda statistics: lambda pred, *_: pred),),
         ),
         # --- the training
         "rollout_off": Choice("no roll-out fine-tuning", rollout_parts=0),
         "rollout_40": Choice("40 % of the steps in roll-outs", rollout_parts=2),
+        "analyses_off": Choice(
+            "chains train at random steps only", patches=((training.schedule, "FROM_ANALYSES", 0.0),)
+        ),
         "rollout_short": Choice("roll-outs of half the length", {"rollout_hours": base.rollout_hours / 2}),
         "rollout_long": Choice("roll-outs of twice the length", {"rollout_hours": base.rollout_hours * 2}),
         "rollout_lr_half": Choice("half the rate in roll-outs", {"rollout_lr": base.rollout_lr / 2}),
@@ -217,12 +228,12 @@ def leaked(forward: Callable) -> Callable:
 def inside(terms: Callable) -> Callable:
     """WeatherLoss.terms that does not see the outer 30 cells, or 8 % of the shorter side where that is less."""
 
-    def apply(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float) -> dict[str, Tensor]:
+    def apply(self, pred: Tensor, target: Tensor, valid: Tensor | None, *rest) -> dict[str, Tensor]:
         H, W = pred.shape[-2:]
         edge = max(1, min(30, int(0.08 * min(H, W))))
         kept = torch.zeros(pred.shape[1:], dtype=torch.bool, device=pred.device)
         kept[:, edge : H - edge, edge : W - edge] = True
-        return terms(self, pred, target, kept if valid is None else valid & kept, width)
+        return terms(self, pred, target, kept if valid is None else valid & kept, *rest)
 
     return apply
 

@@ -123,11 +123,12 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Ten
 
 def censor(statistics: Statistics) -> Callable[[Tensor, Tensor], Tensor]:
     """A function (pred, target) -> pred of states (B, C, H, W), for the loss: where the target sits at a bound at
-    which cells pile up, any prediction beyond that bound is as good as the bound itself."""
-    lower, upper = _bounds(statistics)
-    piles_lower, piles_upper = _piles(statistics)
+    which cells pile up, any prediction beyond that bound is as good as the bound itself. `channels` says which
+    channels the states have, where they have not all."""
+    bounds = [*zip(_bounds(statistics), _piles(statistics), strict=True)]
 
-    def apply(pred: Tensor, target: Tensor) -> Tensor:
+    def apply(pred: Tensor, target: Tensor, channels: slice = slice(None)) -> Tensor:
+        (lower, piles_lower), (upper, piles_upper) = [[x[channels] for x in pair] for pair in bounds]
         at_lower, at_upper = target <= lower + ROUNDING, target >= upper - ROUNDING
         pred = torch.where(piles_lower & at_lower, torch.maximum(pred, lower), pred)
         return torch.where(piles_upper & at_upper, torch.minimum(pred, upper), pred)

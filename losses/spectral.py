@@ -18,14 +18,15 @@ class SpectralLoss(nn.Module):
     the wavenumbers of a band b (octaves of the physical radius |k| = hypot(ky, kx)),
 
         S_p = sum |P|^2 + e    S_t = sum |T|^2 + e    C = sum Re(P conj T) + e
-        error_b = 1/n^2 [ A (sqrt S_p - sqrt S_t)^2 + 2 S_t (1 - C / sqrt(S_p S_t)) ],    A = `amplitude`
+        error_b = 1/n^2 [ A (sqrt <S_p> - sqrt <S_t>)^2 + < 2 S_t (1 - C / sqrt(S_p S_t)) > ],    A = `amplitude`
 
-    averaged over tiles and batch. The first part wants the right amplitude whether or not the detail is where it
-    should be, the second the right place whatever the amplitude; where S_p = S_t the sum over bands is the mean
-    squared error. (Subich et al. have max(S_p, S_t) for S_t: where the power to come is uncertain, that pulls the
-    amplitude below its mean, as MSE does.) e acts as a small common component of
-    both fields: it keeps every gradient finite where a field is constant (no echo at all), and leaves the error
-    exactly 0 where pred = target.
+    with < > the mean over tiles and batch. The first part wants the right amplitude whether or not the detail is where
+    it should be, the second the right place whatever the amplitude; where S_p = S_t the sum over bands is the mean
+    squared error. The amounts are compared as means, because the best guess of sqrt S_t in a single tile has less
+    power than S_t has on the mean. (Subich et al. have max(S_p, S_t) for S_t: where the power to come is uncertain,
+    that pulls the amplitude below its mean, as MSE does.) e acts as a small common component of both fields: it keeps
+    every gradient finite where a field is constant (no echo at all), and leaves the error exactly 0 where
+    pred = target.
 
     spacing: (dy, dx) in any one unit; only their ratio matters. forward(pred, target, valid, unit): (B, C, H, W)
     twice, valid (C, H, W) bool or None (cells that do not count are set to 0 in both). Without `unit` it returns the
@@ -50,7 +51,7 @@ class SpectralLoss(nn.Module):
             power_p = (P.real.square() + P.imag.square()) @ bands + floor
             power_t = (T.real.square() + T.imag.square()) @ bands + floor
             common = (P.real * T.real + P.imag * T.imag) @ bands + floor
-            amplitude = self.amplitude * (power_p.sqrt() - power_t.sqrt()).square()
+            amplitude = self.amplitude * (amount(power_p) - amount(power_t)).square()
             coherence = common / (power_p * power_t).sqrt()
             error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2
             return error if unit is None else error / unit
@@ -81,6 +82,11 @@ class SpectralLoss(nn.Module):
             weights[0, 0] = 0  # the mean is not part of any band
             self._tables[key] = (window.float().to(device), weights.flatten(0, 1).float().to(device))
         return self._tables[key]
+
+
+def amount(power: Tensor) -> Tensor:
+    """The amplitude of the mean power (B, C, tiles, bands) over batch and tiles."""
+    return power.mean(dim=(0, 2), keepdim=True).sqrt()
 
 
 def tile_starts(side: int, n: int) -> list[int]:

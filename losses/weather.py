@@ -8,6 +8,7 @@ from losses.spectral import SpectralLoss
 from losses.terms import gradient, l1, mse
 
 LEAST = 1e-4  # smallest unit of a spectral band, as a share of the channel's largest
+EVERY = slice(None)  # all channels
 WEIGHTS = {"l1": 0.4, "spectral": 0.3, "mse": 0.2, "gradient": 0.1}
 
 
@@ -22,7 +23,8 @@ class WeatherLoss(nn.Module):
 
     forward(pred, target, valid=None, width=0.0): fields (B, C, H, W) in units in which every channel changes by about
     1 per step (the standard deviation of the change), valid (C, H, W) bool or None; channels without a valid cell do
-    not count. Returns (loss, terms): a scalar, and per term its unweighted values (C,), detached, as divided.
+    not count. `channels` says which ones the fields are, where they are not all. Returns (loss, terms): a scalar, and
+    per term its unweighted values (C,), detached, as divided.
     """
 
     def __init__(
@@ -45,9 +47,12 @@ class WeatherLoss(nn.Module):
             means["spectral"] = torch.maximum(means["spectral"], weakest)
             self.reference[width] = {n: torch.where(m > 0, m, 1.0) for n, m in means.items()}
 
-    def terms(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float) -> dict[str, Tensor]:
-        """The terms (C,), and (C, bands) for the spectral one, divided by the reference of this width."""
-        unit = self.reference.get(width, {})
+    def terms(
+        self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, channels: slice = EVERY
+    ) -> dict[str, Tensor]:
+        """The terms (C,), and (C, bands) for the spectral one, divided by the reference of this width. The fields are
+        those of `channels` alone."""
+        unit = {n: u[channels] for n, u in self.reference.get(width, {}).items()}
         error = pred - target
         if width > 0:
             error = smooth(error if valid is None else torch.where(valid, error, 0.0), width)
@@ -59,9 +64,9 @@ class WeatherLoss(nn.Module):
         return terms | {"spectral": self.spectral(pred, target, valid, unit.get("spectral"))}
 
     def forward(
-        self, pred: Tensor, target: Tensor, valid: Tensor | None = None, width: float = 0.0
+        self, pred: Tensor, target: Tensor, valid: Tensor | None = None, width: float = 0.0, channels: slice = EVERY
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = self.terms(pred, target, valid, width)
+        terms = self.terms(pred, target, valid, width, channels)
         bands = terms["spectral"]
         terms["spectral"] = bands.mean(dim=-1) if width in self.reference else bands.sum(dim=-1)
         total = sum(weight * terms[name] for name, weight in self.weights.items())

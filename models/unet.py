@@ -7,70 +7,17 @@ The UNet works on cells of 2 x 2, where features are cheap; a thin refinement at
 transported fields, adds what a coarse grid cannot say. Nothing here knows what a channel means.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from models.layers import Block, ChannelNorm, Conv, enlarge, repeat_edge
 from models.warp import warp
 
 THIN = 8  # features of the refinement at full resolution
-
-
-class Conv(nn.Module):
-    """A convolution that repeats the edge cells instead of padding with zeros: a frame of zeros would be seen by
-    the network as a coast of constant weather and shows in the forecast.
-
-    The weight is kept as a matrix (outputs, inputs * kernel * kernel), the form in which Muon (training/optimizer.py)
-    takes it. Initialised as torch.nn.Conv2d is."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
-        super().__init__()
-        self.shape, self.stride, self.pad = (outputs, inputs, kernel, kernel), stride, (kernel - 1) // 2
-        bound = 1 / math.sqrt(inputs * kernel**2)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel**2).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.pad:
-            x = F.pad(x, [self.pad] * 4, mode="replicate")
-        return F.conv2d(x, self.weight.view(self.shape), self.bias, self.stride)
-
-    def zero(self) -> "Conv":
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-        return self
-
-
-class ChannelNorm(nn.Module):
-    """Divide each cell's feature vector by its root mean square. No statistic is taken over the batch or the
-    domain, so the result in a cell depends neither on the batch size nor on how large the domain is.
-    (RMSNorm: Zhang and Sennrich 2019, over channels only.)"""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        power = x.float().square().mean(dim=1, keepdim=True)
-        return x * torch.rsqrt(power + 1e-6).to(x.dtype) * self.weight[:, None, None].to(x.dtype)
-
-
-class Block(nn.Module):
-    """Residual block: x + conv(SiLU(a * conv(norm(x)) + b)), with a and b from the clock features."""
-
-    def __init__(self, channels: int, clock_features: int):
-        super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.conv1 = Conv(channels, channels)
-        self.clock = nn.Linear(clock_features, 2 * channels)
-        self.conv2 = Conv(channels, channels)
-
-    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        gain, shift = self.clock(clock)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv1(self.norm(x)) * (1 + gain) + shift
-        return x + self.conv2(F.silu(h))
+REACH = 3  # rows that its three convolutions see on either side
+BAND = 128  # rows of it that are computed together in lean mode
 
 
 class ResidualUNet(nn.Module):
@@ -94,8 +41,10 @@ class ResidualUNet(nn.Module):
         blocks: int = 2,
         history: int = 1,
         scale: Tensor | None = None,
+        lean: bool = False,
     ):
         super().__init__()
+        self.lean = lean
         self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())
         widths = [base_features * min(2**i, 4) for i in range(levels + 1)]
         self.multiple = 2 ** (levels + 1)
@@ -123,37 +72,98 @@ class ResidualUNet(nn.Module):
         rooms = (self.encoder, self.down, self.up, self.decoder, self.refine)
         return [p for room in rooms for m in room.modules() if isinstance(m, Conv) for p in [m.weight]]
 
-    def widen(self, x: Tensor) -> Tensor:
-        """Features on cells of 2 x 2 to a few at full resolution."""
-        return F.interpolate(self.expand(x), scale_factor=2, mode="bilinear", align_corners=False)
-
     def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
-        H, W = states.shape[-2:]
-        now, scale = states[:, -1], self.scale[:, None, None]
+        now, stage = states[:, -1], again if self.lean and torch.is_grad_enabled() else at_once
         features = self.clock(clock)
-        changes = (states[:, 1:] - states[:, :-1]) / scale
-        x = torch.cat([now, changes.flatten(1, 2), forcing], dim=1)
-        x = F.pad(x, (0, -W % self.multiple, 0, -H % self.multiple), mode="replicate")
-        x = self.stem(x)
+        x = stage(self.read, states, forcing)
         skips, flow = [], None
         for i, blocks in enumerate(self.encoder):
             for block in blocks:
-                x = block(x, features)
+                x = stage(block, x, features)
             if i < len(self.down):
                 skips.append(x)
-                x = self.down[i](x)
+                x = stage(self.down[i], x)
         for i in reversed(range(len(self.up) + 1)):
             if i < len(self.up):
-                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-                x = self.up[i](x) + skips.pop()  # a sum costs less memory than a concatenation
+                x = stage(self.rise, self.up[i], x) + skips.pop()  # a sum costs less memory than a concatenation
                 for block in self.decoder[i]:
-                    x = block(x, features)
+                    x = stage(block, x, features)
             if i == self.flow_level:
-                flow = self.flow_head(F.silu(self.flow_norm(x))).float()
-                flow = F.interpolate(flow, scale_factor=2 ** (i + 1), mode="bilinear", align_corners=False)
-        base = warp(now, flow[..., :H, :W].unflatten(1, (2, -1)))
-        x = self.widen(F.silu(self.norm(x)))[..., :H, :W]
-        carried = (base - now) / scale
-        x = F.silu(self.refine[0](torch.cat([x, base, carried], dim=1)))
-        x = x + F.silu(self.refine[1](x))
-        return carried + self.head(x).float()
+                flow = stage(self.steer, x)
+        carried = self.carry(now, flow, stage)
+        x = stage(self.widen, x)[..., : now.shape[-2], : now.shape[-1]]
+        return carried + self.finish(x, now, carried, stage)
+
+    def read(self, states: Tensor, forcing: Tensor) -> Tensor:
+        """The state now, the changes up to it and the forcing to features on cells of 2 x 2."""
+        H, W = states.shape[-2:]
+        changes = (states[:, 1:] - states[:, :-1]) / self.scale[:, None, None]
+        x = torch.cat([states[:, -1], changes.flatten(1, 2), forcing], dim=1)
+        return self.stem(repeat_edge(x, 0, -W % self.multiple, 0, -H % self.multiple))
+
+    def rise(self, conv: Conv, x: Tensor) -> Tensor:
+        """Features of one level on the cells of the level above."""
+        return conv(enlarge(x, 2))
+
+    def steer(self, x: Tensor) -> Tensor:
+        """Features to the flow (B, 2, C, h, w) on their cells, float32."""
+        return self.flow_head(F.silu(self.flow_norm(x))).float().unflatten(1, (2, -1))
+
+    def carry(self, now: Tensor, flow: Tensor, stage) -> Tensor:
+        """The change (B, C, H, W) by transport alone, in units of `scale`."""
+        H, W = now.shape[-2:]
+
+        def moved(now: Tensor, flow: Tensor, scale: Tensor) -> Tensor:
+            fine = enlarge(flow.flatten(1, 2), 2 ** (self.flow_level + 1))
+            return (warp(now, fine[..., :H, :W].unflatten(1, (2, -1))) - now) / scale
+
+        channels = [slice(c, c + 1) for c in range(now.shape[1])] if self.lean else [slice(None)]
+        scale = self.scale[:, None, None]
+        parts = [stage(moved, now[:, c], flow[:, :, c], scale[c]) for c in channels]
+        return torch.cat(parts, dim=1) if self.lean else parts[0]
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Features on cells of 2 x 2 to a few at full resolution."""
+        return enlarge(self.expand(F.silu(self.norm(x))), 2)
+
+    def finish(self, x: Tensor, now: Tensor, carried: Tensor, stage) -> Tensor:
+        """The tendency (B, C, H, W) that the refinement adds to transport, in units of `scale`.
+
+        In lean mode band by band: each is computed with the REACH rows on either side that its convolutions see."""
+        scale = self.scale[:, None, None]
+
+        def refined(x: Tensor, now: Tensor, carried: Tensor) -> Tensor:
+            x = F.silu(self.refine[0](torch.cat([x, now + carried * scale, carried], dim=1)))
+            x = x + F.silu(self.refine[1](x))
+            return self.head(x).float()
+
+        if not self.lean:
+            return refined(x, now, carried)
+
+        def joined(*pieces: Tensor | None) -> Tensor:  # within the stage, so that the copies are not kept
+            return refined(*(torch.cat([p for p in pieces[i : i + 3] if p is not None], dim=-2) for i in (0, 3, 6)))
+
+        parts = []
+        for pieces in zip(*(bands(f) for f in (x, now, carried)), strict=True):
+            above = REACH if parts else 0
+            parts.append(stage(joined, *sum(pieces, ()))[..., above : above + BAND, :])
+        return torch.cat(parts, dim=-2)
+
+
+def bands(x: Tensor) -> list[tuple[Tensor | None, Tensor, Tensor | None]]:
+    """x (B, C, H, W) cut into bands of BAND rows, each between the REACH rows above and below it (None at the edge).
+
+    Not overlapping slices of x: the gradient of each would be a full field."""
+    parts = x.split(BAND, dim=-2)
+    above = [None, *(p[..., -REACH:, :] for p in parts[:-1])]
+    below = [*(p[..., :REACH, :] for p in parts[1:]), None]
+    return list(zip(above, parts, below, strict=True))
+
+
+def at_once(function, *args):
+    return function(*args)
+
+
+def again(function, *args):
+    """function(*args), which keeps nothing for the backward pass but its arguments: it is computed again there."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)

@@ -11,11 +11,18 @@ def empty_sums() -> dict:
 
 
 def add_loss(sums: dict, loss, terms: dict, samples: int) -> None:
-    """Add one batch of `samples` pairs: its mean loss, and each term averaged over channels."""
+    """Add one batch of `samples` pairs: its mean loss, and each term averaged over channels. The sums stay tensors on
+    the device, so that nothing waits for it; `plain` makes them numbers."""
     sums["samples"] += samples
-    sums["loss"] += float(loss.detach()) * samples
+    sums["loss"] = sums["loss"] + loss.detach().double() * samples
     for name, values in terms.items():
-        sums["terms"][name] = sums["terms"].get(name, 0.0) + float(values.mean()) * samples
+        sums["terms"][name] = sums["terms"].get(name, 0.0) + values.mean().double() * samples
+
+
+def plain(sums: dict) -> dict:
+    """The sums as numbers."""
+    terms = {name: float(value) for name, value in sums["terms"].items()}
+    return sums | {"loss": float(sums["loss"]), "terms": terms}
 
 
 def read_log(path: Path, epoch: int) -> list[dict]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+FROM_ANALYSES = 0.5  # share of the chains of roll-out fine-tuning that train from their first step on
+
 
 def warmup_cosine(step: int, total: int, warmup: int) -> float:
     """Factor on the peak learning rate at optimizer step `step` of `total`: linear from 1/warmup to 1 over
@@ -80,7 +82,9 @@ def rollout_tasks(
     step of a chain, the state detached between steps, so that memory is that of a single pair.
 
     Each optimizer step has `accumulate` steps with gradient in chains that end at most `longest` steps after their
-    initial times, which are taken from `order` in turn; how many steps come before them without gradient is random.
+    initial times, which are taken from `order` in turn. FROM_ANALYSES of the chains have their gradient from the first
+    step on, so that what the model knows of analyses is not forgotten; in the others a random number of steps comes
+    before.
     """
     out, at = [], 0
     for _ in range(count):
@@ -88,6 +92,7 @@ def rollout_tasks(
         while left:
             steps = min(left, longest)
             skip = int(torch.randint(0, longest - steps + 1, (), generator=rng))
+            skip = 0 if torch.rand((), generator=rng) < FROM_ANALYSES else skip
             starts = tuple(order[(at + j) % len(order)] for j in range(min(batch_size, len(order))))
             tasks.append(Task(starts, skip, steps, 1 / accumulate))
             at, left = at + batch_size, left - steps

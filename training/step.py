@@ -8,7 +8,7 @@ from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, r
 from data.boundary import Boundary
 from data.forcing import Forcing
 from data.normalise import Statistics, censor, limiter, normalise
-from losses.weather import WeatherLoss
+from losses.weather import EVERY, WeatherLoss
 from models.rollout import push, rollout_step
 from training.device import autocast
 from training.log import add_loss
@@ -18,8 +18,8 @@ from training.schedule import Task
 class Learner:
     """Adds the gradient of a task (training/schedule.py) to the model's, and its loss to running sums.
 
-    constants: flip, season, level and noise of train_deterministic.Config. mask (C, H, W) bool or None: where a
-    variable is missing in every hour. edge: the boundary store that chains are nudged to, or None.
+    constants: flip, season, level, noise, width and rollout_width of train_deterministic.Config. mask (C, H, W) bool or
+    None: where a variable is missing in every hour. edge: the boundary store that chains are nudged to, or None.
     """
 
     def __init__(self, model: nn.Module, loss: WeatherLoss, forcing: Forcing, statistics: Statistics,
@@ -27,10 +27,15 @@ class Learner:
         self.model, self.loss, self.forcing, self.statistics = model, loss, forcing, statistics
         self.mask, self.edge, self.lead, self.constants = mask, edge, lead, constants
         self.held, self.limit, self.device = censor(statistics), limiter(statistics, mask), statistics.mean.device
+        self.lean = model.lean
+        channels = range(len(statistics.names))
+        self.counted = [
+            mask is None or not bool(mask[c].all()) for c in channels
+        ]  # channels that the loss is a mean over
 
-    def __call__(self, times: np.ndarray, task: Task, data: tuple, width: float, rng: torch.Generator, sums: dict):
-        """times: the task's initial times; data: what `read` of train_deterministic.py returns for it; width: that of
-        the loss; rng: decides mirrors, noise and shifts."""
+    def __call__(self, times: np.ndarray, task: Task, data: tuple, rng: torch.Generator, sums: dict):
+        """times: the task's initial times; data: what `read` of train_deterministic.py returns for it; rng: decides
+        mirrors, noise and shifts."""
         constants, scale = self.constants, self.statistics.scale
         axes = random_axes(rng) if constants.flip else ""
         days = torch.randn(len(times), generator=rng, device=rng.device).cpu().numpy() * constants.season
@@ -50,18 +55,40 @@ class Learner:
         for k in range(task.skip + task.steps):
             fields, clock = self.forcing(times + k * self.lead, season)
             fields = mirror_forcing(fields, axes, self.forcing.parity)
-            with torch.set_grad_enabled(k >= task.skip), autocast(self.device):
+            target = prepared(targets[k - task.skip]) if k >= task.skip else None
+            with torch.set_grad_enabled(target is not None), autocast(self.device):
                 pred = rollout_step(self.model, states, fields, clock, scale)
-            if k >= task.skip:
-                self._descend(pred, prepared(targets[k - task.skip]), valid, width, task.share, sums)
+            if target is not None:
+                # detail an hour ahead has a place; later the three terms of the loss that know nothing else must not
+                # see it
+                width = constants.width if k == 0 else constants.rollout_width
+                self._descend(pred, target, valid, width, task.share, sums)
             if k + 1 < task.skip + task.steps:
                 state = self.limit(pred.detach())[0]
                 state = state if self.edge is None else self.edge.nudge(state, prepared(edges[k]))
                 states = push(states, state)
 
     def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: dict):
-        """Add the gradient of one step's loss."""
-        units = (self.held(pred, target) / self.statistics.scale, target / self.statistics.scale)
-        loss, terms = self.loss(*units, valid, width)
-        (loss * share).backward()
-        add_loss(sums, loss, terms, len(pred))
+        """Add the gradient of one step's loss; in lean mode channel by channel, so that the loss is never held for
+        all of them at once."""
+        if not self.lean:
+            loss, terms = self._loss(pred, target, valid, width)
+            (loss * share).backward()
+            return add_loss(sums, loss, terms, len(pred))
+        gradient, losses, every = torch.zeros_like(pred), [], []
+        for c in range(pred.shape[1]):
+            one, channel = slice(c, c + 1), pred[:, c : c + 1].detach().requires_grad_()
+            loss, terms = self._loss(channel, target[:, one], None if valid is None else valid[one], width, one)
+            every.append(terms)
+            if self.counted[c]:
+                (loss * share / sum(self.counted)).backward()
+                gradient[:, one] = channel.grad
+                losses.append(loss.detach())
+        del target, channel, loss
+        pred.backward(gradient)
+        terms = {name: torch.cat([terms[name] for terms in every]) for name in every[0]}
+        add_loss(sums, torch.stack(losses).mean(), terms, len(pred))
+
+    def _loss(self, pred: Tensor, target: Tensor, valid, width: float, channels: slice = EVERY):
+        scale = self.statistics.scale[channels]
+        return self.loss(self.held(pred, target, channels) / scale, target / scale, valid, width, channels)
