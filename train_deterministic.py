@@ -12,7 +12,9 @@ import copy
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,12 +37,13 @@ from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.constants import refuse_constants
-from training.device import autocast, choose_device, peak_memory_bytes
+from training.device import autocast, choose_device, peak_memory_bytes, release
 from training.lock import RunLock
 from training.log import empty_sums, plain, read_log, validation_line, write_log
 from training.optimizer import Optimizers
+from training.rehearsal import longest_task, rehearse
 from training.resume import refuse_other_data, refuse_other_run
-from training.schedule import generator, pair_tasks, rollout_tasks, two_phases, update_ema
+from training.schedule import Task, generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest, say_stopped
 from training.step import Learner
 from verification.validation import Validation
@@ -82,6 +85,9 @@ class Config:
     validate_hours: float = 6.0  # length of the roll-out in each validation, hours
     save_every: float = 10.0  # minutes between saves of last.pt
     cache_gb: float = 4.0  # memory for decoded hours, GB
+    memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keeps what lean computes twice
+    memory_gb: float = 0.0  # refuse to begin where a step peaks above, GB; 0: no limit
+    empty_cache_every: int = 0  # optimizer steps between returns of unused memory to the GPU; 0: only at validations
     seed: int = 0  # of initial weights, order, mirrors and noise
 
 
@@ -138,25 +144,47 @@ def main(cfg: Config) -> int:
     torch.manual_seed(cfg.seed)
     model = ResidualUNet(
         len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks, cfg.history,
-        statistics.scale,
+        statistics.scale, cfg.memory == "lean",
     ).to(device)  # fmt: skip
     ema = copy.deepcopy(model).requires_grad_(False)
-    optimizer = Optimizers(model, model.hidden_matrices(), cfg.lr, cfg.muon_lr, cfg.weight_decay)
+    new_optimizer = partial(Optimizers, model, model.hidden_matrices(), cfg.lr, cfg.muon_lr, cfg.weight_decay)
     steps_per_epoch = math.ceil(len(pairs) / (cfg.batch_size * cfg.accumulate))
     one_step = (cfg.epochs - rollout_epochs) * steps_per_epoch
     total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
-    optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
-    loss_function, limit = WeatherLoss(tuple(grid["spacing"]), cfg.amplitude), limiter(statistics, mask)
+    loss_function = WeatherLoss(tuple(grid["spacing"]), cfg.amplitude, lean=model.lean)
+    limit = limiter(statistics, mask)
     changes = [persistence_pair(series, t, statistics, mask) for t in pairs[:: max(len(pairs) // 48, 1)]]
     for width in {cfg.width, cfg.rollout_width}:
         loss_function.set_reference(changes, None if mask is None else ~mask, width)
     learn = Learner(model, loss_function, forcing, statistics, mask, edge, lead, cfg)
+
+    def read(starts: np.ndarray, task: Task) -> tuple:
+        """What the learner needs of the store: states, targets and, with a boundary store, its fields."""
+        times, stop = starts[list(task.starts)], task.skip + task.steps
+        edges = edge.fields(times, lead, stop) if edge is not None and stop > 1 else []
+        return series.states(times), series.targets(times, range(task.skip, stop)), edges
+
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
           f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {rollout_epochs} from its own forecasts of up "
           f"to {hours_of(longest * lead):g} h", flush=True)  # fmt: skip
 
+    # ---- a step of each kind, before anything depends on it
+    cases = [(pairs, Task(tuple(range(min(cfg.batch_size, len(pairs)))), 0, 1, 1.0))]
+    if rollout_epochs:
+        cases.append((chains, longest_task(min(cfg.batch_size, len(chains)), longest, cfg.accumulate)))
+    peak = rehearse(learn, read, cases, model, ema, new_optimizer(), cfg.clip)
+    kind = "on the GPU" if device.type == "cuda" else "of the whole process"
+    print(f"memory: {cfg.memory}, peak {peak / 1e9:.2f} GB {kind} in a step of each kind", flush=True)
+    if 0 < cfg.memory_gb < peak / 1e9:
+        raise ValueError(
+            f"memory_gb: got a peak of {peak / 1e9:.2f} GB {kind}, expected at most {cfg.memory_gb:g}. "
+            "Fix: --memory lean, --batch_size 1, or fewer --base_features"
+        )
+
     # ---- resume
+    optimizer = new_optimizer()
+    optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
     step, epoch, position, best = 0, 0, {"group": 0, **empty_sums()}, -math.inf
     if previous:
         model.load_state_dict(previous["model"])
@@ -181,12 +209,6 @@ def main(cfg: Config) -> int:
             "config": asdict(cfg), "variables": names, "statistics": statistics.as_dict(), "lead": cfg.lead,
             "grid": grid, "split": split_table,
         }  # fmt: skip
-
-    def read(task) -> tuple:
-        """What the learner needs of the store: states, targets and, with a boundary store, its fields."""
-        times, stop = starts[list(task.starts)], task.skip + task.steps
-        edges = edge.fields(times, lead, stop) if edge is not None and stop > 1 else []
-        return series.states(times), series.targets(times, range(task.skip, stop)), edges
 
     def plan(epoch: int) -> tuple[np.ndarray, list]:
         """The initial times of an epoch and its optimizer steps; counters alone decide."""
@@ -223,7 +245,7 @@ def main(cfg: Config) -> int:
         while epoch < cfg.epochs:
             starts, tasks = plan(epoch)
             tasks = tasks[position["group"] :]
-            reads = read_ahead(read, [task for group in tasks for task in group])
+            reads = read_ahead(partial(read, starts), [task for group in tasks for task in group])
             for group in tasks:
                 for number, _ in enumerate(group):
                     asked = time.monotonic()
@@ -241,6 +263,8 @@ def main(cfg: Config) -> int:
                 optimizer.step()
                 update_ema(ema, model, step)
                 step += 1
+                if cfg.empty_cache_every and step % cfg.empty_cache_every == 0:
+                    release(device)
                 position["group"] += 1
                 position["grad_norm"] += float(norm)
                 position["steps"] += 1
@@ -259,9 +283,11 @@ def main(cfg: Config) -> int:
                 continue
 
             # ---- validation: the averaged weights, physical units, against persistence
+            release(device)
             scores = {**check(ema), "rollout_hours": check.steps * hours_of(lead)}
             if not any(r["epoch"] > cfg.epochs - rollout_epochs for r in log) and starts is not pairs:
                 best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
+            release(device)
             elapsed, position = time.monotonic() - started, plain(position)
             record = {
                 "epoch": epoch, "step": step, "samples": epoch * len(pairs),
@@ -304,7 +330,7 @@ LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
     "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
-    "cache_gb": 0.0, "seed": 0,
+    "cache_gb": 0.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 

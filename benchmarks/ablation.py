@@ -36,12 +36,24 @@ from training.schedule import pair_tasks, rollout_tasks, two_phases
 
 REFERENCE = {
     "batch_size": 4, "accumulate": 2, "base_features": 32, "levels": 2, "blocks": 2, "width": 2.0, "rollout_width": 8.0,
-    "rollout_hours": 12.0, "rollout_lr": 0.5,
+    "rollout_hours": 12.0, "rollout_lr": 0.5, "memory": "fast",
 }  # fmt: skip
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
 UNUSED = {"validate_hours": 0.01, "save_every": 60.0}  # the shortest validation, once at the end; no saves before it
-NOT_COMPARED = ("zarr", "run_dir", "epochs", "rollout_epochs", "validate_every", "cache_gb", "seed", *UNUSED)
+NOT_COMPARED = (
+    "zarr",
+    "run_dir",
+    "epochs",
+    "rollout_epochs",
+    "validate_every",
+    "cache_gb",
+    "seed",
+    "memory_gb",
+    "empty_cache_every",
+    "memory",
+    *UNUSED,
+)
 
 
 @dataclass
@@ -207,7 +219,7 @@ class Meter:
         def factor(n, one_step, second, *rest) -> float:
             return two_phases(n, self.first, self.second, *rest)
 
-        ours = {"pair_tasks": pairs, "rollout_tasks": chains, "two_phases": factor}
+        ours = {"pair_tasks": pairs, "rollout_tasks": chains, "two_phases": factor, "rehearse": lambda *_: 0}
         return [(train_deterministic.Optimizers, "step", step), *((train_deterministic, *p) for p in ours.items())]
 
     def counted(self, groups: list) -> list:

@@ -262,6 +262,5 @@ def one_unit(set_reference: Callable) -> Callable:
 def without(term: str) -> Callable[..., WeatherLoss]:
     """WeatherLoss with one of its terms left out and the other weights raised to the same sum."""
     rest = {k: v for k, v in WEIGHTS.items() if k != term}
-    return lambda spacing, amplitude: WeatherLoss(
-        spacing, amplitude, {k: v / sum(rest.values()) for k, v in rest.items()}
-    )
+    weights = {k: v / sum(rest.values()) for k, v in rest.items()}
+    return lambda spacing, amplitude, lean: WeatherLoss(spacing, amplitude, weights, lean)

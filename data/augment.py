@@ -1,5 +1,6 @@
 """Augmentation of training pairs: mirrors that keep the physics, and small noise."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,12 @@ def level_shift(names: tuple[str, ...], batch: int, amount: float, generator: to
     warm = torch.tensor([float(lookup(n).units == "K") for n in names], device=generator.device)
     offset = torch.randn(batch, generator=generator, device=generator.device) * amount
     return offset[:, None] * warm
+
+
+def season_shift(batch: int, days: float, generator: torch.Generator) -> np.ndarray:
+    """(B,) timedelta64 by which the day of the year that is told is off, `days` standard deviation."""
+    drawn = torch.randn(batch, generator=generator, device=generator.device).cpu().numpy() * days
+    return (drawn * 86400).astype("timedelta64[s]")
 
 
 def add_noise(state: Tensor, scale: Tensor, amount: float, mask: Tensor | None, generator: torch.Generator) -> Tensor:

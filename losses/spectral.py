@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 TILE = 256  # cells; side of the windows on large domains
 
@@ -34,9 +35,9 @@ class SpectralLoss(nn.Module):
     errors / unit, and e is 1 % of the unit: then a band of little power, the finest detail, counts like any other.
     """
 
-    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0):
+    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, lean: bool = False):
         super().__init__()
-        self.spacing, self.amplitude = spacing, amplitude
+        self.spacing, self.amplitude, self.lean = spacing, amplitude, lean
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None, unit: Tensor | None = None) -> Tensor:
@@ -46,20 +47,32 @@ class SpectralLoss(nn.Module):
                 pred, target = torch.where(valid, pred, 0.0), torch.where(valid, target, 0.0)
             n = min(TILE, *pred.shape[-2:])
             window, bands = self._table(n, pred.device)
-            P, T = (torch.fft.rfft2(self._windowed(x, n, window), norm="ortho").flatten(-2) for x in (pred, target))
             floor = 1e-3 * bands.sum(dim=0) if unit is None else 1e-2 * n**2 * unit[:, None]  # (bands) or (C, 1, bands)
-            power_p = (P.real.square() + P.imag.square()) @ bands + floor
-            power_t = (T.real.square() + T.imag.square()) @ bands + floor
-            common = (P.real * T.real + P.imag * T.imag) @ bands + floor
+            sums = []
+            for top in tile_starts(pred.shape[-2], n):
+                rows = (x[..., top : top + n, :] for x in (pred, target))
+                again = self.lean and pred.requires_grad  # computed once more in the backward pass, not kept for it
+                sums.append(checkpoint(self._sums, *rows, window, bands, use_reentrant=False, preserve_rng_state=False)
+                            if again else self._sums(*rows, window, bands))  # fmt: skip
+            power_p, power_t, common = (torch.cat(parts, dim=2) + floor for parts in zip(*sums, strict=True))
             amplitude = self.amplitude * (amount(power_p) - amount(power_t)).square()
             coherence = common / (power_p * power_t).sqrt()
             error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2
             return error if unit is None else error / unit
 
-    def _windowed(self, x: Tensor, n: int, window: Tensor) -> Tensor:
-        """(B, C, H, W) to windowed anomalies of its tiles (B, C, tiles, n, n)."""
-        rows, columns = tile_starts(x.shape[-2], n), tile_starts(x.shape[-1], n)
-        tiles = torch.stack([x[..., r : r + n, c : c + n] for r in rows for c in columns], dim=2)
+    def _sums(self, pred: Tensor, target: Tensor, window: Tensor, bands: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """S_p, S_t and C, each (B, C, tiles, bands), of the tiles that rows (B, C, n, W) have side by side."""
+        P, T = (torch.fft.rfft2(self._windowed(x, window), norm="ortho").flatten(-2) for x in (pred, target))
+        return (
+            (P.real.square() + P.imag.square()) @ bands,
+            (T.real.square() + T.imag.square()) @ bands,
+            (P.real * T.real + P.imag * T.imag) @ bands,
+        )
+
+    def _windowed(self, x: Tensor, window: Tensor) -> Tensor:
+        """(B, C, n, W) to windowed anomalies of its tiles (B, C, tiles, n, n)."""
+        n = len(window)
+        tiles = torch.stack([x[..., c : c + n] for c in tile_starts(x.shape[-1], n)], dim=2)
         return (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window
 
     def _table(self, n: int, device) -> tuple[Tensor, Tensor]:

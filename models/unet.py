@@ -17,7 +17,7 @@ from models.warp import warp
 
 THIN = 8  # features of the refinement at full resolution
 REACH = 3  # rows that its three convolutions see on either side
-BAND = 128  # rows of it that are computed together in lean mode
+BAND = 64  # rows of it that are computed together in lean mode
 
 
 class ResidualUNet(nn.Module):
@@ -98,7 +98,10 @@ class ResidualUNet(nn.Module):
         """The state now, the changes up to it and the forcing to features on cells of 2 x 2."""
         H, W = states.shape[-2:]
         changes = (states[:, 1:] - states[:, :-1]) / self.scale[:, None, None]
-        x = torch.cat([states[:, -1], changes.flatten(1, 2), forcing], dim=1)
+        parts, device = [states[:, -1], changes.flatten(1, 2), forcing], states.device.type
+        if torch.is_autocast_enabled(device):  # the stem would cast them too, and after they were joined
+            parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
+        x = torch.cat(parts, dim=1)
         return self.stem(repeat_edge(x, 0, -W % self.multiple, 0, -H % self.multiple))
 
     def rise(self, conv: Conv, x: Tensor) -> Tensor:

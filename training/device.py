@@ -16,6 +16,13 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
+def release(device: torch.device) -> None:
+    """Give memory that is not in use back to the device: training, validation and roll-outs need blocks of other
+    sizes, and what one has left over in pieces the next cannot use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The highest memory use since the start, not the present one: of the device's allocator on CUDA, of the
     whole process (resident) on the CPU. A figure read after the backward pass, when the activations are gone,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, random_axes
+from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, random_axes, season_shift
 from data.boundary import Boundary
 from data.forcing import Forcing
 from data.normalise import Statistics, censor, limiter, normalise
@@ -38,14 +38,13 @@ class Learner:
         mirrors, noise and shifts."""
         constants, scale = self.constants, self.statistics.scale
         axes = random_axes(rng) if constants.flip else ""
-        days = torch.randn(len(times), generator=rng, device=rng.device).cpu().numpy() * constants.season
-        season = (days * 86400).astype("timedelta64[s]") if constants.season else None
+        season = season_shift(len(times), constants.season, rng) if constants.season else None
         flipped = None if self.mask is None else self.mask.flip([{"x": -1, "y": -2}[a] for a in axes])
         valid = None if flipped is None else ~flipped
         offset = level_shift(self.statistics.names, len(times), constants.level, rng)
 
         def prepared(x: Tensor) -> Tensor:  # (B, C, H, W), or (B, T, C, H, W)
-            x = mirror_state(x.to(self.device), axes, self.statistics.names)
+            x = mirror_state(self.fetch(x), axes, self.statistics.names)
             if constants.level:
                 x = x + offset.view(len(times), *[1] * (x.ndim - 4), -1, 1, 1)
             return normalise(x, self.statistics, flipped)
@@ -67,6 +66,12 @@ class Learner:
                 state = self.limit(pred.detach())[0]
                 state = state if self.edge is None else self.edge.nudge(state, prepared(edges[k]))
                 states = push(states, state)
+                del state
+            del pred, target
+
+    def fetch(self, x: Tensor) -> Tensor:
+        """A tensor of the loader on the device."""
+        return x.to(self.device, non_blocking=True)
 
     def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: dict):
         """Add the gradient of one step's loss; in lean mode channel by channel, so that the loss is never held for
@@ -75,17 +80,18 @@ class Learner:
             loss, terms = self._loss(pred, target, valid, width)
             (loss * share).backward()
             return add_loss(sums, loss, terms, len(pred))
-        gradient, losses, every = torch.zeros_like(pred), [], []
+        losses, every = [], []
         for c in range(pred.shape[1]):
             one, channel = slice(c, c + 1), pred[:, c : c + 1].detach().requires_grad_()
             loss, terms = self._loss(channel, target[:, one], None if valid is None else valid[one], width, one)
             every.append(terms)
             if self.counted[c]:
                 (loss * share / sum(self.counted)).backward()
-                gradient[:, one] = channel.grad
                 losses.append(loss.detach())
-        del target, channel, loss
-        pred.backward(gradient)
+            # the target of this channel has been used: its place is the gradient's
+            target[:, one] = channel.grad if self.counted[c] else 0.0
+            del channel, loss
+        pred.backward(target)
         terms = {name: torch.cat([terms[name] for terms in every]) for name in every[0]}
         add_loss(sums, torch.stack(losses).mean(), terms, len(pred))
 
