@@ -106,18 +106,18 @@ def grid_of(shape: tuple[int, int]) -> Grid:
 class Step:
     """Everything that train_deterministic.py holds on the device, and its steps, on fields without meaning."""
 
-    def __init__(self, shape: tuple[int, int], mode: str, constants: train_deterministic.Config, count: Count):
-        self.count = count
-        ones = torch.ones(len(NAMES))
+    def __init__(self, shape: tuple[int, int], mode: str, constants, count: Count | None = None, device="cpu"):
+        self.count, ones = count, torch.ones(len(NAMES), device=device)
         self.statistics = Statistics(NAMES, 0 * ones, ones.clone(), ones.clone())
-        self.forcing = Forcing(grid_of(shape), LEAD, NAMES, None)
+        self.forcing = Forcing(grid_of(shape), LEAD, NAMES, None, device)
         sizes = (constants.base_features, constants.levels, constants.blocks, constants.history)
-        self.model, self.ema = (
-            ResidualUNet(
-                len(NAMES), len(self.forcing.names), CLOCK_FEATURES, *sizes, self.statistics.scale, mode == "lean"
+        with torch.device(device):
+            self.model, self.ema = (
+                ResidualUNet(
+                    len(NAMES), len(self.forcing.names), CLOCK_FEATURES, *sizes, self.statistics.scale, mode == "lean"
+                )
+                for _ in range(2)
             )
-            for _ in range(2)
-        )
         self.ema.requires_grad_(False)
         self.optimizer = Optimizers(
             self.model, self.model.hidden_matrices(), constants.lr, constants.muon_lr, constants.weight_decay
@@ -128,24 +128,29 @@ class Step:
             "l1": ones,
             "mse": ones,
             "gradient": ones,
-            "spectral": torch.ones(len(NAMES), int(math.log2(min(256, *shape)))),
+            "spectral": torch.ones(len(NAMES), int(math.log2(min(256, *shape))), device=device),
         }
         loss.reference = {width: unit for width in (constants.width, constants.rollout_width)}
         self.learn = Learner(self.model, loss, self.forcing, self.statistics, None, None, LEAD, constants)
         self.shape, self.steps, self.history, self.sums = shape, 0, constants.history, empty_sums()
+        self.read: dict = {}  # what the loader gave, by number of targets
 
     def host(self, *histories: int | None) -> list[torch.Tensor]:
         """Tensors as the loader has them, in the host's memory, which is not the device's."""
         out = []
         for history in histories:
             out.append(torch.randn(1, *([history] if history else []), len(NAMES), *self.shape))
-            self.count.forget(out[-1].untyped_storage()._cdata)
+            if self.count is not None:
+                self.count.forget(out[-1].untyped_storage()._cdata)
         return out
 
     def train(self, skip: int = 0, steps: int = 1) -> None:
         """One optimizer step of one task."""
-        states, *targets = self.host(1 + self.history, *[None] * steps)
-        self.learn(START, Task((0,), skip, steps, 1 / steps), (states, targets, []), torch.Generator(), self.sums)
+        if steps not in self.read:
+            states, *targets = self.host(1 + self.history, *[None] * steps)
+            self.read = {steps: (states, targets, [])}
+        rng = torch.Generator(self.statistics.mean.device)
+        self.learn(START, Task((0,), skip, steps, 1 / steps), self.read[steps], rng, self.sums)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         update_ema(self.ema, self.model, self.steps)

@@ -10,7 +10,7 @@ from conftest import TINY, hour, weather, write_store
 
 import models.unet
 import train_deterministic
-from benchmarks import memory
+from benchmarks import memory, speed
 from models.layers import ChannelNorm, _Modulate
 from training.log import empty_sums
 from training.schedule import Task
@@ -100,3 +100,14 @@ def test_the_rehearsal_changes_nothing_and_refuses_what_does_not_fit(tmp_path, c
         assert all(torch.equal(b[key][k], c[key][k]) for k in b[key])
     logs = [[json.loads(x) for x in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in "bc"]
     assert [r["loss"] for r in logs[0]] == [r["loss"] for r in logs[1]]
+    code, out, _ = command(
+        train_deterministic, *arguments, "--run_dir", tmp_path / "b", "--epochs", 3, "--memory", "fast"
+    )
+    assert code == 0 and "resumed at step" in out
+
+
+def test_the_speed_of_both_modes_is_written(tmp_path, capsys):
+    speed.main(speed.Config((24, 32), base_features=4, repeats=1, json=str(tmp_path / "s.json")))
+    results = json.loads((tmp_path / "s.json").read_text())["results"]
+    assert all(results[m]["pairs_per_s"] > 0 and min(results[m]["seconds"].values()) > 0 for m in ("lean", "fast"))
+    assert "lean takes" in capsys.readouterr().out
