@@ -61,7 +61,7 @@ def main(cfg: Config) -> int:
     # ---- the model, with the averaged weights
     constants = checkpoint["config"]
     size = {k: constants[k] for k in ("base_features", "levels", "blocks", "history")}
-    model = ResidualUNet(len(names), len(forcing.names), CLOCK_FEATURES, **size).to(device)
+    model = ResidualUNet(len(names), len(forcing.names), CLOCK_FEATURES, **size, lean=True).to(device)
     model.load_state_dict(checkpoint["ema"])
     model.eval()
     limit = limiter(statistics, mask)

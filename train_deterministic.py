@@ -11,6 +11,7 @@ log.jsonl (one line per validation) and loss_curves.png.
 import copy
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,13 +40,14 @@ from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.constants import refuse_constants
 from training.device import autocast, choose_device, peak_memory_bytes, release
 from training.lock import RunLock
-from training.log import empty_sums, plain, read_log, validation_line, write_log
+from training.log import add_step, empty_sums, loss_sums, read_log, validation_line, write_log
 from training.optimizer import Optimizers
 from training.rehearsal import longest_task, rehearse
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import Task, generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest, say_stopped
 from training.step import Learner
+from training.team import Team
 from verification.validation import Validation
 
 
@@ -92,6 +94,11 @@ class Config:
 
 
 def main(cfg: Config) -> int:
+    with Team() as team:
+        return train(cfg, team)
+
+
+def train(cfg: Config, team: Team) -> int:
     refuse_constants(cfg, LOWEST, POSITIVE)
     rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 2)
     run_dir, device = Path(cfg.run_dir), choose_device()
@@ -196,6 +203,7 @@ def main(cfg: Config) -> int:
             print(f"this run is finished: {epoch} epochs, {step} steps; {best_path} is its result")
             return 0
         print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
+    weights = list(model.parameters())
     run_dir.mkdir(parents=True, exist_ok=True)
     log = read_log(run_dir / "log.jsonl", epoch)
 
@@ -203,7 +211,7 @@ def main(cfg: Config) -> int:
         optimizer_state, schedule_state = optimizer.state_dict()
         return {
             "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer_state,
-            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": plain(position),
+            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": position,
             "accumulation": cfg.accumulate * cfg.batch_size,
             "rng": {"seed": cfg.seed, "torch": torch.get_rng_state(), "best": best},
             "config": asdict(cfg), "variables": names, "statistics": statistics.as_dict(), "lead": cfg.lead,
@@ -238,22 +246,26 @@ def main(cfg: Config) -> int:
         max(1, round(cfg.validate_hours / hours_of(lead))),
         lead,
         None if mask is None else ~mask,
+        team,
     )
-    bar = tqdm(total=cfg.epochs * len(pairs), initial=epoch * len(pairs), unit="pair", disable=None, smoothing=0.02)
+    told = {"unit": "pair", "smoothing": 0.02, "disable": None if team.first else True}
+    bar = tqdm(total=cfg.epochs * len(pairs), initial=epoch * len(pairs), **told)
     started, waited, saved, first_step = time.monotonic(), 0.0, time.monotonic(), step
-    with RunLock(run_dir), StopRequest() as stop:
+    with RunLock(run_dir) if team.first else nullcontext(), StopRequest() as stop:
         while epoch < cfg.epochs:
             starts, tasks = plan(epoch)
             tasks = tasks[position["group"] :]
-            reads = read_ahead(partial(read, starts), [task for group in tasks for task in group])
+            reads = read_ahead(partial(read, starts), [task for group in tasks for task in team.share(group)])
             for group in tasks:
-                for number, _ in enumerate(group):
+                sums = loss_sums(loss_function.weights, device)
+                for number in team.share(list(range(len(group)))):
                     asked = time.monotonic()
                     task, data = next(reads)
                     waited += time.monotonic() - asked
                     rng = generator(cfg.seed, 2, epoch, position["group"], number, device=device)
-                    learn(starts[list(task.starts)], task, data, rng, position)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+                    learn(starts[list(task.starts)], task, data, rng, sums)
+                team.add_gradients(weights, sums)
+                norm = torch.nn.utils.clip_grad_norm_(weights, cfg.clip)
                 if not math.isfinite(norm):
                     raise ValueError(
                         f"the gradient is not finite at step {step} (initial times "
@@ -266,17 +278,17 @@ def main(cfg: Config) -> int:
                 if cfg.empty_cache_every and step % cfg.empty_cache_every == 0:
                     release(device)
                 position["group"] += 1
-                position["grad_norm"] += float(norm)
-                position["steps"] += 1
+                add_step(position, sums, loss_function.weights, float(norm))
                 bar.update(len(pairs) / steps_per_epoch)
                 skill = f", skill {log[-1]['score']:+.3f}" if log else ""
                 bar.set_postfix_str(f"loss {position['loss'] / position['samples']:.3f}{skill}", refresh=False)
-                if stop.received or time.monotonic() - saved > cfg.save_every * 60:
+                stopped = team.highest(stop.received)
+                if team.first and (stopped or time.monotonic() - saved > cfg.save_every * 60):
                     save_checkpoint(checkpoint(), last_path, keep_previous=True)
                     saved = time.monotonic()
-                if stop.received:
+                if stopped:
                     bar.close()
-                    return say_stopped(stop.received, step, last_path)
+                    return say_stopped(stopped, step, last_path)
             epoch += 1
             position["group"] = 0
             if epoch % cfg.validate_every and epoch < cfg.epochs:
@@ -288,7 +300,7 @@ def main(cfg: Config) -> int:
             if not any(r["epoch"] > cfg.epochs - rollout_epochs for r in log) and starts is not pairs:
                 best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
             release(device)
-            elapsed, position = time.monotonic() - started, plain(position)
+            elapsed = time.monotonic() - started
             record = {
                 "epoch": epoch, "step": step, "samples": epoch * len(pairs),
                 "loss": position["loss"] / position["samples"],
@@ -306,14 +318,15 @@ def main(cfg: Config) -> int:
             if record["alarm"]:
                 tqdm.write(record["alarm"])
             # last.pt comes last: killed before it, the run validates again and writes the same files once more
-            if better:
-                save_checkpoint(checkpoint(), best_path)
-            write_log(log, run_dir / "log.jsonl")
-            save_loss_curves(log, run_dir / "loss_curves.png")
-            save_checkpoint(checkpoint(), last_path, keep_previous=True)
+            if team.first:
+                if better:
+                    save_checkpoint(checkpoint(), best_path)
+                write_log(log, run_dir / "log.jsonl")
+                save_loss_curves(log, run_dir / "loss_curves.png")
+                save_checkpoint(checkpoint(), last_path, keep_previous=True)
             saved = time.monotonic()
-            if stop.received:  # the signal came during validation
-                return say_stopped(stop.received, step, last_path)
+            if stopped := team.highest(stop.received):  # the signal came during validation
+                return say_stopped(stopped, step, last_path)
     bar.close()
     print(f"done: best validation skill {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
     return 0

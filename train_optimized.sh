@@ -19,7 +19,7 @@ DEMO_DIR=runs/demo
 DEMO_HOURS=1080      # hours of synthetic weather to train on
 OTHER_HOURS=288      # hours of other weather, of another seed, to test on
 DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 22 --rollout_epochs 13 --rollout_hours 12
-    --validate_every 11 --memory fast --boundary "$DEMO_DIR/store.zarr")
+    --validate_every 11 --memory fast --levels 1 --boundary "$DEMO_DIR/store.zarr")
 
 # glibc gives large buffers back to the system after each use, which costs a CPU run a tenth of its time: let it keep them
 export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=8000000000
@@ -69,6 +69,16 @@ setup() { # make .venv where it is missing, install what changed; arguments: req
     done
 }
 
+train() { # [--CONSTANT VALUE ...]: train on all visible GPUs, or on one GPU or the CPU
+    local gpus
+    gpus=$(.venv/bin/python -c 'import torch; print(torch.cuda.device_count())')
+    if [ "$gpus" -gt 1 ]; then
+        .venv/bin/python -m torch.distributed.run --standalone --nproc_per_node="$gpus" train_deterministic.py "$@"
+    else
+        .venv/bin/python train_deterministic.py "$@"
+    fi
+}
+
 result() { # CHECKPOINT STORE FOLDER [--CONSTANT VALUE ...]: forecasts from test hours, scores, figures
     local checkpoint=$1 store=$2 folder=$3
     shift 3
@@ -96,7 +106,7 @@ demo)
     synthetic "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS"
     synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-07-05T00
     say "train in $DEMO_DIR"
-    .venv/bin/python train_deterministic.py --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
+    train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR"
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every 11h
@@ -112,7 +122,7 @@ demo)
     [[ $STORE == *://* || -e $STORE ]] || fail "$STORE: no such store. Fix: build one with '.venv/bin/python -m data.build_hrrr' (see README), or try ./train_optimized.sh demo"
     setup requirements.txt
     say "train on $STORE in $RUN_DIR"
-    .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
+    train --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
     result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR"
     say "done: forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
     ;;

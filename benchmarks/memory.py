@@ -36,7 +36,7 @@ from data.normalise import Statistics, limiter
 from losses.weather import WeatherLoss
 from models.rollout import rollout
 from models.unet import ResidualUNet
-from training.log import empty_sums
+from training.log import loss_sums
 from training.optimizer import Optimizers
 from training.schedule import Task, update_ema
 from training.step import Learner
@@ -132,7 +132,7 @@ class Step:
         }
         loss.reference = {width: unit for width in (constants.width, constants.rollout_width)}
         self.learn = Learner(self.model, loss, self.forcing, self.statistics, None, None, LEAD, constants)
-        self.shape, self.steps, self.history, self.sums = shape, 0, constants.history, empty_sums()
+        self.shape, self.steps, self.history, self.sums = shape, 0, constants.history, loss_sums(loss.weights, device)
         self.read: dict = {}  # what the loader gave, by number of targets
 
     def host(self, *histories: int | None) -> list[torch.Tensor]:

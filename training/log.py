@@ -4,25 +4,36 @@ import json
 import os
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 
 def empty_sums() -> dict:
     """Sums since the last validation; part of the checkpoint, so that a resumed run logs the same figures."""
     return {"samples": 0, "loss": 0.0, "terms": {}, "steps": 0, "grad_norm": 0.0}
 
 
-def add_loss(sums: dict, loss, terms: dict, samples: int) -> None:
-    """Add one batch of `samples` pairs: its mean loss, and each term averaged over channels. The sums stay tensors on
-    the device, so that nothing waits for it; `plain` makes them numbers."""
-    sums["samples"] += samples
-    sums["loss"] = sums["loss"] + loss.detach().double() * samples
-    for name, values in terms.items():
-        sums["terms"][name] = sums["terms"].get(name, 0.0) + values.mean().double() * samples
+def loss_sums(names, device) -> Tensor:
+    """The sums of one optimizer step, all 0: samples, loss, and each of the named terms; on the device, so that nothing
+    waits for it."""
+    return torch.zeros(2 + len(names), dtype=torch.float64, device=device)
 
 
-def plain(sums: dict) -> dict:
-    """The sums as numbers."""
-    terms = {name: float(value) for name, value in sums["terms"].items()}
-    return sums | {"loss": float(sums["loss"]), "terms": terms}
+def add_loss(sums: Tensor, loss: Tensor, terms: dict[str, Tensor], samples: int) -> None:
+    """Add one batch of `samples` pairs to `loss_sums`: its mean loss, and each term averaged over channels."""
+    values = [loss.detach(), *(values.mean() for values in terms.values())]
+    sums[0] += samples
+    sums[1:] += torch.stack([v.double() for v in values]) * samples
+
+
+def add_step(position: dict, sums: Tensor, names, norm: float) -> None:
+    """Add the sums of an optimizer step, and its gradient's norm, to those since the last validation."""
+    samples, loss, *terms = sums.tolist()
+    position["samples"] += round(samples)
+    position["loss"] += loss
+    position["terms"] = {n: position["terms"].get(n, 0.0) + t for n, t in zip(names, terms, strict=True)}
+    position["steps"] += 1
+    position["grad_norm"] += norm
 
 
 def read_log(path: Path, epoch: int) -> list[dict]:

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from training.device import peak_memory_bytes, release
-from training.log import empty_sums
-from training.schedule import Task, generator, update_ema
+from training.log import loss_sums
+from training.schedule import CHAIN, Task, generator, update_ema
 
 
 def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, optimizer, clip: float) -> int:
@@ -18,7 +18,7 @@ def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, 
         torch.cuda.reset_peak_memory_stats(device)
     for starts, task in cases:
         rng = generator(0, device=device)
-        learn(starts[list(task.starts)], task, read(starts, task), rng, empty_sums())
+        learn(starts[list(task.starts)], task, read(starts, task), rng, loss_sums(learn.loss.weights, device))
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         update_ema(ema, model, 0)
@@ -31,5 +31,5 @@ def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, 
 
 def longest_task(starts: int, longest: int, accumulate: int) -> Task:
     """The task of roll-out fine-tuning that goes on for longest, for as many initial times."""
-    steps = min(accumulate, longest)
+    steps = min(accumulate, longest, CHAIN)
     return Task(tuple(range(starts)), longest - steps, steps, 1 / steps)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+CHAIN = 4  # most steps with gradient in a chain: an optimizer step has several chains, which processes share
 FROM_ANALYSES = 0.5  # share of the chains of roll-out fine-tuning that train from their first step on
 
 
@@ -81,16 +82,16 @@ def rollout_tasks(
     """`count` optimizer steps of roll-out fine-tuning: pushforward (Brandstetter et al. 2022) with a loss at every
     step of a chain, the state detached between steps, so that memory is that of a single pair.
 
-    Each optimizer step has `accumulate` steps with gradient in chains that end at most `longest` steps after their
-    initial times, which are taken from `order` in turn. FROM_ANALYSES of the chains have their gradient from the first
-    step on, so that what the model knows of analyses is not forgotten; in the others a random number of steps comes
-    before.
+    Each optimizer step has `accumulate` steps with gradient, at most CHAIN of them in each of its chains, which end at
+    most `longest` steps after their initial times, taken from `order` in turn. FROM_ANALYSES of the chains have their
+    gradient from the first step on, so that what the model knows of analyses is not forgotten; in the others a random
+    number of steps comes before.
     """
     out, at = [], 0
     for _ in range(count):
         tasks, left = [], accumulate
         while left:
-            steps = min(left, longest)
+            steps = min(left, longest, CHAIN)
             skip = int(torch.randint(0, longest - steps + 1, (), generator=rng))
             skip = 0 if torch.rand((), generator=rng) < FROM_ANALYSES else skip
             starts = tuple(order[(at + j) % len(order)] for j in range(min(batch_size, len(order))))

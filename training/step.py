@@ -16,7 +16,8 @@ from training.schedule import Task
 
 
 class Learner:
-    """Adds the gradient of a task (training/schedule.py) to the model's, and its loss to running sums.
+    """Adds the gradient of a task (training/schedule.py) to the model's, and its loss to the sums of the optimizer step
+    (training/log.py).
 
     constants: flip, season, level, noise, width and rollout_width of train_deterministic.Config. mask (C, H, W) bool or
     None: where a variable is missing in every hour. edge: the boundary store that chains are nudged to, or None.
@@ -33,7 +34,7 @@ class Learner:
             mask is None or not bool(mask[c].all()) for c in channels
         ]  # channels that the loss is a mean over
 
-    def __call__(self, times: np.ndarray, task: Task, data: tuple, rng: torch.Generator, sums: dict):
+    def __call__(self, times: np.ndarray, task: Task, data: tuple, rng: torch.Generator, sums: Tensor):
         """times: the task's initial times; data: what `read` of train_deterministic.py returns for it; rng: decides
         mirrors, noise and shifts."""
         constants, scale = self.constants, self.statistics.scale
@@ -73,7 +74,7 @@ class Learner:
         """A tensor of the loader on the device."""
         return x.to(self.device, non_blocking=True)
 
-    def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: dict):
+    def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: Tensor):
         """Add the gradient of one step's loss; in lean mode channel by channel, so that the loss is never held for
         all of them at once."""
         if not self.lean:

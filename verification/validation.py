@@ -16,15 +16,17 @@ class Validation:
     forecast(model, time, steps) yields the predicted fields (C, H, W) in physical units; truth_at(time) gives the true
     ones and analysis_at(time) those that persistence repeats. chains(steps): the initial times from which so many
     steps have truth; where there is none the roll-outs are shorter. valid (C, H, W) bool or None: cells that count.
+    team: the processes that share the initial times (training/team.py), or None.
     """
 
     STARTS = 8  # roll-outs, spread evenly over the validation part
 
     def __init__(
-        self, names, forecast: Callable[..., Iterable], analysis_at, truth_at, chains, steps: int, lead, valid
-    ):
+        self, names, forecast: Callable[..., Iterable], analysis_at, truth_at, chains, steps: int, lead, valid,
+        team=None,
+    ):  # fmt: skip
         self.names, self.forecast, self.analysis_at, self.truth_at = names, forecast, analysis_at, truth_at
-        self.lead, self.valid, self.init_times = lead, valid, chains(1)
+        self.lead, self.valid, self.init_times, self.team = lead, valid, chains(1), team
         self.steps = next(k for k in range(steps, 0, -1) if len(chains(k)))
         starts = chains(self.steps)
         self.starts = starts[np.unique(np.linspace(0, len(starts) - 1, self.STARTS).round().astype(int))]
@@ -43,10 +45,12 @@ class Validation:
     def sums(self, model, starts: np.ndarray, steps: int) -> Tensor:
         """(steps, 4, C): `change_sums` by step, summed over the initial times."""
         total = torch.zeros(steps, 4, len(self.names), dtype=torch.float64)
-        for t in starts:
+        for t in starts if self.team is None else self.team.share(starts):
             analysis = self.analysis_at(t)
             for k, pred in enumerate(self.forecast(model, t, steps)):
                 total[k] += change_sums(pred, analysis, self.truth_at(t + (k + 1) * self.lead), self.valid).cpu()
+        if self.team is not None:
+            self.team.add_up(total)
         return total
 
 

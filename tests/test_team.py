@@ -1,0 +1,88 @@
+"""Several processes train the model of one: same plan, same weights; and end together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, TINY, hour, weather, write_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    def detailed(name, time):
+        rng = np.random.default_rng([len(name), int((time - hour(0)) / np.timedelta64(1, "h"))])
+        return weather(name, time) + rng.normal(size=(12, 16))
+
+    return write_store(
+        tmp_path_factory.mktemp("store") / "s.zarr", detailed, [hour(n) for n in range(40)], ("T2M", "U10")
+    )
+
+
+def start(processes: int, store, run, *options) -> subprocess.Popen:
+    how = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    arguments = ["--zarr", store, "--run_dir", run, "--rollout_hours", 6, *TINY, "--accumulate", 4, *options]
+    return subprocess.Popen(
+        [sys.executable, *how, "train_deterministic.py", *map(str, arguments)], cwd=PROJECT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-2000:]
+    return out, err
+
+
+def weights(run) -> torch.Tensor:
+    return torch.cat([v.flatten() for v in torch.load(run / "last.pt", weights_only=True)["ema"].values()])
+
+
+def test_two_processes_give_the_weights_and_the_log_of_one_and_resume_as_one(store, tmp_path):
+    """By AdamW at a low rate: Muon makes its updates orthogonal in bfloat16, which turns the rounding of a sum of
+    gradients into 1e-4 of a weight within five steps. After one step the weights are the same with it too."""
+    epochs = ("--epochs", 4, "--rollout_epochs", 2, "--validate_every", 2, "--muon_lr", 0, "--lr", 1e-4)
+    one = start(1, store, tmp_path / "one", *epochs)
+    two = start(2, store, tmp_path / "two", *epochs)
+    out = [finish(p)[0] for p in (one, two)]
+    for said in out:  # one of them speaks
+        assert [sum(x.startswith(w) for x in said.splitlines()) for w in ("train T2M", "model:", "done:")] == [1, 1, 1]
+    a, b = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
+    assert a["step"] == b["step"] and a["step"] > 8
+    assert (weights(tmp_path / "one") - weights(tmp_path / "two")).abs().max() < 1e-6
+    assert a["position"]["samples"] == b["position"]["samples"]
+    logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 2
+    # trained by two, continued by one
+    finish(start(1, store, tmp_path / "two", *epochs[:1], 5, *epochs[2:]))
+    finish(start(1, store, tmp_path / "one", *epochs[:1], 5, *epochs[2:]))
+    assert (weights(tmp_path / "one") - weights(tmp_path / "two")).abs().max() < 1e-6
+
+
+def test_one_step_by_muon_is_the_same_with_two_processes(store, tmp_path):
+    options = ("--epochs", 1, "--rollout_epochs", 0, "--accumulate", 64)
+    for process in [start(n, store, tmp_path / str(n), *options) for n in (1, 2)]:
+        finish(process)
+    assert torch.load(tmp_path / "2" / "last.pt", weights_only=True)["step"] == 1
+    assert (weights(tmp_path / "1") - weights(tmp_path / "2")).abs().max() < 1e-6
+
+
+def test_a_killed_process_ends_the_run_with_an_error_and_it_resumes(store, tmp_path):
+    run, options = tmp_path / "run", ("--epochs", 300, "--rollout_epochs", 0, "--validate_every", 1)
+    process = start(2, store, run, *options)
+    stop = time.monotonic() + 90
+    while not (run / "last.pt").exists() and time.monotonic() < stop:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode != 0 and "SIGKILL" in err
+    done = torch.load(run / "last.pt", weights_only=True)["epoch"]
+    out, _ = finish(start(2, store, run, "--epochs", done + 1, *options[2:]))
+    assert f"(epoch {done + 1} of {done + 1})" in out
