@@ -36,6 +36,7 @@ from losses.weather import WeatherLoss
 from models.rollout import rollout
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
+from train_step import Learner
 from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from training.constants import refuse_constants
 from training.device import autocast, choose_device, peak_memory_bytes, release
@@ -46,7 +47,6 @@ from training.rehearsal import longest_task, rehearse
 from training.resume import refuse_other_data, refuse_other_run
 from training.schedule import Task, generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest, say_stopped
-from training.step import Learner
 from training.team import Team
 from verification.validation import Validation
 

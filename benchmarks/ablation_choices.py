@@ -19,8 +19,8 @@ import models.layers
 import models.unet
 import models.warp
 import train_deterministic
+import train_step
 import training.schedule
-import training.step
 from data.variables import Variable, lookup
 from losses.weather import WEIGHTS, WeatherLoss
 from models.layers import ChannelNorm, Conv
@@ -117,7 +117,7 @@ def choices(base) -> dict[str, Choice]:
         ),
         "censor_off": Choice(
             "values beyond a bound count as errors", needs=piled,
-            patches=((training.step, "censor", lambda statistics: lambda pred, *_: pred),),
+            patches=((train_step, "censor", lambda statistics: lambda pred, *_: pred),),
         ),
         # --- the training
         "rollout_off": Choice("no roll-out fine-tuning", rollout_parts=0),

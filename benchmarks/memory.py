@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train_deterministic
-import training.step
+import train_step
 from data.command import run
 from data.files import replace
 from data.forcing import CLOCK_FEATURES, Forcing
@@ -36,10 +36,10 @@ from data.normalise import Statistics, limiter
 from losses.weather import WeatherLoss
 from models.rollout import rollout
 from models.unet import ResidualUNet
+from train_step import Learner
 from training.log import loss_sums
 from training.optimizer import Optimizers
 from training.schedule import Task, update_ema
-from training.step import Learner
 
 NAMES = ("REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN")
 KINDS = ("training", "fine_tuning", "roll_out")
@@ -91,8 +91,8 @@ class Count(TorchDispatchMode):
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """The precision that a GPU computes in, and the mirrors that cost the most memory, without values to draw."""
-    half = mock.patch.object(training.step, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
-    mirrored = mock.patch.object(training.step, "random_axes", lambda rng: "xy")
+    half = mock.patch.object(train_step, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    mirrored = mock.patch.object(train_step, "random_axes", lambda rng: "xy")
     with half, mirrored:
         yield
 
@@ -175,8 +175,7 @@ def counted(shape: tuple[int, int], mode: str, constants: train_deterministic.Co
         step.learn.loss.spectral._tables[(min(256, *shape), torch.device("cpu"))] = tables
         out["parameters"] = sum(p.numel() for p in step.model.parameters())
         step.train()  # makes the state of the optimizers
-        actions = (step.train, partial(step.train, skip=3, steps=2), step.forecast)
-        for kind, action in zip(KINDS, actions, strict=True):
+        for kind, action in actions(step).items():
             count.reset()
             action()
             out[kind], out[f"{kind}_at"] = count.peak, count.where
@@ -184,18 +183,39 @@ def counted(shape: tuple[int, int], mode: str, constants: train_deterministic.Co
     return out
 
 
+def actions(step: Step) -> dict:
+    return dict(zip(KINDS, (step.train, partial(step.train, skip=3, steps=2), step.forecast), strict=True))
+
+
+def measured(shape: tuple[int, int], mode: str, constants: train_deterministic.Config) -> dict:
+    """Peak bytes of each kind of step by the GPU's allocator: in use, and taken from the device."""
+    step, out = Step(shape, mode, constants, device="cuda"), {}
+    step.train()
+    for kind, action in actions(step).items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        action()
+        out[kind] = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return out
+
+
 def main(cfg: Config) -> None:
-    results = []
+    results = {}
     for mode in cfg.modes:
         constants = train_deterministic.Config(base_features=cfg.base_features, history=cfg.history, season=0.0)
-        figures = {"shape": list(cfg.shape), "mode": mode, "base_features": cfg.base_features,
-                   **counted(tuple(cfg.shape), mode, constants)}  # fmt: skip
-        results.append(figures)
+        results[mode] = figures = counted(tuple(cfg.shape), mode, constants)
         peaks = ", ".join(f"{k.replace('_', ' ')} {figures[k] / 1e6:.0f} MB" for k in KINDS)
         size = f"{cfg.shape[0]} x {cfg.shape[1]} cells, {figures['parameters'] / 1e6:.2f} million parameters"
         print(f"{mode}, {size}: {peaks}", flush=True)
+        if torch.cuda.is_available():
+            figures["cuda"] = measured(tuple(cfg.shape), mode, constants)
+            print(f"  {torch.cuda.get_device_name()}: {figures['cuda']}", flush=True)
     if cfg.json:
-        replace(Path(cfg.json), json.dumps({"torch": torch.__version__, "results": results}, indent=1) + "\n")
+        first = results[cfg.modes[0]]
+        about = {"train_step_peak_bytes": first["training"], "rollout_step_peak_bytes": first["roll_out"],
+                 "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own", "grid": list(cfg.shape), "mode": cfg.modes[0],
+                 "base_features": cfg.base_features, "torch": torch.__version__, "modes": results}  # fmt: skip
+        replace(Path(cfg.json), json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import xarray as xr
 
 import infer_iterative as inference
 import train_deterministic as training
-import training.step as learner
+import train_step as learner
 import verification.validation as validation
 from data.dataset import Hours, Series
 from data.forcing import Forcing
