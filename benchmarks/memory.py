@@ -213,7 +213,8 @@ def main(cfg: Config) -> None:
     if cfg.json:
         first = results[cfg.modes[0]]
         about = {"train_step_peak_bytes": first["training"], "rollout_step_peak_bytes": first["roll_out"],
-                 "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own", "grid": list(cfg.shape), "mode": cfg.modes[0],
+                 "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own",
+                 "grid": list(cfg.shape), "mode": cfg.modes[0],
                  "base_features": cfg.base_features, "torch": torch.__version__, "modes": results}  # fmt: skip
         replace(Path(cfg.json), json.dumps(about, indent=1) + "\n")
 
