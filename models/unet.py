@@ -117,7 +117,9 @@ class ResidualUNet(nn.Module):
         H, W = now.shape[-2:]
 
         def moved(now: Tensor, flow: Tensor, scale: Tensor) -> Tensor:
-            fine = enlarge(flow.flatten(1, 2), 2 ** (self.flow_level + 1))
+            fine = flow.flatten(1, 2)
+            for _ in range(self.flow_level + 1):  # by twos: rounder than at once, whose kinks show as lines
+                fine = enlarge(fine, 2)
             return (warp(now, fine[..., :H, :W].unflatten(1, (2, -1))) - now) / scale
 
         channels = [slice(c, c + 1) for c in range(now.shape[1])] if self.lean else [slice(None)]
