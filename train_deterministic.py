@@ -147,6 +147,10 @@ def train(cfg: Config, team: Team) -> int:
     if edge and rollout_epochs:
         edge.refuse_missing(chains, lead, longest, "a --boundary store that covers the training part")
 
+    if previous and previous["epoch"] >= cfg.epochs:
+        print(f"this run is finished: {previous['epoch']} epochs, {previous['step']} steps; {best_path} is its result")
+        return 0
+
     # ---- model, loss, optimizer
     torch.manual_seed(cfg.seed)
     model = ResidualUNet(
@@ -180,14 +184,7 @@ def train(cfg: Config, team: Team) -> int:
     cases = [(pairs, Task(tuple(range(min(cfg.batch_size, len(pairs)))), 0, 1, 1.0))]
     if rollout_epochs:
         cases.append((chains, longest_task(min(cfg.batch_size, len(chains)), longest, cfg.accumulate)))
-    peak = rehearse(learn, read, cases, model, ema, new_optimizer(), cfg.clip)
-    kind = "on the GPU" if device.type == "cuda" else "of the whole process"
-    print(f"memory: {cfg.memory}, peak {peak / 1e9:.2f} GB {kind} in a step of each kind", flush=True)
-    if 0 < cfg.memory_gb < peak / 1e9:
-        raise ValueError(
-            f"memory_gb: got a peak of {peak / 1e9:.2f} GB {kind}, expected at most {cfg.memory_gb:g}. "
-            "Fix: --memory lean, --batch_size 1, or fewer --base_features"
-        )
+    rehearse(learn, read, cases, model, ema, new_optimizer(), cfg)
 
     # ---- resume
     optimizer = new_optimizer()
@@ -199,9 +196,6 @@ def train(cfg: Config, team: Team) -> int:
         optimizer.load_state_dict(previous["optimizer"], previous["scheduler"])
         step, epoch, position, best = previous["step"], previous["epoch"], previous["position"], previous["rng"]["best"]
         torch.set_rng_state(previous["rng"]["torch"].cpu())
-        if epoch >= cfg.epochs:
-            print(f"this run is finished: {epoch} epochs, {step} steps; {best_path} is its result")
-            return 0
         print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
     weights = list(model.parameters())
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ def test_another_grid_and_a_missing_variable_are_refused(store, tmp_path):
 def persistent(tmp_path, monkeypatch, store, **constants) -> str:
     """best.pt of a run that never learns: its forecasts are persistence."""
     monkeypatch.setattr(train_deterministic, "save_loss_curves", lambda log, path: None)
-    monkeypatch.setattr(train_deterministic, "rehearse", lambda *_: 0)
+    monkeypatch.setattr(train_deterministic, "rehearse", lambda *_: None)
     still = {"lr": 1e-12, "muon_lr": 0.0, "epochs": 1, "memory": "fast"} | constants
     cfg = train_deterministic.Config(zarr=str(store), run_dir=str(tmp_path / "run"), **still, **SIZES)
     assert train_deterministic.main(cfg) == 0

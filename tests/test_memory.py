@@ -91,7 +91,7 @@ def test_the_rehearsal_changes_nothing_and_refuses_what_does_not_fit(tmp_path, c
     assert code == 2 and err.count("\n") == 1 and "memory_gb: got a peak of" in err and "Fix: --memory lean" in err
     assert "memory: lean, peak" in out and not (tmp_path / "a").exists()
     assert command(train_deterministic, *arguments, "--run_dir", tmp_path / "b")[0] == 0
-    monkeypatch.setattr(train_deterministic, "rehearse", lambda *_: 0)
+    monkeypatch.setattr(train_deterministic, "rehearse", lambda *_: None)
     assert command(train_deterministic, *arguments, "--run_dir", tmp_path / "c")[0] == 0
     b, c = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in "bc")
     for key in ("model", "ema"):

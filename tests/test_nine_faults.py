@@ -32,7 +32,7 @@ HOUR = np.timedelta64(1, "h")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Without the figure and the rehearsal, and on the CPU."""
-    monkeypatch.setattr(training, "rehearse", lambda *_: 0)
+    monkeypatch.setattr(training, "rehearse", lambda *_: None)
     monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
 

@@ -8,9 +8,10 @@ from training.log import loss_sums
 from training.schedule import CHAIN, Task, generator, update_ema
 
 
-def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, optimizer, clip: float) -> int:
+def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, optimizer, constants) -> None:
     """Take every (initial times, task) of `cases` through forward, loss, backward, optimizer and EMA, put the weights
-    back, and return the peak of memory in bytes. read(initial times, task) gives the task's data."""
+    back, and print the peak of memory. read(initial times, task) gives the task's data; constants: clip, memory and
+    memory_gb of train_deterministic.Config. ValueError where the peak is above memory_gb."""
     device = next(model.parameters()).device
     before = [{k: v.cpu().clone() for k, v in m.state_dict().items()} for m in (model, ema)]
     optimizer.schedule(lambda n: 0.0)
@@ -19,14 +20,20 @@ def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, 
     for starts, task in cases:
         rng = generator(0, device=device)
         learn(starts[list(task.starts)], task, read(starts, task), rng, loss_sums(learn.loss.weights, device))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), constants.clip)
         optimizer.step()
         update_ema(ema, model, 0)
-    peak = peak_memory_bytes(device)
+    peak = peak_memory_bytes(device) / 1e9
     for m, state in zip((model, ema), before, strict=True):
         m.load_state_dict(state)
     release(device)
-    return peak
+    kind = "on the GPU" if device.type == "cuda" else "of the whole process"
+    print(f"memory: {constants.memory}, peak {peak:.2f} GB {kind} in a step of each kind", flush=True)
+    if 0 < constants.memory_gb < peak:
+        raise ValueError(
+            f"memory_gb: got a peak of {peak:.2f} GB {kind}, expected at most {constants.memory_gb:g}. "
+            "Fix: --memory lean, --batch_size 1, or fewer --base_features"
+        )
 
 
 def longest_task(starts: int, longest: int, accumulate: int) -> Task:
