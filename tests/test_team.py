@@ -35,7 +35,7 @@ def start(processes: int, store, run, *options) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err[-2000:]
+    assert process.returncode == 0, out[-1000:] + err[:3000]  # torchrun's own words come last and say little
     return out, err
 
 
@@ -59,8 +59,8 @@ def test_two_processes_give_the_weights_and_the_log_of_one_and_resume_as_one(sto
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("one", "two")]
     assert len(logs[0]) == len(logs[1]) == 2
     # trained by two, continued by one
-    finish(start(1, store, tmp_path / "two", *epochs[:1], 5, *epochs[2:]))
-    finish(start(1, store, tmp_path / "one", *epochs[:1], 5, *epochs[2:]))
+    for process in [start(1, store, tmp_path / name, *epochs[:1], 5, *epochs[2:]) for name in ("two", "one")]:
+        finish(process)
     assert (weights(tmp_path / "one") - weights(tmp_path / "two")).abs().max() < 1e-6
 
 
@@ -70,6 +70,25 @@ def test_one_step_by_muon_is_the_same_with_two_processes(store, tmp_path):
         finish(process)
     assert torch.load(tmp_path / "2" / "last.pt", weights_only=True)["step"] == 1
     assert (weights(tmp_path / "1") - weights(tmp_path / "2")).abs().max() < 1e-6
+
+
+def test_no_thread_of_the_group_outlives_the_team():
+    """One that does aborts the process when it wants the interpreter after its end. The first optimizer imports modules
+    of torch that take the present group for a default argument."""
+    script = (
+        "import sys, torch; from pathlib import Path; sys.path.insert(0, '.'); from training.team import Team\n"
+        "with Team() as team:\n"
+        "    torch.optim.AdamW([torch.zeros(3, requires_grad=True)]); assert team.highest(team.rank) == 1\n"
+        "    assert any('gloo' in p.read_text() for p in Path('/proc/self/task').glob('*/comm'))\n"
+        "print([p.read_text() for p in Path('/proc/self/task').glob('*/comm')], file=sys.stderr)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python",
+         sys.executable, "-c", script], cwd=PROJECT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    _, err = finish(process)
+    assert err.count("python") >= 2 and "gloo" not in err
 
 
 def test_a_killed_process_ends_the_run_with_an_error_and_it_resumes(store, tmp_path):
