@@ -1,0 +1,258 @@
+"""A trained model to call from Python: load it, forecast from any store, get an xarray Dataset.
+
+    from infer_iterative import forecast, load_model
+
+    model = load_model("runs/demo/best.pt")
+    ds = forecast(model, "runs/demo/store.zarr", init_time="2024-06-28T06", hours=6)
+    ds.REFC.isel(init_time=0).sel(lead_time="3h").plot()
+
+What comes back is what infer_iterative.py writes to a forecast store (data/forecast_store.py), in memory.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from data.boundary import Boundary
+from data.dataset import Hours, Series
+from data.forcing import CLOCK_FEATURES, Forcing
+from data.forecast_store import plain
+from data.grid import Grid
+from data.metadata import KIND, attributes_of, coordinates_of
+from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
+from data.store import Store
+from data.times import hours_of, parse_duration, parse_time, show
+from data.variables import lookup
+from models.rollout import rollout
+from models.unet import ResidualUNet
+from training.checkpoint import file_hash, load_checkpoint
+from training.device import autocast, choose_device
+from training.weights import load_weights
+
+
+class Forecaster:
+    """The averaged weights of a checkpoint as a forecast model, in physical units.
+
+    Attributes: checkpoint (its tables), path, device, names, lead (timedelta64), history, statistics, mask, network.
+    """
+
+    def __init__(self, checkpoint: dict, path: str, device: torch.device):
+        self.checkpoint, self.path, self.device = checkpoint, str(path), device
+        self.names: list[str] = list(checkpoint["variables"])
+        self.lead = parse_duration(checkpoint["lead"], "lead")
+        constants = checkpoint["config"]
+        self.history: int = constants["history"]
+        self.statistics = Statistics.from_dict(checkpoint["statistics"]).to(device)
+        mask = checkpoint["grid"]["mask"]
+        self.mask = None if mask is None else mask.to(device)
+        size = {k: constants[k] for k in ("base_features", "levels", "blocks", "history")}
+        forcing = len(checkpoint["grid"]["forcing"])
+        self.network = ResidualUNet(len(self.names), forcing, CLOCK_FEATURES, **size, lean=True).to(device)
+        try:
+            self.network.load_state_dict(checkpoint["ema"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path}: its weights do not fit its constants, expected a checkpoint of this version of the code. "
+                "Fix: use the version that wrote it, or train again"
+            ) from error
+        self.network.eval().requires_grad_(False)
+        self.limit = limiter(self.statistics, self.mask)
+
+    def forcing(self, grid: Grid, where: str = "this grid") -> Forcing:
+        """Sun, clock, terrain and masks of a grid; ValueError where it lacks some that the model was trained with."""
+        forcing = Forcing(grid, self.lead, self.statistics.names, self.mask, self.device)
+        refuse_other_grid(self.checkpoint, forcing, grid, where)
+        return forcing
+
+    @torch.no_grad()
+    def roll(
+        self, states: Tensor, init_time: np.datetime64, forcing: Forcing, steps: int, nudge: Callable | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Forecast `steps` leads from states (1, 1 + history, C, H, W) in physical units, the last at `init_time`.
+
+        Yields after each step the fields (C, H, W), physical units inside the bounds and NaN where masked, and the
+        shares of clipped cells (C,). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
+        on a GPU."""
+        with autocast(self.device):
+            out = rollout(
+                self.network, normalise(states.to(self.device), self.statistics, self.mask),
+                lambda k: forcing(init_time + k * self.lead), self.statistics.scale, self.limit, steps, nudge,
+            )  # fmt: skip
+            for k, (state, clipped) in enumerate(out):
+                fields = denormalise(state[0].float(), self.statistics, self.mask)
+                fields = clip_physical(fields, self.statistics.names)
+                if not (fields.isfinite() if self.mask is None else fields.isfinite() | self.mask).all():
+                    raise ValueError(
+                        f"the forecast from {show(init_time)} is not finite after {k + 1} steps, expected numbers. "
+                        "Fix: use another checkpoint (previous.pt) or train with a lower --lr"
+                    )
+                yield fields, clipped[0]
+
+
+def load_model(checkpoint: str | Path, device: str | torch.device | None = None) -> Forecaster:
+    """The model of a checkpoint (best.pt, last.pt) or of a .safetensors file that export_model.py wrote.
+
+    device: a GPU where there is one, unless named. Nothing in the file can run code. ValueError for a file of another
+    kind."""
+    device = choose_device() if device is None else torch.device(device)
+    load = load_weights if str(checkpoint).endswith(".safetensors") else load_checkpoint
+    return Forecaster(load(checkpoint, device), str(checkpoint), device)
+
+
+def forecast(
+    model: Forecaster | str | Path,
+    store: Store | str | Path,
+    init_time: str | np.datetime64 | list = "latest",
+    hours: float = 24.0,
+    boundary: str = "",
+) -> xr.Dataset:
+    """A forecast from one or several hours of a training store, as infer_iterative.py would write it, in memory.
+
+    `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
+    multiple of the model's step; `boundary`: a store for the edge of the domain. Dimensions (init_time, lead_time, y,
+    x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError for a time, variable or
+    grid that the store lacks.
+    """
+    model = model if isinstance(model, Forecaster) else load_model(model)
+    store = store if isinstance(store, Store) else Store(store)
+    names = match_variables(model.checkpoint, store)
+    steps = count_steps(hours, model.lead)
+    times = _init_times(init_time, store)
+    refuse_missing_history(store, times, model.lead, model.history)
+    forcing = model.forcing(store.grid, store.path)
+    mask = None if model.mask is None else model.mask.cpu()
+    series = Series(Hours(store, names, mask, cache_gb=0.5), model.lead, model.history)
+    edge = Boundary(boundary, store, model.statistics, model.mask) if boundary else None
+    if edge:
+        edge.refuse_missing(times, model.lead, steps, "fewer hours, or another init_time")
+
+    fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
+    clipped = np.zeros((len(names), len(times), steps + 1), np.float32)
+    for i, t in enumerate(times):
+        states = series.states(t[None]).to(model.device)
+        fields[:, i, 0] = clip_physical(states[0, -1], model.statistics.names).cpu().numpy()
+        nudge = edge_at(edge, model, t) if edge else None
+        for k, (after, share) in enumerate(model.roll(states, t, forcing, steps, nudge)):
+            fields[:, i, k + 1], clipped[:, i, k + 1] = after.cpu().numpy(), share.cpu().numpy()
+    attributes = describe(model, store, boundary)
+    return _dataset(names, store.grid, times, np.arange(steps + 1) * model.lead, fields, clipped, attributes)
+
+
+def edge_at(edge: Boundary, model: Forecaster, time: np.datetime64) -> Callable[[Tensor, int], Tensor]:
+    """What draws the edge of a forecast from `time` towards the boundary store after each step."""
+
+    def nudge(state: Tensor, k: int) -> Tensor:
+        fields = edge.hours(time + (k + 1) * model.lead).to(model.device)
+        return edge.nudge(state, normalise(fields, model.statistics, model.mask))
+
+    return nudge
+
+
+def _init_times(init_time, store: Store) -> np.ndarray:
+    """The initial times, sorted, as datetime64[ns]; ValueError for one that the store does not hold."""
+    if isinstance(init_time, str) and init_time == "latest":
+        return store.times.max()[None]
+    wanted = [init_time] if isinstance(init_time, str) else np.atleast_1d(init_time)
+    times = [parse_time(str(t), "init_time") for t in wanted]
+    if not times:
+        raise ValueError("init_time: got an empty list, expected at least one time. Fix: init_time='latest'")
+    for t in times:
+        if not store.has(t):
+            raise ValueError(
+                f"init_time: {store.path} has no {show(t)}, expected a time of the store. "
+                f"Nearest: {store.nearest_times(t)}. Fix: choose one of them, or 'latest'"
+            )
+    return np.unique(np.array(times, "datetime64[ns]"))
+
+
+def _dataset(names, grid: Grid, times, leads, fields, clipped, attributes: dict) -> xr.Dataset:
+    """The fields (C, init_time, lead_time, y, x) with coordinates and attributes as in a forecast store."""
+    dims = ("init_time", "lead_time", *grid.dims)
+    coordinates = coordinates_of(grid) | {
+        "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
+        "lead_time": ("lead_time", leads.astype("timedelta64[ns]"), {"standard_name": "forecast_period"}),
+    }
+    told = {"Conventions": "CF-1.10", "variables": list(names), **attributes, KIND: "forecast"}
+    out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in told.items()})
+    valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
+    out = out.assign_coords(valid_time=valid)
+    for c, n in enumerate(names):
+        out[n] = (dims, fields[c], attributes_of(lookup(n), grid))
+        long_name = f"share of {n} cells outside the physical bounds before clipping"
+        out[f"{n}_clipped_share"] = (dims[:2], clipped[c], {"long_name": long_name, "units": "1"})
+    return out
+
+
+def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
+    """The attributes that tell where a forecast came from."""
+    checkpoint = model.checkpoint
+    libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
+    perfect = bool(boundary) and Path(boundary).resolve() == Path(store.path).resolve()
+    return {
+        "title": "hourcast forecast", "source": f"residual UNet, {model.path}, started from {store.path}",
+        "checkpoint_sha256": file_hash(model.path), "checkpoint_step": checkpoint["step"],
+        "training_period": " to ".join(checkpoint["split"]["train"]), "lead": checkpoint["lead"],
+        "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
+        "versions": {"python": sys.version.split()[0], **libraries},
+        "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
+        "store_source": str(store.dataset.attrs.get("source", "")),
+    }  # fmt: skip
+
+
+def match_variables(checkpoint: dict, store: Store) -> list[str]:
+    """The store's names of the checkpoint's variables, in its order; ValueError where one is missing."""
+    try:
+        return store.choose(checkpoint["variables"])
+    except ValueError as error:
+        wanted = " ".join(checkpoint["variables"])
+        found = str(error).split(" Fix: ")[0]
+        raise ValueError(
+            f"the checkpoint is for the variables {wanted}; {found} Fix: use the kind of store it was trained on, or "
+            "another checkpoint"
+        ) from error
+
+
+def count_steps(hours: float, lead: np.timedelta64) -> int:
+    """`hours` in steps of one lead; ValueError where that is not a whole positive number."""
+    steps = hours / hours_of(lead)
+    if not (0 < steps < 1e6 and abs(steps - round(steps)) < 1e-6):
+        raise ValueError(
+            f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours. "
+            f"Fix: --hours {max(round(steps), 1) * hours_of(lead):g}" if np.isfinite(hours) else
+            f"hours: got {hours}, expected a positive number. Fix: --hours 24"
+        )  # fmt: skip
+    return round(steps)
+
+
+def refuse_missing_history(store: Store, init_times: np.ndarray, lead, history: int) -> None:
+    """ValueError where the store lacks one of the hours before an initial time that the model looks back on."""
+    for t in init_times:
+        for k in range(1, history + 1):
+            if not store.has(t - k * lead):
+                raise ValueError(
+                    f"init_time: {store.path} has no {show(t - k * lead)}, expected it because the model sees the last "
+                    f"{history + 1} times up to {show(t)}. Fix: another --init_time"
+                )
+
+
+def refuse_other_grid(checkpoint: dict, forcing: Forcing, grid: Grid, where: str) -> None:
+    """ValueError where a grid does not offer the forcing or the mask the model was trained with."""
+    trained = checkpoint["grid"]
+    if trained["forcing"] != forcing.names:
+        raise ValueError(
+            f"{where}: offers the forcing {', '.join(forcing.names) or 'none'}; the checkpoint expects "
+            f"{', '.join(trained['forcing']) or 'none'}. Fix: add the missing coordinates or static fields to the store"
+        )
+    if trained["mask"] is not None and tuple(trained["mask"].shape[1:]) != grid.shape:
+        raise ValueError(
+            f"{where}: got the grid {grid.shape}, expected {tuple(trained['shape'])} because the model was "
+            "trained with a mask. Fix: use a store on the training grid"
+        )
+    if tuple(trained["shape"]) != grid.shape:
+        print(f"note: trained on {tuple(trained['shape'])} cells, forecast on {grid.shape}")
