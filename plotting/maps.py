@@ -1,25 +1,93 @@
-"""Maps of a forecast beside the truth."""
+"""Maps: one function per figure, xarray in, matplotlib Figure out.
 
+A field is what a store gives for one time: `forecast.REFC.sel(init_time=..., lead_time="3h")` of a forecast store,
+`store.T2M.sel(time=...)` of a training store or of any NetCDF file; its coordinates tell where it lies and when it is.
+"""
+
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patheffects import withStroke
 
-from data.grid import Grid, read_grid
-from data.variables import lookup
+from data.times import show_duration
+from data.variables import TABLE, lookup
+from plotting.colours import REFLECTIVITY_LEVELS, error_colours, field_colours
+from plotting.frame import draw_field, frame_of
 
-# Reflectivity in steps of 5 dBZ from 5 to 75, in the order every radar display uses: blues for drizzle,
-# greens, yellows, reds, then purple for hail.
-REFLECTIVITY_LEVELS = np.arange(5, 80, 5)
-REFLECTIVITY_COLOURS = (
-    "#c6e6ec", "#7cc7e8", "#3a8fd9", "#2ccf3c", "#1fa12c", "#12701d", "#fdf03a",
-    "#e6bc1e", "#fb9220", "#f2371f", "#c71c16", "#8f0f0f", "#f03ce0", "#9657cf",
-)  # fmt: skip
-MASKED = "0.85"  # grey, cells without a value
+KNOT = 1852 / 3600  # m s-1
+HALO = [withStroke(linewidth=1.8, foreground="white")]  # around text and barbs
+NONE = np.timedelta64(0, "ns")
+WIDTH = 6.2  # inches of a single map: text of 12 points is still read on a telephone
 Truth = xr.Dataset | Callable[[np.datetime64], np.ndarray | None]
+
+
+def field_map(
+    field: xr.DataArray, colours: str | Colormap | None = None, terrain: xr.DataArray | None = None, lines: bool = True
+) -> Figure:
+    """One field (y, x) with its unit, initial, lead and valid time.
+
+    `colours` replaces the colour map of the field (plotting/colours.py), `terrain` is drawn as contours (m), `lines`
+    are coastlines and borders. ValueError where the field is not two-dimensional.
+    """
+    _one_time(field)
+    figure, axes, frame = _single(field, lines)
+    table, norm, extend = field_colours(str(field.name), [field.values], colours)
+    image = draw_field(axes, field.values, frame, table, norm)
+    if terrain is not None:
+        _contours(axes, frame, terrain.values, "0.35", 5)
+    if lookup(str(field.name)).name == "REFC":
+        _say_dry(axes, field.values)
+    colour_bar(figure, image, axes, extend, unit_of(field))
+    figure.suptitle(f"{describe(field)}\n{when(field)}", fontsize=13)
+    return figure
+
+
+def wind_map(
+    fields: xr.Dataset, background: str | None = None, colours: str | Colormap | None = None, lines: bool = True
+) -> Figure:
+    """Wind barbs (a half feather is 5 kt, a feather 10, a flag 50) over `background`, or over the wind speed.
+
+    `fields` holds both wind components of one time under any of their names, and the background. Components are those
+    along the grid, as the map is; about 16 barbs stand along the longer side. South of the equator they are mirrored.
+    """
+    u, v = (_one_time(pick(fields, name)) for name in ("U10", "V10"))
+    if background is None:
+        under = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
+        table, norm, extend = field_colours("10 m wind speed", [under.values], colours or "YlGnBu")
+    else:
+        under = _one_time(pick(fields, background))
+        table, norm, extend = field_colours(str(under.name), [under.values], colours)
+    figure, axes, frame = _single(under, lines)
+    image = draw_field(axes, under.values, frame, table, norm)
+    H, W = under.shape
+    every = max(1, round(max(H, W) / 16))
+    rows, columns = slice(every // 2, H, every), slice(every // 2, W, every)
+    x, y = np.meshgrid(frame.x[columns], frame.y[rows])
+    latitude = frame.grid.latitude
+    axes.barbs(
+        x, y, u.values[rows, columns] / KNOT, v.values[rows, columns] / KNOT, zorder=3, length=5.5, linewidth=0.7,
+        flip_barb=False if latitude is None else latitude[rows, columns] < 0,
+        path_effects=HALO,
+    )  # fmt: skip
+    colour_bar(figure, image, axes, extend, unit_of(under))
+    figure.suptitle(f"{describe(under)}, wind barbs in knots\n{when(u)}", fontsize=13)
+    return figure
+
+
+def convection_map(fields: xr.Dataset, colours: str | Colormap | None = None, lines: bool = True) -> Figure:
+    """CAPE in colours, CIN as contours at -25, -50, -100 and -200 J/kg. `fields` holds both, of one time."""
+    cape, cin = (_one_time(pick(fields, name)) for name in ("CAPE", "CIN"))
+    figure, axes, frame = _single(cape, lines)
+    table, norm, extend = field_colours("CAPE", [cape.values], colours)
+    image = draw_field(axes, cape.values, frame, table, norm)
+    _contours(axes, frame, cin.values, "#08306b", (-200, -100, -50, -25))
+    colour_bar(figure, image, axes, extend, unit_of(cape))
+    figure.suptitle(f"CAPE in colours, CIN as contours (both {unit_of(cape)})\n{when(cape)}", fontsize=13)
+    return figure
 
 
 def forecast_panels(
@@ -29,125 +97,155 @@ def forecast_panels(
     leads: Sequence[np.timedelta64],
     init_time: np.datetime64 | None = None,
     extrapolation: Callable[[np.timedelta64], np.ndarray | None] | None = None,
+    colours: str | Colormap | None = None,
+    lines: bool = True,
 ) -> Figure:
-    """One row per lead time: truth, forecast, persistence, and extrapolation where it is given, else the error.
+    """One row per lead time: truth, forecast, persistence, extrapolation where it is given, and the error.
 
     `forecast` is an opened forecast store, `truth` an opened training store or a function of the valid
     time that gives a (y, x) field, or None where there is none; `extrapolation` a function of the lead time, likewise.
     `leads` are timedelta64; `init_time` is the first one where it is not given. The analysis is the persistence
-    panel. North is up whatever the order of the rows.
+    panel. All but the error share one scale, and all are raised to the floor of the scores (0 dBZ). North is up
+    whatever the order of the rows.
     """
     init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
-    grid = read_grid(forecast, case.dims[1:])
-    analysis = case.sel(lead_time=np.timedelta64(0, "ns")).values
-    none = np.full_like(analysis, np.nan)
+    frame = frame_of(forecast, case.dims[1:], lines)
+    analysis = case.sel(lead_time=NONE).values
+    none, floor = np.full_like(analysis, np.nan), np.float32(lookup(variable).scored_floor)
     rows = []
     for lead in leads:
-        field, actual = case.sel(lead_time=lead).values, _truth_at(truth, variable, init_time + lead)
-        actual = none if actual is None else actual
-        last = field - actual if extrapolation is None else extrapolation(lead)
-        rows.append((actual, field, analysis, none if last is None else last))
-    titles = ("truth", "forecast", "persistence", "extrapolation" if extrapolation else "forecast - truth")
-    alike = 4 if extrapolation else 3  # columns that share the scale of the field
+        field, actual = case.sel(lead_time=lead).values, truth_at(truth, variable, init_time + lead)
+        moved = extrapolation(lead) if extrapolation else None
+        shown = {"truth": actual, "forecast": field, "persistence": analysis, "extrapolation": moved}
+        # raised to the floor of the scores: -10 dBZ and 0 are both no echo, and no error
+        shown = {k: none if x is None else np.maximum(x, floor) for k, x in shown.items()}
+        if not extrapolation:
+            del shown["extrapolation"]
+        rows.append(shown | {"forecast - truth": field - shown["truth"]})
+    titles = list(rows[0])
 
-    colours, norm = _scale(variable, [x for row in rows for x in row[:alike]])
-    errors = np.concatenate([row[3][np.isfinite(row[3])] for row in rows] + [np.zeros(1)])
-    widest = float(np.quantile(np.abs(errors), 0.995)) or 1.0
-    panel_width = 3.0
-    panel_height = float(np.clip(panel_width * _aspect(grid), 1.2, 4.0))
-    size = (4 * panel_width + 1.6, len(rows) * (panel_height + 0.3) + 1.6)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(rows), 4, squeeze=False, sharex=True, sharey=True)
-    frame = _frame(grid)
-    labels = frame[2]
+    table, norm, extend = field_colours(
+        variable, [x for row in rows for k, x in row.items() if k in titles[:-1]], colours
+    )
+    error_table, error_norm, error_extend = error_colours([row[titles[-1]] for row in rows])
+    side = 2.15  # inches, width of a panel
+    height = float(np.clip(side * frame.shape, 0.8, 3.4)) + 0.1
+    figure = Figure(figsize=(side * len(titles) + 1.0, len(rows) * height + 1.5), layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False, sharex=True, sharey=True)
     for r, (row, lead) in enumerate(zip(rows, leads, strict=True)):
-        for c, x in enumerate(row):
-            error = {"cmap": "RdBu_r", "vmin": -widest, "vmax": widest}
-            image = _panel(panels[r, c], x, frame, {"cmap": colours, "norm": norm} if c < alike else error)
-            if c == 0:
-                field_image = image
+        for c, (title, x) in enumerate(row.items()):
+            axes = panels[r, c]
+            style = (table, norm) if c < len(titles) - 1 else (error_table, error_norm)
+            image = draw_field(axes, x, frame, *style)
+            axes.label_outer()
             if r == 0:
-                panels[r, c].set_title(titles[c], fontsize=11)
-            if r == len(rows) - 1:
-                panels[r, c].set_xlabel(labels[0])
+                axes.set_title(title, fontsize=12)
             if np.isnan(x).all():
-                missing = "no extrapolation" if c == 3 and extrapolation else "no truth"
-                panels[r, c].text(0.5, 0.5, missing, ha="center", va="center", transform=panels[r, c].transAxes)
-        when = f"+{_hours(lead)}, valid {_time(init_time + lead)}"
-        panels[r, 0].set_ylabel(f"{when}\n{labels[1]}", fontsize=9)
-    unit = forecast[variable].attrs.get("units") or lookup(variable).units
-    bar = {"orientation": "horizontal", "aspect": 50, "pad": 0.02}
-    beyond = "max" if isinstance(norm, BoundaryNorm) else "both"
-    figure.colorbar(field_image, ax=panels[:, :alike], shrink=0.7, extend=beyond, label=unit, **bar)
-    if alike == 3:
-        bar["aspect"] = 18
-        figure.colorbar(image, ax=panels[:, 3], shrink=0.95, extend="both", label=f"error, {unit}", **bar)
-    figure.suptitle(f"{variable}: {lookup(variable).long_name}, initial time {_time(init_time)} UTC", fontsize=12)
+                _write(axes, {"extrapolation": "no extrapolation"}.get(title, "no truth"))
+            elif lookup(variable).name == "REFC" and c < len(titles) - 1:
+                _say_dry(axes, x)
+        panels[r, 0].set_ylabel(f"+{show_duration(lead)}\nvalid {show_time(init_time + lead)}", fontsize=11)
+    unit = unit_of(forecast[variable])
+    colour_bar(figure, panels[0, 0].images[0], panels[:, :-1], extend, unit)
+    colour_bar(figure, image, panels[:, -1], error_extend, f"error ({unit})", aspect=9)
+    figure.suptitle(f"{describe(case)}, init {show_time(init_time)} UTC", fontsize=13)
     return figure
 
 
-def _panel(axes, field: np.ndarray, frame, style: dict):
-    """Draw one (y, x) field; masked cells are grey."""
-    extent, origin, labels = frame
-    axes.set_facecolor(MASKED)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    return axes.imshow(field, extent=extent, origin=origin, interpolation="nearest", aspect=labels[2], **style)
+def pick(fields: xr.Dataset, name: str) -> xr.DataArray:
+    """The array of a dataset that has this name or is the same variable under another; ValueError where none is."""
+    if name in fields.data_vars:
+        return fields[name]
+    found = [n for n in fields.data_vars if lookup(str(n)).name == lookup(name).name]
+    if not found:
+        raise ValueError(
+            f"variables: got {', '.join(map(str, fields.data_vars)) or 'none'}, expected {name} or another name of it "
+            f"({', '.join(next((v.aliases for v in TABLE if v.name == name), ()))}). Fix: open a store that has it"
+        )
+    return fields[found[0]]
 
 
-def _scale(variable: str, fields: list[np.ndarray]):
-    """Colour map and norm that truth, forecast and persistence share."""
-    if lookup(variable).name == "REFC":
-        colours = ListedColormap(REFLECTIVITY_COLOURS).with_extremes(under="white", over="#3d0a66")
-        return colours, BoundaryNorm(REFLECTIVITY_LEVELS, colours.N)
-    values = np.concatenate([x[np.isfinite(x)] for x in fields] + [np.empty(0)])
-    low, high = np.quantile(values, (0.002, 0.998)) if values.size else (0.0, 1.0)
-    if -1 in (lookup(variable).parity_x, lookup(variable).parity_y):  # a wind component: white is calm
-        widest = max(abs(low), abs(high))
-        return "PuOr_r", Normalize(-widest, widest)
-    return "turbo" if lookup(variable).units == "K" else "viridis", Normalize(low, high)
+def when(field: xr.DataArray) -> str:
+    """Initial, lead and valid time of a field as far as its coordinates tell them."""
+    at = {k: field[k].values for k in ("init_time", "lead_time", "valid_time", "time") if k in field.coords}
+    at = {k: v for k, v in at.items() if np.ndim(v) == 0 and np.asarray(v).dtype.kind in "mM"}
+    if "init_time" in at and "lead_time" in at:
+        valid = at.get("valid_time", at["init_time"] + at["lead_time"])
+        lead = f"+{show_duration(at['lead_time'])}" if at["lead_time"] > NONE else "analysis"
+        return f"init {show_time(at['init_time'])}, {lead}, valid {show_time(valid)} UTC"
+    valid = at.get("valid_time", at.get("time"))
+    return "" if valid is None else f"valid {show_time(valid)} UTC"
 
 
-def _frame(grid: Grid) -> tuple[tuple[float, float, float, float], str, tuple[str, str, str]]:
-    """Extent, the row at the bottom, and (x label, y label, aspect), so that north is up and east is right."""
-    H, W = grid.shape
-    latitude, longitude = grid.latitude, grid.longitude
-    if latitude is not None:
-        upward = latitude[-1].mean() >= latitude[0].mean()
-    else:
-        upward = grid.y is None or H < 2 or grid.y[-1] >= grid.y[0]
-    origin = "lower" if upward else "upper"
-    if grid.y is not None and grid.x is not None:
-        x, y, labels = grid.x / 1000, grid.y / 1000, ("x (km)", "y (km)", "equal")
-    elif latitude is not None and np.ptp(latitude, axis=1).max() < 1e-6:  # a regular grid
-        x, y, labels = longitude[0], latitude[:, 0], ("longitude", "latitude", "auto")
-    elif grid.spacing is not None:
-        dy, dx = grid.spacing
-        x, y, labels = np.arange(W) * dx / 1000, np.arange(H) * dy / 1000, ("x (km)", "y (km)", "equal")
-    else:
-        x, y, labels = np.arange(W), np.arange(H), ("column", "row", "equal")
-    (left, right), (low, high) = (sorted((v[0], v[-1])) for v in (x, y))
-    half_x, half_y = (right - left) / max(W - 1, 1) / 2, (high - low) / max(H - 1, 1) / 2
-    return (left - half_x, right + half_x, low - half_y, high + half_y), origin, labels
+def _one_time(field: xr.DataArray) -> xr.DataArray:
+    """The field itself where it is (y, x), else ValueError."""
+    if field.ndim != 2:
+        extra = [str(d) for d in field.dims[:-2]]
+        fix = ", ".join(f"{d}=0" for d in extra) if extra else "..."
+        raise ValueError(
+            f"{field.name}: got dimensions {tuple(map(str, field.dims))}, expected two, (y, x). Fix: .isel({fix})"
+        )
+    return field
 
 
-def _aspect(grid: Grid) -> float:
-    """Height over width of the domain."""
-    dy, dx = grid.spacing or (1.0, 1.0)
-    return grid.shape[0] * dy / (grid.shape[1] * dx)
+def _single(field: xr.DataArray, lines: bool):
+    """Figure, axes and plane of a map of one field."""
+    frame = frame_of(field, tuple(map(str, field.dims)), lines)
+    height = float(np.clip((WIDTH - 0.7) * frame.shape, 2.5, 8.0)) + 1.65
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(), frame
 
 
-def _truth_at(truth: Truth, variable: str, time: np.datetime64) -> np.ndarray | None:
+def _contours(axes, frame, values: np.ndarray, colour: str, levels) -> None:
+    """Labelled contours; none where the field does not cross a level."""
+    finite = values[np.isfinite(values)]
+    if min(values.shape) < 2 or not finite.size or finite.min() == finite.max():
+        return
+    if not isinstance(levels, int) and not any(finite.min() < level < finite.max() for level in levels):
+        return
+    drawn = axes.contour(
+        frame.x, frame.y, values, levels=levels, colors=colour, linewidths=0.9, linestyles="solid", zorder=2.8
+    )
+    for text in axes.clabel(drawn, fontsize=9, inline=True):
+        text.set_path_effects(HALO)
+
+
+def colour_bar(figure, image, axes, extend: str, label: str, aspect: float = 28) -> None:
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", extend=extend, aspect=aspect, pad=0.02, shrink=0.9)
+    bar.set_label(label, fontsize=12)
+    bar.ax.tick_params(labelsize=10)
+    if len(image.norm.boundaries if hasattr(image.norm, "boundaries") else ()) == len(REFLECTIVITY_LEVELS):
+        bar.set_ticks(REFLECTIVITY_LEVELS[1::2])
+
+
+def _say_dry(axes, values: np.ndarray) -> None:
+    if np.isfinite(values).any() and np.nanmax(values) < REFLECTIVITY_LEVELS[0]:
+        _write(axes, f"no echo of {REFLECTIVITY_LEVELS[0]} dBZ")
+
+
+def _write(axes, text: str) -> None:
+    at = {"ha": "center", "va": "center", "transform": axes.transAxes}
+    axes.text(0.5, 0.5, text, fontsize=10, path_effects=HALO, zorder=4, **at)
+
+
+def unit_of(field: xr.DataArray) -> str:
+    unit = str(field.attrs.get("units") or lookup(str(field.name)).units or "unit not given")
+    return re.sub(r"(?<=[A-Za-z])-([12])", lambda m: "⁻" + "¹²"[int(m[1]) - 1], unit)
+
+
+def describe(field: xr.DataArray) -> str:
+    """The variable's name and what it is, "T2M: 2 m temperature"."""
+    name = str(field.name)
+    long_name = field.attrs.get("long_name") or lookup(name).long_name
+    return name if long_name == name else f"{name}: {long_name}"
+
+
+def truth_at(truth: Truth, variable: str, time: np.datetime64) -> np.ndarray | None:
     if not isinstance(truth, xr.Dataset):
         return truth(time)
-    return truth[variable].sel(time=time).values if time in truth["time"].values else None
+    return pick(truth, variable).sel(time=time).values if time in truth["time"].values else None
 
 
-def _time(time: np.datetime64) -> str:
-    return str(time.astype("datetime64[m]")).replace("T", " ")
-
-
-def _hours(lead: np.timedelta64) -> str:
-    hours = lead / np.timedelta64(1, "h")
-    return f"{hours:g} h" if hours >= 1 else f"{60 * hours:g} min"
+def show_time(time: np.datetime64) -> str:
+    return str(np.datetime64(time, "m")).replace("T", " ")

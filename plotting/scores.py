@@ -1,13 +1,16 @@
 """Scores by lead time, from the contents of scores.json."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullFormatter
 
-LINE = {"linewidth": 1.4, "marker": "o", "markersize": 3}
+from data.variables import lookup
+from plotting.colours import LINES as COLOURS
+from plotting.colours import MARKERS
+
+LINE = {"linewidth": 1.6, "markersize": 4}
 WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
-REFERENCE = {"linewidth": 1.0, "linestyle": ":"}
-
-
+REFERENCE = {"linewidth": 1.1}
 BASELINES = {
     "skill": "persistence",
     "skill_yesterday": "the same hour yesterday",
@@ -15,6 +18,7 @@ BASELINES = {
     "skill_extrapolation": "extrapolation",
 }
 OTHERS = {"persistence": ":", "extrapolation": "--"}  # line styles of the baselines beside the forecast
+WIDTH, HEIGHT = 4.3, 3.5  # inches of one panel, two or three beside each other: readable on a telephone
 
 
 def skill_by_lead(scores: dict) -> Figure:
@@ -27,22 +31,27 @@ def skill_by_lead(scores: dict) -> Figure:
     with_events = [v for v, by_lead in table.items() if any("csi" in e for e in by_lead.values())]
     keys = [k for k in BASELINES if any(_series(s, k)[0] for s in table.values())]
     keys = list(dict.fromkeys([*list(BASELINES)[:2], *keys]))
-    figure = Figure(figsize=(max(12, 4.2 * len(keys)), 4.2 * (1 + len(with_events))), layout="constrained")
-    rows = figure.subfigures(1 + len(with_events), 1, squeeze=False)[:, 0]
+    lines = 1 + (len(keys) > 2)  # two baselines beside each other
+    figure = Figure(figsize=(2 * WIDTH, HEIGHT * (lines + 2 * len(with_events))), layout="constrained")
+    heights = [lines, *[2] * len(with_events)]
+    rows = figure.subfigures(1 + len(with_events), 1, squeeze=False, height_ratios=heights)[:, 0]
 
-    panels = rows[0].subplots(1, len(keys), sharey=True)
-    for axes, key in zip(panels, keys, strict=True):
+    panels = rows[0].subplots(lines, 2, sharey=True).ravel()
+    for axes, key in zip(panels, keys, strict=False):
         axes.axhline(0, color="black", linewidth=0.8)
         for c, (variable, by_lead) in enumerate(table.items()):
-            axes.plot(*_series(by_lead, key), label=variable, color=f"C{c}", **LINE)
+            axes.plot(*_series(by_lead, key), label=variable, **_style(c))
             if key == "skill":
                 low, high = (_series(by_lead, "skill_interval", end) for end in (0, 1))
-                axes.fill_between(low[0], low[1], high[1], color=f"C{c}", alpha=0.15, linewidth=0)
-        axes.set(title=f"skill against {BASELINES[key]}", xlabel="lead time (h)")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("1 - RMSE / RMSE of the reference")
-    _keep_in_view(panels)
-    panels[0].legend(fontsize=8, ncols=2)
+                axes.fill_between(low[0], low[1], high[1], color=_style(c)["color"], alpha=0.12, linewidth=0)
+        axes.set_title(f"skill against {BASELINES[key]}", fontsize=12)
+        _label(axes, by_lead)
+        if key in keys[::2]:
+            axes.set_ylabel("1 - RMSE / RMSE of the reference", fontsize=10)
+    for axes in panels[len(keys) :]:
+        axes.remove()
+    _keep_in_view(panels[: len(keys)])
+    rows[0].legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=10)
 
     for row, variable in zip(rows[1:], with_events, strict=True):
         _events(row, variable, table[variable])
@@ -52,67 +61,99 @@ def skill_by_lead(scores: dict) -> Figure:
 def _events(figure, variable: str, by_lead: dict) -> None:
     """CSI, FSS over the window nearest to WINDOW, frequency bias: a colour per threshold, baselines broken."""
     first = next(iter(by_lead.values()))
+    unit = lookup(variable).units
     thresholds, windows = list(first["csi"]), next(iter(first["fss"].values()))
     window = min(windows, key=lambda width: abs(float(width) - WINDOW))
-    csi, fss, bias = figure.subplots(1, 3)
+    csi, fss, bias, rest = figure.subplots(2, 2).ravel()
+    rest.axis("off")
     shown = [o for o in OTHERS if any(f"{o}_csi" in e for e in by_lead.values())]
     for c, t in enumerate(thresholds):
-        colour = f"C{c}"
-        csi.plot(*_series(by_lead, "csi", t), color=colour, label=f"at least {t}", **LINE)
-        fss.plot(*_series(by_lead, "fss", t, window), color=colour, **LINE)
+        style = _style(c)
+        csi.plot(*_series(by_lead, "csi", t), label=f"at least {t} {unit}".strip(), **style)
+        fss.plot(*_series(by_lead, "fss", t, window), **style)
         for other in shown:
-            style = REFERENCE | {"linestyle": OTHERS[other], "color": colour}
-            csi.plot(*_series(by_lead, f"{other}_csi", t), **style)
-            fss.plot(*_series(by_lead, f"{other}_fss", t, window), **style)
-        bias.plot(*_series(by_lead, "frequency_bias", t), color=colour, **LINE)
+            thin = REFERENCE | {"linestyle": OTHERS[other], "color": style["color"]}
+            csi.plot(*_series(by_lead, f"{other}_csi", t), **thin)
+            fss.plot(*_series(by_lead, f"{other}_fss", t, window), **thin)
+        bias.plot(*_series(by_lead, "frequency_bias", t), **style)
     bias.axhline(1, color="black", linewidth=0.8)
-    key = ", ".join(f"{'dotted' if OTHERS[o] == ':' else 'dashed'}: {o}" for o in shown)
-    csi.set(title=f"{variable}: CSI ({key})", ylim=(0, 1))
-    fss.set(title=f"{variable}: FSS over {float(window):g} km", ylim=(0, 1))
-    bias.set(title=f"{variable}: frequency bias (1: right area)", ylim=(0, max(2.0, min(bias.get_ylim()[1], 5.0))))
-    csi.legend(fontsize=8)
+    csi.set_ylim(0, 1)
+    fss.set_ylim(0, 1)
+    bias.set_ylim(0, max(2.0, min(bias.get_ylim()[1], 5.0)))
+    csi.set_title(f"{variable}: CSI", fontsize=12)
+    fss.set_title(f"{variable}: FSS over {float(window):g} km", fontsize=12)
+    bias.set_title(f"{variable}: frequency bias (1: right area)", fontsize=12)
     for axes in (csi, fss, bias):
-        axes.set_xlabel("lead time (h)")
-        axes.set_xlim(0, 1.03 * max(map(float, by_lead)))
-        axes.grid(alpha=0.3)
+        _label(axes, by_lead)
+    handles, labels = csi.get_legend_handles_labels()
+    for other in shown:
+        handles.append(Line2D([], [], color="0.3", linestyle=OTHERS[other], **REFERENCE))
+        labels.append(other)
+    rest.legend(handles, labels, fontsize=11, loc="center", frameon=False)
+
+
+def _style(c: int) -> dict:
+    """Colour and marker of the c-th line: told apart by shape too."""
+    return LINE | {"color": COLOURS[c % len(COLOURS)], "marker": MARKERS[c % len(MARKERS)]}
+
+
+def _label(axes, by_lead: dict) -> None:
+    """Lead time across, in minutes where all are shorter than two hours; ticks at whole numbers."""
+    longest = max(map(float, by_lead))
+    axes.set_xlim(0, 1.03 * longest)
+    axes.tick_params(labelsize=10)
+    axes.grid(alpha=0.3)
+    if longest < 2:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: f"{60 * hours:.0f}"))
+        steps = [s for s in (1, 2, 5, 10, 15, 20, 30) if 60 * longest / s <= 6] or [30]
+        axes.xaxis.set_major_locator(MultipleLocator(steps[0] / 60))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=(1, 2, 3, 6, 10)))
+    axes.set_xlabel(f"lead time ({'min' if longest < 2 else 'h'})", fontsize=11)
 
 
 def spectra(scores: dict) -> Figure:
-    """Power ratio (top) and coherence (bottom) in each band of wavelength, by lead time; a column per variable.
+    """Power ratio and coherence in each band of wavelength, by lead time; a row per variable.
 
-    Between the grey lines, 0.8 to 1.25, the forecast is as sharp as the truth; dotted is persistence.
+    In the grey band, 0.8 to 1.25, the forecast is as sharp as the truth; dotted is persistence.
     """
     table = scores["scores"]
     first = next(iter(next(iter(table.values())).values()))
     bands = list(first["power_ratio"])
     lengths = scores.get("bands_km", {})
-    figure = Figure(figsize=(max(6.0, 2.3 * len(table) + 0.8), 6), layout="constrained")
-    panels = figure.subplots(2, len(table), sharex=True, sharey="row", squeeze=False)
-    for (ratio, coherence), (variable, by_lead) in zip(panels.T, table.items(), strict=True):
+    figure = Figure(figsize=(2 * WIDTH, 2.1 * len(table) + 1.6), layout="constrained")
+    panels = figure.subplots(len(table), 2, sharex=True, sharey="col", squeeze=False)
+    for (ratio, coherence), (variable, by_lead) in zip(panels, table.items(), strict=True):
         ratio.axhspan(0.8, 1.25, color="0.88")
         ratio.axhline(1, color="black", linewidth=0.8)
         for c, band in enumerate(bands):
-            colour, label = f"C{c}", _band(band, lengths)
             x, y = _series(by_lead, "power_ratio", band)
             if not x:
                 continue
-            ratio.plot(x, y, color=colour, label=label, **LINE)
-            coherence.plot(*_series(by_lead, "coherence", band), color=colour, **LINE)
-            coherence.plot(*_series(by_lead, "persistence_coherence", band), color=colour, **REFERENCE)
+            ratio.plot(x, y, label=_band(band, lengths), **_style(c))
+            coherence.plot(*_series(by_lead, "coherence", band), **_style(c))
+            reference = _series(by_lead, "persistence_coherence", band)
+            coherence.plot(*reference, color=_style(c)["color"], linestyle=":", **REFERENCE)
         if len(ratio.lines) == 1:
             ratio.text(0.5, 0.5, "not available", ha="center", va="center", transform=ratio.transAxes)
-        ratio.set(title=variable, yscale="log")
-        coherence.set(xlabel="lead time (h)")
+        ratio.set_yscale("log")
+        ratio.set_ylabel(variable, fontsize=12)
         for axes in (ratio, coherence):
-            axes.grid(alpha=0.3)
+            _label(axes, by_lead)
+            axes.label_outer()
+            axes.yaxis.set_tick_params(labelleft=True)
     low, high = panels[0, 0].get_ylim()
     panels[0, 0].set_ylim(max(1e-3, min(low, 0.4)), min(1e2, max(high, 2.0)))
-    panels[0, 0].set_ylabel("power of the forecast / truth")
-    panels[1, 0].set(ylabel="coherence with the truth", ylim=(-0.3, 1.05))
-    handles, labels = max((a.get_legend_handles_labels() for a in panels[0]), key=lambda found: len(found[0]))
+    panels[0, 1].set_ylim(-0.3, 1.05)
+    for ratio in panels[:, 0]:
+        ratio.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ratio.yaxis.set_minor_formatter(NullFormatter())
+    panels[0, 0].set_title("sharpness: power of forecast / truth", fontsize=12)
+    panels[0, 1].set_title("placement: coherence with the truth", fontsize=12)
+    handles, labels = max((a.get_legend_handles_labels() for a in panels[:, 0]), key=lambda found: len(found[0]))
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
-    figure.suptitle("sharpness (power ratio) and placement (coherence) by wavelength; dotted: persistence")
+        handles.append(Line2D([], [], color="0.3", linestyle=":", **REFERENCE))
+        figure.legend(handles, [*labels, "persistence"], loc="outside lower center", ncols=3, fontsize=10)
     return figure
 
 
@@ -141,5 +182,3 @@ def _keep_in_view(panels) -> None:
     values = [y for axes in panels for line in axes.lines for y in line.get_ydata()]
     if min(values) < -1:
         panels[0].set_ylim(-1, max(0.1, *values) + 0.05)
-    for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

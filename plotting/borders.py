@@ -1,0 +1,103 @@
+"""Coastlines and borders in the plane of any grid, from a file that lies beside this one; nothing is downloaded.
+
+plotting/borders.npz holds the coasts and countries of Natural Earth 1:50m and the states, coasts and Great Lakes of the
+US Census Bureau, both in the public domain (plotting/make_borders.py makes it). They are good to a few kilometres.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from plotting.make_borders import COAST, COUNTRY, QUANTUM, STATE
+
+FILE = Path(__file__).with_name("borders.npz")
+WIDTHS = {COAST: 0.9, COUNTRY: 0.9, STATE: 0.6}  # points
+DEGREE = 7  # of the polynomial that stands for the projection
+MARGIN = 1.0  # degrees around the domain in which lines are looked for
+
+
+@lru_cache(maxsize=1)
+def borders() -> list[tuple[int, np.ndarray]]:
+    """(kind, (n, 2) longitude and latitude in degrees) of every line."""
+    with np.load(FILE, allow_pickle=False) as file:
+        firsts, lengths, kinds = file["firsts"], file["lengths"], file["kinds"]
+        steps = np.stack([file["east"], file["north"]], axis=1).astype(np.int32)
+    cuts = np.cumsum(lengths - 1)[:-1]
+    parts = zip(kinds, firsts, np.split(steps, cuts), strict=True)
+    return [(int(k), np.cumsum(np.vstack([first, part]), axis=0) / QUANTUM) for k, first, part in parts]
+
+
+class Plane:
+    """Longitude and latitude to the plane of a grid, learnt from the grid's own coordinates.
+
+    x, y: (H,), (W,) coordinates of the plane; latitude, longitude: (H, W) degrees. x and y are fitted as polynomials of
+    the stereographic coordinates about the domain's middle, in which every map projection in use for limited areas is
+    smooth; no projection needs to be known. `misfit` is the largest distance in cells between where the fit and where
+    the grid puts its own cells.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, latitude: np.ndarray, longitude: np.ndarray):
+        H, W = latitude.shape
+        rows, columns = (np.unique(np.linspace(0, n - 1, min(n, 40)).round().astype(int)) for n in (H, W))
+        lat, lon = latitude[np.ix_(rows, columns)], longitude[np.ix_(rows, columns)]
+        self.middle = float(latitude[H // 2, W // 2]), float(longitude[H // 2, W // 2])
+        self.scale = max(float(np.hypot(*self._stereographic(lon, lat)).max()), 1e-9)
+        self.degree = min(DEGREE, len(rows) - 1, len(columns) - 1)
+        powers = self._powers(lon.ravel(), lat.ravel())
+        target = np.stack(np.broadcast_arrays(x[columns][None, :], y[rows][:, None]), axis=-1).reshape(-1, 2)
+        self.weights = np.linalg.lstsq(powers, target, rcond=None)[0]
+        cell = [abs(v[-1] - v[0]) / max(len(v) - 1, 1) or 1.0 for v in (x, y)]
+        self.misfit = float(np.abs((powers @ self.weights - target) / cell).max())
+
+    def __call__(self, longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x, y of points (n,) near the domain; of no use far away from it."""
+        return tuple((self._powers(longitude, latitude) @ self.weights).T)
+
+    def _stereographic(self, longitude, latitude):
+        """Snyder, Map Projections: A Working Manual (USGS PP 1395), eqs. 21-2 to 21-4, on the unit sphere."""
+        phi_0 = np.radians(self.middle[0])
+        phi, delta = np.radians(latitude), np.radians(longitude - self.middle[1])
+        k = 2 / (1 + np.sin(phi_0) * np.sin(phi) + np.cos(phi_0) * np.cos(phi) * np.cos(delta))
+        north = np.cos(phi_0) * np.sin(phi) - np.sin(phi_0) * np.cos(phi) * np.cos(delta)
+        return k * np.cos(phi) * np.sin(delta), k * north
+
+    def _powers(self, longitude, latitude) -> np.ndarray:
+        """(n, terms): all products u^i v^j of the scaled stereographic coordinates up to the degree."""
+        u, v = (w / self.scale for w in self._stereographic(longitude, latitude))
+        exponents = [(i, j) for i in range(self.degree + 1) for j in range(self.degree + 1 - i)]
+        return np.stack([u**i * v**j for i, j in exponents], axis=1)
+
+
+def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
+    """{kind: [(n, 2) x, y]} of the lines that may cross a domain; none where the grid does not fit its plane."""
+    plane = Plane(x, y, latitude, longitude)
+    if plane.misfit > 0.5:
+        return {}
+    centre = plane.middle[1]
+    east = _turn(longitude - centre)
+    low, high = (np.array([f(east), f(latitude)]) for f in (np.min, np.max))
+    found: dict[int, list[np.ndarray]] = {}
+    for kind, line in borders():
+        points = np.stack([_turn(line[:, 0] - centre), line[:, 1]], axis=1)
+        near = np.all((points > low - MARGIN) & (points < high + MARGIN), axis=1)
+        if not near.any():
+            continue
+        # A segment is drawn where one of its ends is near, so that no line ends inside the map.
+        drawn = near | np.r_[near[1:], False] | np.r_[False, near[:-1]]
+        for part in np.split(np.arange(len(line)), 1 + np.flatnonzero(np.diff(drawn.astype(int)))):
+            if drawn[part[0]] and len(part) > 1:
+                found.setdefault(kind, []).append(np.stack(plane(line[part, 0], line[part, 1]), axis=1))
+    return found
+
+
+def draw_borders(axes, lines: dict[int, list[np.ndarray]], colour="0.15") -> None:
+    """Add the lines of `lines_within` to matplotlib axes; the limits of the axes stay."""
+    for kind, parts in lines.items():
+        collection = LineCollection(parts, colors=colour, linewidths=WIDTHS[kind], zorder=2.5, label=f"borders {kind}")
+        axes.add_collection(collection, autolim=False)
+
+
+def _turn(degrees):
+    return (degrees + 180.0) % 360.0 - 180.0
