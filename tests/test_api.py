@@ -16,6 +16,7 @@ from earth2_model import NAMES, HourcastModel
 from forecaster import forecast, load_model
 from tests.conftest import SEVEN, hour, weather, write_store
 from tests.model_files import write_checkpoint
+from training.checkpoint import load_checkpoint
 
 HOUR = np.timedelta64(1, "h")
 TIMES = ["2024-05-20T05", "2024-05-21T07"]
@@ -103,7 +104,7 @@ def test_the_model_card_tells_the_data_the_scores_and_no_markup_of_the_store(bes
               "scores": {"T2M": {"1": {"skill": 0.25}}, "<b>|x": {"1": {"skill": None}}}}  # fmt: skip
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     found, _ = export_model.read_scores(export_model.Config(str(best), scores=str(tmp_path / "scores.json")))
-    card = export_model.model_card(infer_iterative.load_checkpoint(best), found, "0" * 64)
+    card = export_model.model_card(load_checkpoint(best), found, "0" * 64)
     assert card.startswith("---\nlibrary_name: hourcast\n") and "| T2M | +0.25 |" in card
     assert "<b>" not in card and r"| \<b\>\|x | - |" in card
     assert "1 of 2 lines passed, 1 not available" in card and "2024-05-20T00:00 to 2024-05-21T17:00 UTC" in card
