@@ -5,7 +5,8 @@
     python train_deterministic.py --zarr data/hrrr.zarr --run_dir runs/hrrr --epochs 200   # again: goes on
 
 Writes into run_dir: last.pt (to resume), best.pt (highest validation skill; enough to forecast), previous.pt,
-log.jsonl (one line per validation) and loss_curves.png.
+log.jsonl (one line per validation) and loss_curves.png. Exit codes: 0 done, 2 an error in one line, 130 and 143
+stopped by Ctrl-C and SIGTERM after a save (docs/faults.md: what is done about faults in the night).
 """
 
 import copy
@@ -21,34 +22,32 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.boundary import Boundary
 from data.command import refuse_file_above, run
-from data.dataset import Hours, Series, Split, find_pairs, longest_chains, read_ahead, split_by_date
-from data.describe import describe, mask_notes
-from data.forcing import CLOCK_FEATURES, Forcing
-from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
-from data.quick_check import quick_check
-from data.statistics import compute_statistics
-from data.store import Store
-from data.times import hours_of, parse_duration, show, show_duration
+from data.dataset import read_ahead
+from data.forcing import CLOCK_FEATURES
+from data.times import hours_of, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
-from models.rollout import rollout
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
-from train_step import Learner
-from training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from train_data import TrainingData
+from train_step import Learner, accumulate
+from train_trouble import after_setback, investigate, leave_out
+from train_validation import build_validation
+from training.checkpoint import FORMAT, newest_checkpoint, save_checkpoint
 from training.constants import refuse_constants
-from training.device import autocast, choose_device, peak_memory_bytes, release
+from training.device import choose_device, peak_memory_bytes, release
+from training.files import remove_leftovers, writing
 from training.lock import RunLock
-from training.log import add_step, empty_sums, loss_sums, read_log, validation_line, write_log
+from training.log import add_step, averages, empty_sums, read_log, validation_line, write_log
 from training.optimizer import Optimizers
-from training.rehearsal import longest_task, rehearse
-from training.resume import refuse_other_data, refuse_other_run
+from training.progress import Progress
+from training.rehearsal import rehearse
+from training.resume import refuse_other_run
 from training.schedule import Task, generator, pair_tasks, rollout_tasks, two_phases, update_ema
 from training.signals import StopRequest, say_stopped
 from training.team import Team
-from verification.validation import Validation
+from training.trouble import Exploded, OutOfMemory, forget_loss, is_finite, watch
 
 
 @dataclass
@@ -86,11 +85,24 @@ class Config:
     validate_every: int = 5  # epochs between validations
     validate_hours: float = 6.0  # length of the roll-out in each validation, hours
     save_every: float = 10.0  # minutes between saves of last.pt
+    patience: float = 10.0  # minutes for which an hour of the store that cannot be read is tried again
+    skip_steps: int = 0  # steps left out for such an hour or a loss that is not finite; one more ends the run
+    explode: float = 20.0  # a loss so many times its mean, thrice in a row: once, back and half the rates; 0: never
     cache_gb: float = 4.0  # memory for decoded hours, GB
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keeps what lean computes twice
     memory_gb: float = 0.0  # refuse to begin where a step peaks above, GB; 0: no limit
     empty_cache_every: int = 0  # optimizer steps between returns of unused memory to the GPU; 0: only at validations
     seed: int = 0  # of initial weights, order, mirrors and noise
+
+
+LOWEST = {
+    "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
+    "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
+    "cache_gb": 0.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
+    "explode": 0.0,
+}  # fmt: skip
+POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
 
 def main(cfg: Config) -> int:
@@ -99,247 +111,183 @@ def main(cfg: Config) -> int:
 
 
 def train(cfg: Config, team: Team) -> int:
+    """Prepare, then train; again from the last checkpoint where the loss explodes or the memory runs out."""
     refuse_constants(cfg, LOWEST, POSITIVE)
-    rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 2)
     run_dir, device = Path(cfg.run_dir), choose_device()
     refuse_file_above(run_dir, "run_dir")
+    with RunLock(run_dir) if team.first else nullcontext():
+        previous, note = newest_checkpoint(run_dir, device)
+        if note:
+            print(f"note: {note}", flush=True)
+        if previous:
+            refuse_other_run(asdict(cfg), previous["config"], run_dir / "last.pt")
+        data = TrainingData(cfg, previous, device)
+        if previous and previous["epoch"] >= cfg.epochs:
+            done = f"{previous['epoch']} epochs, {previous['step']} steps"
+            print(f"this run is finished: {done}; {run_dir / 'best.pt'} is its result")
+            return 0
+        rate = 1.0
+        while True:
+            try:
+                return train_epochs(cfg, team, data, previous, rate)
+            except (Exploded, OutOfMemory, torch.OutOfMemoryError) as error:
+                setback = error.with_traceback(None)  # which would keep the memory
+            release(device)
+            team.highest(0)  # nobody reads before the first process has written
+            previous, _ = newest_checkpoint(run_dir, device)
+            cfg, rate = after_setback(setback, cfg, previous, rate, team)
+
+
+def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | None, rate: float) -> int:
+    run_dir, device = Path(cfg.run_dir), data.device
     last_path, best_path = run_dir / "last.pt", run_dir / "best.pt"
-    previous = load_checkpoint(last_path, device) if last_path.exists() else None
-    if previous:
-        refuse_other_run(asdict(cfg), previous["config"], last_path)
 
-    # ---- data: what is there, how it is split, its statistics
-    store = Store(cfg.zarr)
-    names = store.choose(cfg.variables)
-    store.notes += quick_check(store, names)
-    if 2 ** (cfg.levels + 1) > max(store.grid.shape):
-        raise ValueError(
-            f"levels: got {cfg.levels}, expected at most {int(math.log2(max(store.grid.shape))) - 1} on "
-            f"{store.grid.shape[0]} x {store.grid.shape[1]} cells. Fix: --levels 2"
-        )
-    lead = parse_duration(cfg.lead, "lead")
-    if previous:
-        split = Split.from_dict(previous["split"])
-    else:
-        split = split_by_date(store.times, lead, cfg.train_end, cfg.val_end, cfg.gap, cfg.history)
-    parts = {p: find_pairs(store.times, lead, getattr(split, p), cfg.history) for p in ("train", "validation", "test")}
-    split_table = {**split.as_dict(), "pairs": {p: len(t) for p, t in parts.items()}}
-    print(describe(store, names, split, parts, lead, cfg.history), flush=True)
-    if previous:
-        refuse_other_data(previous, split_table, names, list(store.grid.shape), store.path)
-        statistics, mask = Statistics.from_dict(previous["statistics"]), previous["grid"]["mask"]
-    else:
-        hours = [store.times[(store.times >= a) & (store.times <= b)] for a, b in (split.train, split.validation)]
-        statistics, mask = compute_statistics(store, names, np.sort(hours[0]), lead, np.sort(hours[1]))
-    for note in store.notes + mask_notes(names, mask):
-        print(f"note: {note}")
-    hours = Hours(store, names, mask if mask is None else mask.cpu(), cfg.cache_gb)
-    series, pairs = Series(hours, lead, cfg.history), parts["train"]
-    statistics, mask = statistics.to(device), None if mask is None else mask.to(device)
-    forcing = Forcing(store.grid, lead, statistics.names, mask, device)
-    grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names, "mask": mask}
-    grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
-    longest, chains = 0, pairs
-    if rollout_epochs:
-        wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
-        longest, chains = longest_chains(store.times, lead, split.train, cfg.history, wanted)
-    edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
-    if edge and rollout_epochs:
-        edge.refuse_missing(chains, lead, longest, "a --boundary store that covers the training part")
-
-    if previous and previous["epoch"] >= cfg.epochs:
-        print(f"this run is finished: {previous['epoch']} epochs, {previous['step']} steps; {best_path} is its result")
-        return 0
-
-    # ---- model, loss, optimizer
-    torch.manual_seed(cfg.seed)
-    model = ResidualUNet(
-        len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks, cfg.history,
-        statistics.scale, cfg.memory == "lean",
-    ).to(device)  # fmt: skip
+    # ---- model, loss, optimizer; a step of each kind, before anything depends on it
+    model = build_model(cfg, data)
     ema = copy.deepcopy(model).requires_grad_(False)
+    parts = data.forcing, data.statistics, data.mask, data.edge, data.lead
+    learn = Learner(model, build_loss(cfg, data, model.lean), *parts, cfg)
     new_optimizer = partial(Optimizers, model, model.hidden_matrices(), cfg.lr, cfg.muon_lr, cfg.weight_decay)
-    steps_per_epoch = math.ceil(len(pairs) / (cfg.batch_size * cfg.accumulate))
-    one_step = (cfg.epochs - rollout_epochs) * steps_per_epoch
-    total, second = cfg.epochs * steps_per_epoch, rollout_epochs * steps_per_epoch
-    loss_function = WeatherLoss(tuple(grid["spacing"]), cfg.amplitude, lean=model.lean)
-    limit = limiter(statistics, mask)
-    changes = [persistence_pair(series, t, statistics, mask) for t in pairs[:: max(len(pairs) // 48, 1)]]
-    for width in {cfg.width, cfg.rollout_width}:
-        loss_function.set_reference(changes, None if mask is None else ~mask, width)
-    learn = Learner(model, loss_function, forcing, statistics, mask, edge, lead, cfg)
-
-    def read(starts: np.ndarray, task: Task) -> tuple:
-        """What the learner needs of the store: states, targets and, with a boundary store, its fields."""
-        times, stop = starts[list(task.starts)], task.skip + task.steps
-        edges = edge.fields(times, lead, stop) if edge is not None and stop > 1 else []
-        return series.states(times), series.targets(times, range(task.skip, stop)), edges
-
+    total = cfg.epochs * data.steps_per_epoch
     parameters = sum(p.numel() for p in model.parameters())
     print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
-          f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {rollout_epochs} from its own forecasts of up "
-          f"to {hours_of(longest * lead):g} h", flush=True)  # fmt: skip
-
-    # ---- a step of each kind, before anything depends on it
-    cases = [(pairs, Task(tuple(range(min(cfg.batch_size, len(pairs)))), 0, 1, 1.0))]
-    if rollout_epochs:
-        cases.append((chains, longest_task(min(cfg.batch_size, len(chains)), longest, cfg.accumulate)))
-    rehearse(learn, read, cases, model, ema, new_optimizer(), cfg)
+          f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {data.rollout_epochs} from its own forecasts of up "
+          f"to {hours_of(data.longest * data.lead):g} h", flush=True)  # fmt: skip
+    rehearse(learn, data.read, data.largest_tasks(cfg), model, ema, new_optimizer(), cfg)
 
     # ---- resume
     optimizer = new_optimizer()
-    optimizer.schedule(lambda n: two_phases(n, one_step, second, cfg.warmup, cfg.rollout_lr))
-    step, epoch, position, best = 0, 0, {"group": 0, **empty_sums()}, -math.inf
+    second = data.rollout_epochs * data.steps_per_epoch
+    at = Progress.of(previous) if previous else Progress()
+    at.guard["rate"] = min(rate, at.guard["rate"])
+    factor = partial(two_phases, first=total - second, second=second, warmup=cfg.warmup, factor=cfg.rollout_lr)
+    optimizer.schedule(lambda n: at.guard["rate"] * factor(n))
     if previous:
         model.load_state_dict(previous["model"])
         ema.load_state_dict(previous["ema"])
         optimizer.load_state_dict(previous["optimizer"], previous["scheduler"])
-        step, epoch, position, best = previous["step"], previous["epoch"], previous["position"], previous["rng"]["best"]
-        torch.set_rng_state(previous["rng"]["torch"].cpu())
-        print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
-    weights = list(model.parameters())
-    run_dir.mkdir(parents=True, exist_ok=True)
-    log = read_log(run_dir / "log.jsonl", epoch)
+        print(f"resumed at step {at.step} (epoch {at.epoch + 1} of {cfg.epochs})", flush=True)
+    team.refuse_difference(at.step)
+    if team.first:
+        remove_leftovers(run_dir)
+    log = read_log(run_dir / "log.jsonl", at.epoch)
 
-    def checkpoint() -> dict:
+    def save(path: Path, keep_previous: bool = False) -> None:
         optimizer_state, schedule_state = optimizer.state_dict()
-        return {
+        checkpoint = {
             "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer_state,
-            "scheduler": schedule_state, "step": step, "epoch": epoch, "position": position,
-            "accumulation": cfg.accumulate * cfg.batch_size,
-            "rng": {"seed": cfg.seed, "torch": torch.get_rng_state(), "best": best},
-            "config": asdict(cfg), "variables": names, "statistics": statistics.as_dict(), "lead": cfg.lead,
-            "grid": grid, "split": split_table,
+            "scheduler": schedule_state, **at.entries(cfg.seed), "accumulation": cfg.accumulate * cfg.batch_size,
+            "config": asdict(cfg), "variables": data.names, "statistics": data.statistics.as_dict(), "lead": cfg.lead,
+            "grid": data.grid, "split": data.split_table,
         }  # fmt: skip
-
-    def plan(epoch: int) -> tuple[np.ndarray, list]:
-        """The initial times of an epoch and its optimizer steps; counters alone decide."""
-        rng = generator(cfg.seed, 1, epoch)
-        if epoch < cfg.epochs - rollout_epochs:
-            return pairs, pair_tasks(torch.randperm(len(pairs), generator=rng).tolist(), cfg.batch_size, cfg.accumulate)
-        order = torch.randperm(len(chains), generator=rng).tolist()
-        return chains, rollout_tasks(order, cfg.batch_size, cfg.accumulate, longest, steps_per_epoch, rng)
-
-    @torch.no_grad()
-    def forecast(network, time: np.datetime64, steps: int):
-        states = normalise(series.states(time[None]).to(device), statistics, mask)
-        with autocast(device):
-            for state, _ in rollout(
-                network, states, lambda k: forcing(time + k * lead), statistics.scale, limit, steps
-            ):
-                yield denormalise(state[0].float(), statistics)
+        save_checkpoint(checkpoint, path, keep_previous=keep_previous)
 
     # ---- the loop: epochs of optimizer steps; counters alone decide order, mirrors and noise
-    floor = torch.tensor([lookup(n).scored_floor for n in names], device=device)[:, None, None]
-    check = Validation(
-        names,
-        forecast,
-        lambda t: clip_physical(hours(t).to(device), statistics.names),
-        lambda t: torch.maximum(hours(t).to(device), floor),
-        lambda k: find_pairs(store.times, lead, split.validation, cfg.history, k),
-        max(1, round(cfg.validate_hours / hours_of(lead))),
-        lead,
-        None if mask is None else ~mask,
-        team,
-    )
+    check = build_validation(cfg, data, team)
+    pairs_per_step = len(data.pairs) / data.steps_per_epoch
     told = {"unit": "pair", "smoothing": 0.02, "disable": None if team.first else True}
-    bar = tqdm(total=cfg.epochs * len(pairs), initial=epoch * len(pairs), **told)
-    started, waited, saved, first_step = time.monotonic(), 0.0, time.monotonic(), step
-    with RunLock(run_dir) if team.first else nullcontext(), StopRequest() as stop:
-        while epoch < cfg.epochs:
-            starts, tasks = plan(epoch)
-            tasks = tasks[position["group"] :]
-            reads = read_ahead(partial(read, starts), [task for group in tasks for task in team.share(group)])
-            for group in tasks:
-                sums = loss_sums(loss_function.weights, device)
-                for number in team.share(list(range(len(group)))):
-                    asked = time.monotonic()
-                    task, data = next(reads)
-                    waited += time.monotonic() - asked
-                    rng = generator(cfg.seed, 2, epoch, position["group"], number, device=device)
-                    learn(starts[list(task.starts)], task, data, rng, sums)
-                team.add_gradients(weights, sums)
-                norm = torch.nn.utils.clip_grad_norm_(weights, cfg.clip)
-                if not math.isfinite(norm):
-                    raise ValueError(
-                        f"the gradient is not finite at step {step} (initial times "
-                        f"{', '.join(show(starts[i]) for task in group for i in task.starts)}), "
-                        f"expected a number. Fix: lower --lr; the last good weights are in {last_path}"
-                    )
-                optimizer.step()
-                update_ema(ema, model, step)
-                step += 1
-                if cfg.empty_cache_every and step % cfg.empty_cache_every == 0:
+    bar = tqdm(total=cfg.epochs * len(data.pairs), initial=at.epoch * len(data.pairs), **told)
+    with StopRequest() as stop:
+        while at.epoch < cfg.epochs:
+            starts, groups = plan(cfg, data, at.epoch)
+            if at.epoch == cfg.epochs - data.rollout_epochs and not at.position["group"]:
+                forget_loss(at.guard)  # that of roll-outs is another
+            groups = groups[at.position["group"] :]
+            tasks = [task for group in groups for task in team.share(group)]
+            reads = read_ahead(partial(data.try_to_read, starts), tasks)
+            for group in groups:
+                sums, lost = accumulate(learn, starts, group, reads, at, team)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
+                if lost or not is_finite(norm, sums):
+                    lost = lost or investigate(learn, data, starts, group, at, team, run_dir)
+                    leave_out(lost, at, cfg)
+                    optimizer.skip()
+                else:
+                    optimizer.step()
+                    update_ema(ema, model, at.step)
+                    add_step(at.position, sums, learn.loss.weights, float(norm))
+                    watch(at.guard, float(sums[1] / sums[0]), cfg.explode)
+                at.step += 1
+                at.position["group"] += 1
+                if cfg.empty_cache_every and at.step % cfg.empty_cache_every == 0:
                     release(device)
-                position["group"] += 1
-                add_step(position, sums, loss_function.weights, float(norm))
-                bar.update(len(pairs) / steps_per_epoch)
+                bar.update(pairs_per_step)
                 skill = f", skill {log[-1]['score']:+.3f}" if log else ""
-                bar.set_postfix_str(f"loss {position['loss'] / position['samples']:.3f}{skill}", refresh=False)
-                stopped = team.highest(stop.received)
-                if team.first and (stopped or time.monotonic() - saved > cfg.save_every * 60):
-                    save_checkpoint(checkpoint(), last_path, keep_previous=True)
-                    saved = time.monotonic()
+                bar.set_postfix_str(f"loss {at.mean_loss:.3f}{skill}", refresh=False)
+                stopped = team.highest(stop.received or team.orphaned)
+                due = not at.guard["high"] and time.monotonic() - at.saved > cfg.save_every * 60
+                if team.first and (stopped or due):
+                    save(last_path, keep_previous=True)
+                    at.saved = time.monotonic()
                 if stopped:
                     bar.close()
-                    return say_stopped(stopped, step, last_path)
-            epoch += 1
-            position["group"] = 0
-            if epoch % cfg.validate_every and epoch < cfg.epochs:
+                    return say_stopped(stopped, at.step, last_path)
+            at.epoch += 1
+            at.position["group"] = 0
+            if at.epoch % cfg.validate_every and at.epoch < cfg.epochs:
                 continue
 
             # ---- validation: the averaged weights, physical units, against persistence
             release(device)
-            scores = {**check(ema), "rollout_hours": check.steps * hours_of(lead)}
-            if not any(r["epoch"] > cfg.epochs - rollout_epochs for r in log) and starts is not pairs:
-                best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
+            scores = check(ema)
             release(device)
-            elapsed = time.monotonic() - started
-            record = {
-                "epoch": epoch, "step": step, "samples": epoch * len(pairs),
-                "loss": position["loss"] / position["samples"],
-                "terms": {k: v / position["samples"] for k, v in position["terms"].items()},
-                "lr": optimizer.lr, "grad_norm": position["grad_norm"] / position["steps"], **scores,
-                "samples_per_s": (step - first_step) * len(pairs) / steps_per_epoch / elapsed,
-                "data_wait": waited / elapsed, "peak_memory_bytes": peak_memory_bytes(device), "split": split_table,
-            }  # fmt: skip
-            log.append(record)
-            position = {"group": 0, **empty_sums()}
-            better, best = record["score"] > best, max(best, record["score"])
-            left = elapsed / max(step - first_step, 1) * (total - step)
-            units = {n: lookup(n).units for n in names}
-            tqdm.write(validation_line(record, units, show_duration(lead), cfg.epochs, left, better))
-            if record["alarm"]:
-                tqdm.write(record["alarm"])
+            fine_tuned = cfg.epochs - data.rollout_epochs  # epochs before those from its own forecasts
+            if at.epoch > fine_tuned and not any(r["epoch"] > fine_tuned for r in log):
+                at.best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
+            better, at.best = scores["score"] > at.best, max(at.best, scores["score"])
+            log.append({
+                "epoch": at.epoch, "step": at.step, "samples": at.epoch * len(data.pairs), **averages(at.position),
+                "lr": optimizer.lr, **scores, "rollout_hours": check.steps * hours_of(data.lead),
+                **at.timing(pairs_per_step), "peak_memory_bytes": peak_memory_bytes(device), "split": data.split_table,
+                "skipped_steps": at.guard["skipped"], "rate": at.guard["rate"],
+            })  # fmt: skip
+            at.position = {"group": 0, **empty_sums()}
+            units = {n: lookup(n).units for n in data.names}
+            tqdm.write(validation_line(log[-1], units, show_duration(data.lead), cfg.epochs, at.left(total), better))
+            if scores["alarm"]:
+                tqdm.write(scores["alarm"])
             # last.pt comes last: killed before it, the run validates again and writes the same files once more
             if team.first:
                 if better:
-                    save_checkpoint(checkpoint(), best_path)
+                    save(best_path)
                 write_log(log, run_dir / "log.jsonl")
-                save_loss_curves(log, run_dir / "loss_curves.png")
-                save_checkpoint(checkpoint(), last_path, keep_previous=True)
-            saved = time.monotonic()
-            if stopped := team.highest(stop.received):  # the signal came during validation
-                return say_stopped(stopped, step, last_path)
+                with writing(run_dir / "loss_curves.png", run_dir / "loss_curves.tmp.png"):
+                    save_loss_curves(log, run_dir / "loss_curves.png")
+                save(last_path, keep_previous=True)
+            at.saved = time.monotonic()
+            if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
+                return say_stopped(stopped, at.step, last_path)
     bar.close()
-    print(f"done: best validation skill {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
+    print(f"done: best validation skill {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
     return 0
 
 
-def persistence_pair(series: Series, time: np.datetime64, statistics: Statistics, mask) -> list[torch.Tensor]:
-    """The fields (1, C, H, W) at `time` and one lead later, in units of the change: the forecast and truth of
-    persistence, whose loss is the unit of the terms."""
-    fields = (series.states(time[None])[:, -1], series.targets(time[None], range(1))[0])
-    return [normalise(x.to(statistics.mean.device), statistics, mask) / statistics.scale for x in fields]
+def build_model(cfg: Config, data: TrainingData) -> ResidualUNet:
+    """The model with its initial weights, which the seed decides."""
+    torch.manual_seed(cfg.seed)
+    sizes = len(data.names), len(data.forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks
+    model = ResidualUNet(*sizes, cfg.history, data.statistics.scale, cfg.memory == "lean")
+    return model.to(data.device)
 
 
-LOWEST = {
-    "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
-    "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
-    "cache_gb": 0.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0,
-}  # fmt: skip
-POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
+def build_loss(cfg: Config, data: TrainingData, lean: bool) -> WeatherLoss:
+    """The loss; its terms are in units of those of persistence over the training pairs."""
+    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean)
+    changes = list(data.changes())
+    for width in {cfg.width, cfg.rollout_width}:
+        loss.set_reference(changes, data.valid, width)
+    return loss
+
+
+def plan(cfg: Config, data: TrainingData, epoch: int) -> tuple[np.ndarray, list[list[Task]]]:
+    """The initial times of an epoch and its optimizer steps; counters alone decide."""
+    rng = generator(cfg.seed, 1, epoch)
+    if epoch < cfg.epochs - data.rollout_epochs:
+        order = torch.randperm(len(data.pairs), generator=rng).tolist()
+        return data.pairs, pair_tasks(order, cfg.batch_size, cfg.accumulate)
+    order = torch.randperm(len(data.chains), generator=rng).tolist()
+    groups = rollout_tasks(order, cfg.batch_size, cfg.accumulate, data.longest, data.steps_per_epoch, rng)
+    return data.chains, groups
 
 
 if __name__ == "__main__":

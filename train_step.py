@@ -1,4 +1,6 @@
-"""One training task: from the hours of a store to gradients added to the model."""
+"""One training task: from the hours of a store to gradients added to the model; and all tasks of an optimizer step."""
+
+import time
 
 import numpy as np
 import torch
@@ -8,11 +10,15 @@ from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, r
 from data.boundary import Boundary
 from data.forcing import Forcing
 from data.normalise import Statistics, censor, limiter, normalise
+from data.retry import Unreadable
 from losses.weather import EVERY, WeatherLoss
 from models.rollout import push, rollout_step
 from training.device import autocast
-from training.log import add_loss
-from training.schedule import Task
+from training.log import add_loss, loss_sums
+from training.progress import Progress
+from training.schedule import Task, generator
+from training.team import Team
+from training.trouble import OutOfMemory, is_out_of_memory
 
 
 class Learner:
@@ -29,6 +35,7 @@ class Learner:
         self.mask, self.edge, self.lead, self.constants = mask, edge, lead, constants
         self.held, self.limit, self.device = censor(statistics), limiter(statistics, mask), statistics.mean.device
         self.lean = model.lean
+        self.seen: list[dict] | None = None  # a list collects the terms of every step with gradient
         channels = range(len(statistics.names))
         self.counted = [
             mask is None or not bool(mask[c].all()) for c in channels
@@ -80,7 +87,7 @@ class Learner:
         if not self.lean:
             loss, terms = self._loss(pred, target, valid, width)
             (loss * share).backward()
-            return add_loss(sums, loss, terms, len(pred))
+            return self._note(sums, loss, terms, len(pred))
         losses, every = [], []
         for c in range(pred.shape[1]):
             one, channel = slice(c, c + 1), pred[:, c : c + 1].detach().requires_grad_()
@@ -94,8 +101,39 @@ class Learner:
             del channel, loss
         pred.backward(target)
         terms = {name: torch.cat([terms[name] for terms in every]) for name in every[0]}
-        add_loss(sums, torch.stack(losses).mean(), terms, len(pred))
+        self._note(sums, torch.stack(losses).mean(), terms, len(pred))
+
+    def _note(self, sums: Tensor, loss: Tensor, terms: dict[str, Tensor], samples: int) -> None:
+        if self.seen is not None:
+            self.seen.append({name: values.detach().tolist() for name, values in terms.items()})
+        add_loss(sums, loss, terms, samples)
 
     def _loss(self, pred: Tensor, target: Tensor, valid, width: float, channels: slice = EVERY):
         scale = self.statistics.scale[channels]
         return self.loss(self.held(pred, target, channels) / scale, target / scale, valid, width, channels)
+
+
+def accumulate(learn: Learner, starts: np.ndarray, group: list[Task], reads, at: Progress, team: Team):
+    """Add the gradients of an optimizer step's tasks to the model; each process takes its share. Returns the step's
+    `loss_sums`, and why a task of it could not be read, or "". OutOfMemory in all processes where it is met in one."""
+    sums, lost, full = loss_sums(learn.loss.weights, learn.device), "", False
+    for number in team.share(list(range(len(group)))):
+        asked = time.monotonic()
+        task, fields = next(reads)
+        at.waited += time.monotonic() - asked
+        counters = (learn.constants.seed, 2, at.epoch, at.position["group"], number)
+        try:
+            if isinstance(fields, Unreadable):
+                lost = lost or str(fields)
+            elif not (lost or full):
+                learn(starts[list(task.starts)], task, fields, generator(*counters, device=learn.device), sums)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            full = True
+    faults = torch.tensor([bool(lost), full], dtype=sums.dtype, device=sums.device)
+    team.add_gradients(list(learn.model.parameters()), sums, faults)
+    any_lost, any_full = faults.tolist()
+    if any_full:
+        raise OutOfMemory(f"the memory of {learn.device} ran out at step {at.step}")
+    return sums, team.first_text(lost) if any_lost else ""

@@ -71,7 +71,7 @@ def test_fault_1_validation_hours_lie_a_day_after_the_last_training_hour(tmp_pat
     times = np.array([hour(n) for n in range(240)])
     store = write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t, (8, 8)), times, ["T2M"], small_grid(8, 8))
     batches, read = spy(monkeypatch, Series, "targets"), spy(monkeypatch, Hours, "__call__")
-    sums = spy(monkeypatch, training.Validation, "sums")
+    sums = spy(monkeypatch, validation.Validation, "sums")
     result = train(store, tmp_path / "run", accumulate=64, validate_hours=24, levels=0, base_features=2)
     trained = {t + k * HOUR for (_, starts, _), _ in batches for t in starts for k in (-1, 0, 1)}
     validated = {t + k * HOUR for (_, _, starts, steps), _ in sums for t in starts for k in range(-1, steps + 1)}

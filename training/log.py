@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.files import writing
+
 
 def empty_sums() -> dict:
     """Sums since the last validation; part of the checkpoint, so that a resumed run logs the same figures."""
@@ -36,6 +38,15 @@ def add_step(position: dict, sums: Tensor, names, norm: float) -> None:
     position["grad_norm"] += norm
 
 
+def averages(position: dict) -> dict:
+    """The means since the last validation: loss and terms over pairs, the gradient's norm over steps."""
+    samples, steps = position["samples"], position["steps"]
+    if not samples:  # every step was left out
+        return {"loss": None, "terms": {}, "grad_norm": None}
+    terms = {name: total / samples for name, total in position["terms"].items()}
+    return {"loss": position["loss"] / samples, "terms": terms, "grad_norm": position["grad_norm"] / steps}
+
+
 def read_log(path: Path, epoch: int) -> list[dict]:
     """The records of log.jsonl of the first `epoch` epochs; later ones belong to work that will be done again."""
     if not path.exists():
@@ -53,8 +64,9 @@ def read_log(path: Path, epoch: int) -> list[dict]:
 def write_log(records: list[dict], path: Path) -> None:
     """Write log.jsonl, one record per line, as a whole: to a temporary file, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
-    os.replace(temporary, path)
+    with writing(path, temporary):
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+        os.replace(temporary, path)
 
 
 def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int, left: float, best: bool) -> str:
@@ -67,10 +79,11 @@ def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int,
     def errors(name: str) -> str:
         return f"{record['rmse'][name]:.3g} against {record['persistence_rmse'][name]:.3g} {units[name]}".strip()
 
+    loss = "n/a" if record["loss"] is None else f"{record['loss']:.4f}"
     near = [f"{name} {skill(value)} ({errors(name)})" for name, value in record["skill"].items()]
     far = [f"{name} {skill(value)}" for name, value in record["rollout_skill"].items()]
     return (
-        f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  score {record['score']:+.3f}"
+        f"epoch {record['epoch']}/{epochs}  loss {loss}  score {record['score']:+.3f}"
         f"{' (best)' if best else ''}  {time_text(left)} left\n"
         f"  skill against persistence at {lead}: {', '.join(near)}\n"
         f"  and at {record['rollout_hours']:g} h: {', '.join(far)}"

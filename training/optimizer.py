@@ -33,6 +33,12 @@ class Optimizers:
         """AdamW's present learning rate."""
         return self.schedules["adamw"].get_last_lr()[0]
 
+    def skip(self) -> None:
+        """Forget the gradients and advance the schedules: the weights stay as they are."""
+        for name, optimizer in self.parts.items():
+            optimizer.zero_grad(set_to_none=True)
+            self.schedules[name].step()
+
     def step(self) -> None:
         """Update the weights, forget the gradients, advance the schedules."""
         for name, optimizer in self.parts.items():
@@ -48,3 +54,8 @@ class Optimizers:
         for name in self.parts:
             self.parts[name].load_state_dict(optimizers[name])
             self.schedules[name].load_state_dict(schedules[name])
+            factor, at = self.schedules[name].lr_lambdas[0], self.schedules[name].last_epoch
+            rates = [base * factor(at) for base in self.schedules[name].base_lrs]  # by the factor that holds now
+            for group, rate in zip(self.parts[name].param_groups, rates, strict=True):
+                group["lr"] = rate
+            self.schedules[name]._last_lr = rates

@@ -6,6 +6,7 @@ from torch import nn
 from training.device import peak_memory_bytes, release
 from training.log import loss_sums
 from training.schedule import CHAIN, Task, generator, update_ema
+from training.trouble import is_out_of_memory
 
 
 def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, optimizer, constants) -> None:
@@ -17,12 +18,21 @@ def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, 
     optimizer.schedule(lambda n: 0.0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    for starts, task in cases:
-        rng = generator(0, device=device)
-        learn(starts[list(task.starts)], task, read(starts, task), rng, loss_sums(learn.loss.weights, device))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), constants.clip)
-        optimizer.step()
-        update_ema(ema, model, 0)
+    try:
+        for starts, task in cases:
+            rng = generator(0, device=device)
+            learn(starts[list(task.starts)], task, read(starts, task), rng, loss_sums(learn.loss.weights, device))
+            torch.nn.utils.clip_grad_norm_(model.parameters(), constants.clip)
+            optimizer.step()
+            update_ema(ema, model, 0)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"memory: got a step of {constants.memory} mode that does not fit on {device} "
+            f"({str(error).splitlines()[0][:200]}), expected room for it. "
+            "Fix: --memory lean, --batch_size 1, or fewer --base_features; or end what else runs there"
+        ) from error
     peak = peak_memory_bytes(device) / 1e9
     for m, state in zip((model, ema), before, strict=True):
         m.load_state_dict(state)

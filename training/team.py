@@ -6,11 +6,14 @@ number of processes, and a run may be resumed with another number.
 
 import contextlib
 import os
+import signal
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # noqa: F401  before any group exists: it keeps the present one in default arguments for good
 from torch import Tensor
+
+TEXT = 4000  # bytes of a message between processes
 
 
 class Team:
@@ -21,7 +24,7 @@ class Team:
 
     def __init__(self):
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-        self.first, self._quiet = self.rank == 0, contextlib.ExitStack()
+        self.first, self._quiet, self._parent = self.rank == 0, contextlib.ExitStack(), os.getppid()
 
     def __enter__(self) -> "Team":
         if self.size > 1:
@@ -52,12 +55,36 @@ class Team:
             for t, total in zip(same, flat.split([t.numel() for t in same]), strict=True):
                 t.copy_(total.view_as(t))
 
-    def add_gradients(self, parameters: list, sums: Tensor) -> None:
-        """Sum the gradients and the vector `sums` over the processes; one without a task in this step counts as 0."""
+    def add_gradients(self, parameters: list, *sums: Tensor) -> None:
+        """Sum the gradients and the vectors `sums` over the processes; one without a task in this step counts as 0."""
         if self.size > 1:
             for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            self.add_up(*(p.grad for p in parameters), sums)
+            self.add_up(*(p.grad for p in parameters), *sums)
+
+    def first_text(self, text: str) -> str:
+        """The text of the first process that has one, in all of them."""
+        if self.size == 1:
+            return text
+        speaker = self.size - self.highest(self.size - self.rank if text else 0)
+        said = torch.zeros(TEXT, dtype=torch.uint8)
+        if self.rank == speaker:
+            encoded = torch.frombuffer(bytearray(text.encode()[:TEXT]), dtype=torch.uint8)
+            said[: len(encoded)] = encoded
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return bytes(said.tolist()).rstrip(b"\0").decode(errors="ignore")
+
+    def refuse_difference(self, step: int) -> None:
+        """ValueError where the processes do not go on from the same optimizer step."""
+        lowest, highest = -self.highest(-step), self.highest(step)
+        if lowest != highest:
+            raise ValueError(f"run_dir: got checkpoints of steps {lowest} and {highest} in processes of one run, "
+                             "expected the same files for all. Fix: a folder that all of them see")  # fmt: skip
+
+    @property
+    def orphaned(self) -> int:
+        """SIGTERM where torchrun, which ends its processes together, has died itself; else 0."""
+        return signal.SIGTERM if self.size > 1 and os.getppid() != self._parent else 0
 
     def highest(self, number: int) -> int:
         """The highest of a number that every process has its own of."""

@@ -1,0 +1,55 @@
+"""Where a run stands: what, besides weights and optimizer, a checkpoint holds of it."""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from training.log import empty_sums
+from training.trouble import new_guard
+
+
+@dataclass
+class Progress:
+    """Counters of a run; they alone decide order, mirrors and noise of what comes next. Times are those of this
+    process and in no checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # epochs done
+    best: float = -math.inf  # highest score of a validation
+    position: dict = field(default_factory=lambda: {"group": 0, **empty_sums()})  # step of the epoch, sums for the log
+    guard: dict = field(default_factory=new_guard)  # training/trouble.py
+    first_step: int = 0  # where this process began
+    started: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    waited: float = 0.0  # seconds for data
+
+    @staticmethod
+    def of(checkpoint: dict) -> "Progress":
+        """Go on from a checkpoint; its state of torch's random numbers is set."""
+        torch.set_rng_state(checkpoint["rng"]["torch"].cpu())
+        step, position = checkpoint["step"], dict(checkpoint["position"])
+        guard = new_guard() | position.pop("guard", {})
+        return Progress(step, checkpoint["epoch"], checkpoint["rng"]["best"], position, guard, step)
+
+    def entries(self, seed: int) -> dict:
+        """What a checkpoint holds of it."""
+        rng = {"seed": seed, "torch": torch.get_rng_state(), "best": self.best}
+        return {"step": self.step, "epoch": self.epoch, "position": {**self.position, "guard": self.guard}, "rng": rng}
+
+    def timing(self, pairs_per_step: float) -> dict:
+        """The log's figures of speed: pairs per second and the share of the time that waited for data."""
+        elapsed = time.monotonic() - self.started
+        done = (self.step - self.first_step) * pairs_per_step
+        return {"samples_per_s": done / elapsed, "data_wait": self.waited / elapsed}
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the pairs since the last validation."""
+        return self.position["loss"] / max(self.position["samples"], 1)
+
+    def left(self, total: int) -> float:
+        """Seconds to the last of `total` optimizer steps."""
+        elapsed = time.monotonic() - self.started
+        return elapsed / max(self.step - self.first_step, 1) * (total - self.step)
