@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
 
 from data.variables import lookup
 from plotting.colours import LINES as COLOURS
@@ -147,7 +147,7 @@ def spectra(scores: dict) -> Figure:
     panels[0, 1].set_ylim(-0.3, 1.05)
     for ratio in panels[:, 0]:
         ratio.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ratio.yaxis.set_minor_formatter(NullFormatter())
+        ratio.yaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_title("sharpness: power of forecast / truth", fontsize=12)
     panels[0, 1].set_title("placement: coherence with the truth", fontsize=12)
     handles, labels = max((a.get_legend_handles_labels() for a in panels[:, 0]), key=lambda found: len(found[0]))

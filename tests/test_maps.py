@@ -24,6 +24,7 @@ from plotting.colours import (
 )
 from plotting.maps import convection_map, field_map, forecast_panels, wind_map
 from plotting.point import meteogram, nearest_cell
+from plotting.records import coverage, distributions
 from tests.conftest import hour, small_grid, weather
 
 HOUR = np.timedelta64(1, "h")
@@ -332,3 +333,26 @@ def test_real_fields_of_every_kind_are_drawn(real):
     radar = draw(field_map(one["radar"].dbz, "HomeyerRainbow" if find_spec("cmweather") else "cividis"))
     assert radar.axes[0].images[0].get_array().mask.any() and "no echo" not in texts(radar)
     assert "Temp: 2 m temperature, wind barbs in knots" in texts(draw(wind_map(one["washita"], "Temp")))
+
+
+# ---- what a store holds
+def test_coverage_counts_the_fields_of_each_hour_and_the_gaps():
+    times = [hour(n) for n in (*range(5), *range(7, 30))]
+    figure = draw(coverage(xr.Dataset(coords={"time": times}), {"train": ["2024-05-20", "2024-05-20T12"], "gap": 24.0}))
+    count = figure.axes[0].images[0].get_array()  # (hour of day, day)
+    assert count.shape == (24, 2) and np.array_equal(
+        np.isnan(count[:, 0].filled(np.nan)), np.isin(np.arange(24), (5, 6))
+    )
+    assert figure.get_suptitle() == "28 times, 1 gap" and figure.axes[0].texts[0].get_text().strip() == "train"
+    radar = coverage(xr.Dataset(coords={"time": [hour(n / 12) for n in range(18)]}))
+    assert list(radar.axes[0].images[0].get_array()[:3, 0].filled(0)) == [12, 6, 0]
+
+
+def test_distributions_tell_units_piles_and_missing_cells():
+    values = np.full((3, 12, 16), 30.0)
+    values[:, :6], values[:, 6:9] = -10.0, np.nan
+    store = xr.Dataset({"REFC": (("time", "y", "x"), values)}, {"time": [hour(n) for n in range(3)]})
+    axes = draw(distributions(store)).axes[0]
+    assert axes.get_title() == "REFC: 25% without a value, 67% at -10" and axes.get_xlabel() == "dBZ"
+    with pytest.raises(ValueError, match="Fix: open a training store"):
+        distributions(store.isel(time=0))
