@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from data.store import Store
+from data.hours import Hours, stack  # noqa: F401  stack: for data/boundary.py
 from data.times import parse_duration, parse_time, show, show_duration
+from data.transfer import Batch
 
 
 @dataclass(frozen=True)
@@ -98,57 +98,28 @@ def split_by_date(
     return split
 
 
-class Hours:
-    """Reads hours of a store as (C, H, W) float32 tensors in physical units, keeping as many decoded ones in
-    memory as `cache_gb` holds. Missing values must be where `mask` says; others raise ValueError."""
-
-    def __init__(self, store: Store, names: list[str], mask: Tensor | None, cache_gb: float = 0.0):
-        self.store, self.names, self.mask = store, list(names), mask
-        self._kept: dict[int, Tensor] = {}
-        self._room = int(cache_gb * 1e9)
-
-    def __call__(self, time: np.datetime64) -> Tensor:
-        key = int(time.astype("datetime64[ns]").astype("int64"))
-        if key in self._kept:
-            return self._kept[key]
-        values = self.store.load(time, self.names)
-        bad = ~np.isfinite(values)
-        if self.mask is not None:
-            bad &= ~self.mask.numpy()
-        if bad.any():
-            c = int(bad.sum(axis=(1, 2)).argmax())
-            raise ValueError(
-                f"{self.store.path}: {self.names[c]} has {int(bad[c].sum())} missing or infinite values at "
-                f"{show(time)}, expected numbers. Fix: `python -m data.check_store {self.store.path}` "
-                "lists such hours and has training leave them out"
-            )
-        fields = torch.from_numpy(values)
-        if self._room >= fields.nbytes:
-            self._room -= fields.nbytes
-            self._kept[key] = fields
-        return fields
-
-
 class Series:
-    """The hours around a list of initial times, as tensors in physical units."""
+    """The hours around a list of initial times, in physical units: as tensors, or as what a step takes to its
+    device."""
 
     def __init__(self, hours: Hours, lead: np.timedelta64, history: int):
         self.hours, self.lead, self.history = hours, lead, history
 
     def states(self, times: np.ndarray) -> Tensor:
         """(B, 1 + history, C, H, W): the hours up to each of the B times, in order of time."""
-        hours = [self.hours(t - k * self.lead) for t in times for k in range(self.history, -1, -1)]
-        return stack(hours).unflatten(0, (len(times), 1 + self.history))
+        return self.hours.together(self._up_to(times), (len(times), 1 + self.history))
 
     def targets(self, times: np.ndarray, steps: range) -> list[Tensor]:
         """For each step k of `steps` the fields (B, C, H, W) at times + (k + 1) * lead."""
-        return [stack([self.hours(t + (k + 1) * self.lead) for t in times]) for k in steps]
+        return [self.hours.together([t + (k + 1) * self.lead for t in times], (len(times),)) for k in steps]
 
+    def batches(self, times: np.ndarray, steps: range) -> tuple[Batch, list[Batch]]:
+        """`states` and `targets` before their way to the device: `to(device)` of each gives the tensor."""
+        states = self.hours.request(self._up_to(times), (len(times), 1 + self.history))
+        return states, [self.hours.request([t + (k + 1) * self.lead for t in times], (len(times),)) for k in steps]
 
-def stack(fields: list[Tensor]) -> Tensor:
-    """torch.stack by numpy: a second thread that calls torch gets a team of OpenMP threads of its own, and then all
-    of them sleep between operations (on two cores training took 1.5 times as long)."""
-    return torch.from_numpy(np.stack([f.numpy() for f in fields]))
+    def _up_to(self, times: np.ndarray) -> list[np.datetime64]:
+        return [t - k * self.lead for t in times for k in range(self.history, -1, -1)]
 
 
 def read_ahead(read, requests):
