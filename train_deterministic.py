@@ -134,8 +134,7 @@ def train(cfg: Config, team: Team) -> int:
                 setback = error.with_traceback(None)  # which would keep the memory
             release(device)
             team.highest(0)  # nobody reads before the first process has written
-            previous, _ = newest_checkpoint(run_dir, device)
-            cfg, rate = after_setback(setback, cfg, previous, rate, team)
+            previous, cfg, rate = after_setback(setback, cfg, rate, run_dir, device, team)
 
 
 def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | None, rate: float) -> int:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from data.times import show
 from train_data import TrainingData
 from train_step import Learner
+from training.checkpoint import earlier_checkpoint, newest_checkpoint
 from training.files import writing
 from training.log import loss_sums
 from training.progress import Progress
@@ -85,19 +86,20 @@ def leave_out(why: str, at: Progress, cfg) -> None:
     tqdm.write(f"note: left out {why} ({at.guard['skipped']} of at most {cfg.skip_steps})")
 
 
-def after_setback(setback: Exception, cfg, previous: dict | None, rate: float, team: Team):
-    """The constants and the factor on the learning rate with which to go on from the last checkpoint; ValueError
-    where that has been tried."""
+def after_setback(setback: Exception, cfg, rate: float, run_dir: Path, device: torch.device, team: Team) -> tuple:
+    """The checkpoint or None, the constants and the factor on the learning rate with which to go on; ValueError where
+    that has been tried."""
+    exploded = isinstance(setback, Exploded)
+    previous = earlier_checkpoint(run_dir, device) if exploded else newest_checkpoint(run_dir, device)[0]
     step = previous["step"] if previous else 0
-    if isinstance(setback, Exploded):
-        rate = min(rate, previous["position"]["guard"]["rate"] if previous else 1.0)
-        if rate < 1:
+    if exploded:
+        if min(rate, previous["position"]["guard"]["rate"] if previous else 1.0) < 1:
             raise ValueError(f"the loss exploded again with half the learning rate: {setback}, expected it to fall. "
                              f"Fix: another --run_dir with a lower --lr; step {step} is saved")  # fmt: skip
         print(f"note: the loss exploded: {setback}; back to step {step}, once, with half the learning rate", flush=True)
-        return cfg, 0.5
+        return previous, cfg, 0.5
     if cfg.memory == "lean" or (team.size > 1 and not isinstance(setback, OutOfMemory)):
         raise ValueError(f"memory: {setback}, expected room for a step. Fix: end what else runs on the device, or "
                          f"fewer processes; the same command goes on from step {step}")  # fmt: skip
     print(f"note: {setback}; going on from step {step} in lean mode, which needs less", flush=True)
-    return replace(cfg, memory="lean"), rate
+    return previous, replace(cfg, memory="lean"), rate

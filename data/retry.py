@@ -71,20 +71,7 @@ class Guard:
         if key in self.given_up:
             raise Unreadable(self.given_up[key])
         while True:
-            try:
-                self._refuse_replaced()
-                result, fault, limit = self._within_time(when, read), "", self.patience
-            except Replaced:
-                raise
-            except Exception as error:  # what fails in reading raises nearly anything
-                fault, limit = str(error) or type(error).__name__, self.patience
-                if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError):
-                    if error.__cause__ is None and not self._lost(key, None):
-                        raise  # it was read, and what was read is refused
-                    limit = min(limit, BROKEN)
-                result = None
-            if lost := self._lost(key, result):
-                fault, limit = f"the chunk of {lost} is gone, and zarr would give its fill value", min(limit, BROKEN)
+            result, fault, limit = self._attempt(when, key, read)
             if not fault:
                 return result
             if time.monotonic() - began + pause > limit:
@@ -96,6 +83,30 @@ class Guard:
                            f"to {limit:g} s")  # fmt: skip
             time.sleep(pause)
             pause = min(2 * pause, LONGEST)
+
+    def _attempt(self, when: np.datetime64, key: int, read) -> tuple:
+        """What was read, or None; what was wrong, or ""; seconds for which to try again."""
+        result, refused = None, None
+        try:
+            self._refuse_replaced()
+            try:
+                result = self._within_time(when, read)
+            except ValueError as error:
+                if error.__cause__ is not None:
+                    raise
+                refused = error  # it was read, and what was read is no weather: perhaps fill values
+            lost = self._lost(key, result)
+        except Replaced:
+            raise
+        except Exception as error:  # what fails in reading raises nearly anything
+            broken = isinstance(error, ValueError) and not isinstance(error.__cause__, OSError)
+            return None, str(error) or type(error).__name__, min(self.patience, BROKEN) if broken else self.patience
+        if lost:
+            fault = f"the chunk of {lost} is gone, and zarr would give its fill value"
+            return None, fault, min(self.patience, BROKEN)
+        if refused is not None:
+            raise refused
+        return result, "", 0.0
 
     def _within_time(self, when: np.datetime64, read):
         """read(when); of a remote store TimeoutError where it does not answer. The thread that waits is left behind:
@@ -145,7 +156,7 @@ class Guard:
         keys = [array.metadata.encode_chunk_key((index // outer[0], *place)) for place in places]
         if not self.remote:
             folder = Path(self.store.path) / array.path
-            return not all((folder / key).exists() for key in keys)
+            return not all((folder / key).is_file() for key in keys)
         place = array.store_path
         return not all(sync(place.store.exists(f"{place.path}/{key}".lstrip("/"))) for key in keys)
 

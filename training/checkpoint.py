@@ -8,6 +8,7 @@ does not compare: a flipped bit would be trained on.
 import hashlib
 import io
 import os
+import pickle
 import shutil
 import warnings
 import zipfile
@@ -72,6 +73,14 @@ def newest_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> tupl
     return load_checkpoint(older, device), f"{why}; going on from {older}, the one before"
 
 
+def earlier_checkpoint(run_dir: Path, device: str | torch.device = "cpu") -> dict | None:
+    """The one before the last, which trouble that has just shown did not reach; the newest where it is not whole."""
+    try:
+        return load_checkpoint(run_dir / "previous.pt", device)
+    except ValueError:
+        return newest_checkpoint(run_dir, device)[0]
+
+
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     """Read a checkpoint as data (weights_only: nothing in the file can run code).
 
@@ -90,10 +99,15 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files that are none of ours
             checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # on a file of another kind torch raises nearly anything
+    except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}: it holds something else than tensors and "
             f"plain types, which is not loaded because it could run code), expected a file that "
+            f"train_deterministic.py wrote. {fix}"
+        ) from error
+    except Exception as error:  # on a file that is damaged where zipfile does not look torch raises nearly anything
+        raise Damaged(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}), expected a whole file that "
             f"train_deterministic.py wrote. {fix}"
         ) from error
     missing = KEYS if not isinstance(checkpoint, dict) else [k for k in KEYS if k not in checkpoint]
