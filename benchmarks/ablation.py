@@ -216,8 +216,8 @@ class Meter:
                 groups = [[replace(t, skip=(longest - t.steps) // 2) for t in g] for g in groups]
             return self.counted(groups)
 
-        def factor(n, one_step, second, *rest) -> float:
-            return two_phases(n, self.first, self.second, *rest)
+        def factor(n, first, second, **rest) -> float:
+            return two_phases(n, self.first, self.second, **rest)
 
         ours = {"pair_tasks": pairs, "rollout_tasks": chains, "two_phases": factor, "rehearse": lambda *_: 0}
         return [(train_deterministic.Optimizers, "step", step), *((train_deterministic, *p) for p in ours.items())]
