@@ -108,11 +108,8 @@ class Page:
         return self
 
     def __exit__(self, *_) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        self.process.kill()
+        self.process.wait()
         os.close(self.writing), os.close(self.reading)
         for _ in range(5):  # its helpers end a moment later and still write
             shutil.rmtree(self.folder, ignore_errors=True)

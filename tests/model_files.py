@@ -35,9 +35,10 @@ def write_checkpoint(path: Path, store_path: Path, names: list[str], mask=None, 
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names, "mask": mask}
     grid["spacing"] = list(store.grid.spacing or (1.0, 1.0))
     weights = model.state_dict()
+    others = {k: torch.zeros_like(v) for k, v in weights.items()}  # forecasts take the averaged weights
     save_checkpoint(
         {
-            "format": FORMAT, "model": weights, "ema": weights, "optimizer": {}, "scheduler": {}, "step": 20,
+            "format": FORMAT, "model": others, "ema": weights, "optimizer": {}, "scheduler": {}, "step": 20,
             "epoch": 5, "position": {}, "accumulation": 16, "rng": {}, "config": config, "variables": names,
             "statistics": statistics.as_dict(), "lead": "1h", "grid": grid,
             "split": {**split, "pairs": {"train": 30, "validation": 5, "test": 5}},
