@@ -43,6 +43,9 @@ class Config:
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
 
 
+CENTURY = 876_600.0  # hours; valid times beyond the year 2262 have no datetime64[ns]
+
+
 def main(cfg: Config) -> int:
     device = choose_device()
     checkpoint = load_checkpoint(cfg.checkpoint, device)
@@ -129,10 +132,11 @@ def match_variables(checkpoint: dict, store: Store) -> list[str]:
 def count_steps(hours: float, lead: np.timedelta64) -> int:
     """`hours` in steps of one lead; ValueError where that is not a whole positive number."""
     steps = hours / hours_of(lead)
-    if not (0 < steps < 1e6 and abs(steps - round(steps)) < 1e-6):
+    if not (0.5 < steps < 1e6 and hours < CENTURY and abs(steps - round(steps)) < 1e-6):
         raise ValueError(
-            f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours. "
-            f"Fix: --hours {max(round(steps), 1) * hours_of(lead):g}" if np.isfinite(hours) else
+            f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours, at "
+            f"most 100 years. Fix: --hours {max(round(min(steps, 24)), 1) * hours_of(lead):g}"
+            if np.isfinite(hours) else
             f"hours: got {hours}, expected a positive number. Fix: --hours 24"
         )  # fmt: skip
     return round(steps)
@@ -191,7 +195,7 @@ def choose_test_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: 
     if cfg.init_every:
         every = parse_duration(cfg.init_every, "init_every")
         return starts[(starts - starts[0]) % every == np.timedelta64(0)], steps
-    chosen = np.unique(np.linspace(0, len(starts) - 1, cfg.test_starts).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(starts) - 1, min(cfg.test_starts, len(starts))).round().astype(int))
     return starts[chosen], steps
 
 

@@ -85,7 +85,11 @@ def main(cfg: Config) -> None:
     # Sums over cases, and squared errors by day for the bootstrap; one valid time in memory at a time.
     totals: dict = {name: {lead_key(leads[j]): {} for _, j in sorted(cases, key=lambda c: c[1])} for name in names}
     days: dict = {name: {lead: {} for lead in by_lead} for name, by_lead in totals.items()}
+    now = int(np.flatnonzero(leads == inputs.NONE)[0])
     for i, j in tqdm(cases, desc="scoring", unit="case", disable=None):
+        refuse_infinite(cfg.forecast, init_times[i], fields.forecast(i, now))
+        refuse_infinite(cfg.forecast, valid[i, j], fields.forecast(i, j))
+        refuse_infinite(cfg.zarr, valid[i, j], fields.truth(valid[i, j]))
         lead, day = lead_key(leads[j]), str(init_times[i].astype("datetime64[D]"))
         for name, measure in measures.items():
             sums = score_case(*references.case(i, j, name), measure)
@@ -129,6 +133,16 @@ def main(cfg: Config) -> None:
     print(write_certificate(cfg.forecast, result))
     if cfg.figures:
         draw(out.parent, forecast, names, result, references)
+
+
+def refuse_infinite(path: str, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
+    """ValueError where a field {name: (y, x)} has an infinite value, which would pass into every mean."""
+    for name, values in fields.items():
+        if (count := int(np.isinf(values).sum())) > 0:
+            raise ValueError(
+                f"{path}: {name} has {count} infinite values at {show(time)}, expected numbers. Fix: look for them "
+                "with `python -m data.check_store STORE.zarr`, then forecast again"
+            )
 
 
 def draw(folder: Path, forecast: xr.Dataset, names: list[str], result: dict, references: References) -> None:

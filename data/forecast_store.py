@@ -11,31 +11,46 @@
       attributes      variables, lead, checkpoint_sha256, split, statistics, constants, versions, history
 
 Variables, dimension names of the grid and row order are those of the training store. Everything is written
-to <FORECAST>.zarr.partial, hour by hour, and renamed when complete.
+to <FORECAST>.zarr.partial, hour by hour, and renamed when complete: a reader of <FORECAST>.zarr sees a whole
+forecast or none. The same command after a kill begins anew and replaces what was left.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
 
-from data.files import discard
+from data.files import beside, discard, lock
 from data.grid import Grid
 from data.metadata import COMPRESSION, KIND, attributes_of, coordinates_of, write_template
 from data.staging import finish
 from data.variables import lookup
-from data.write import start
+from data.write import refuse_foreign, start
 
 
 class ForecastWriter:
     """Writes a forecast field by field; a context manager. Leaving the block by an exception removes what was
-    written and leaves an older forecast at `path` as it was. ValueError where `path` is not a forecast store."""
+    written and leaves an older forecast at `path` as it was. ValueError where `path` is not a forecast store, where
+    another process is writing it, or where the system does not take what is written (a full disk)."""
 
     def __init__(self, path, names, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict):
         self.path, self.names = Path(path), names
-        self.partial = start(self.path, "forecast")
+        refuse_foreign(self.path, "forecast")
+        self.partial = beside(self.path, "partial")
+        self._restore()
+        self.lock = lock(self.path)
+        try:
+            self._begin(grid, init_times, lead_times, attributes)
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def _begin(self, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict) -> None:
+        """An empty partial store."""
+        names, partial = self.names, start(self.path, "forecast")
         attributes = {"Conventions": "CF-1.10", "variables": list(names), **attributes, KIND: "forecast"}
         coordinates = coordinates_of(grid) | {
             "init_time": (
@@ -52,8 +67,8 @@ class ForecastWriter:
         )
         for name in ("init_time", "valid_time"):
             dataset[name].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
-        write_template(dataset, self.partial)
-        group = zarr.open_group(self.partial, mode="r+")
+        write_template(dataset, partial, mode="a")  # not "w": the folder is locked, and has to stay
+        group = zarr.open_group(partial, mode="r+")
         dims = ("init_time", "lead_time", *grid.dims)
         shape = (len(init_times), len(lead_times), *grid.shape)
         extra = " ".join(n for n in ("valid_time", "latitude", "longitude") if n in dataset.coords and n not in dims)
@@ -86,9 +101,32 @@ class ForecastWriter:
 
     def __exit__(self, kind, error, trace) -> None:
         if kind is None:
-            finish(self.partial, self.path)
+            try:
+                finish(self.partial, self.path)
+            except BaseException as failure:
+                self._leave(failure)
+                raise
+            os.close(self.lock)
         else:
-            discard(self.partial)
+            self._leave(error)
+
+    def _restore(self) -> None:
+        """Put the older forecast back where `finish` was stopped between its two renames."""
+        old = beside(self.path, "old")
+        if old.exists() and not self.path.exists():
+            old.rename(self.path)
+
+    def _leave(self, error: BaseException) -> None:
+        """Remove what was written; ValueError where it was the system that did not take it."""
+        discard(self.partial)
+        self._restore()
+        os.close(self.lock)
+        if isinstance(error, OSError):
+            raise ValueError(
+                f"{self.path}: cannot be written ({error.strerror or error}), expected room for the whole forecast. "
+                "Nothing of it was kept; an older forecast there is as it was. Fix: free some space, fewer --hours, or "
+                "another --out"
+            ) from error
 
 
 def plain(value):

@@ -89,7 +89,9 @@ def is_grib(path: Path) -> bool:
         with open(path, "rb") as file:
             head = file.read(4)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Fix: check its permissions") from None
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
+        ) from None
     if head != b"GRIB" and path.suffix.lower() in SUFFIXES:
         raise _fault(path, 0, str(head) if head else "an empty file", "b'GRIB'")
     return head == b"GRIB"
@@ -136,7 +138,11 @@ def decode(field: Field) -> np.ndarray:
 def locate(field: Field) -> Grid:
     """The grid of a field: latitude and longitude, and x, y (m) and projection where it is Lambert conformal."""
     about = _ask("parse_grib_message_metadata", field)
-    latitude, longitude = (field.orient(np.asarray(v)) for v in about.latlng())
+    latitude, longitude = (np.asarray(v) for v in about.latlng())
+    columns, rows = struct.unpack(">II", field.grid_section[30:38])
+    if (latitude.size, longitude.size) == (rows, columns):  # a regular grid: one latitude per row
+        latitude, longitude = (v.ravel() for v in np.meshgrid(latitude, longitude, indexing="ij"))
+    latitude, longitude = field.orient(latitude), field.orient(longitude)
     grid = Grid(latitude.shape, latitude=latitude, longitude=(longitude + 180.0) % 360.0 - 180.0)
     terms = dict(term.lstrip("+").split("=") for term in about.proj.split() if "=" in term)
     if terms.get("proj") == "lcc":
@@ -208,7 +214,9 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). Fix: check its permissions") from None
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
+        ) from None
 
 
 def _fault(path: Path, offset: int, got: str, expected: str) -> ValueError:
@@ -241,7 +249,7 @@ def _ask(function: str, field: Field):
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of gribberish's Rust code is no Exception
-        raise ValueError(f"{where} cannot be decoded ({error}). {repack}") from None
+        raise ValueError(f"{where} cannot be decoded ({error}), expected a field. {repack}") from None
 
 
 @contextmanager

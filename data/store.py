@@ -196,7 +196,7 @@ def open_zarr(path: str | Path) -> xr.Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
         try:
-            return with_zeros(text, xr.open_zarr(text, chunks=None, decode_timedelta=False))
+            return with_exact_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_timedelta=False)))
         except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
             try:
                 raw = xr.open_zarr(text, chunks=None, decode_times=False)
@@ -210,6 +210,19 @@ def open_zarr(path: str | Path) -> xr.Dataset:
                 f"{path}: time cannot be decoded, got {units!r}, expected CF time. "
                 'Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
             ) from error
+
+
+def with_exact_times(dataset: xr.Dataset) -> xr.Dataset:
+    """Times that are written as fractions ("days since 1900": 45431.0034722) to the second that they mean: float64
+    leaves them up to a microsecond beside it, and pairs are found by equal times."""
+    time = dataset.variables.get("time")
+    if time is None or time.dtype.kind != "M" or np.dtype(time.encoding.get("dtype", "i8")).kind != "f":
+        return dataset
+    times = time.values.astype("datetime64[ns]")
+    seconds = (times + np.timedelta64(500, "ms")).astype("datetime64[s]").astype("datetime64[ns]")
+    beside = np.abs(times - seconds) < np.timedelta64(1, "ms")  # NaT is not beside anything and stays
+    exact = xr.Variable(time.dims, np.where(beside, seconds, times), time.attrs, time.encoding)
+    return dataset.assign_coords(time=exact)
 
 
 def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
