@@ -92,10 +92,12 @@ def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
     return found
 
 
-def draw_borders(axes, lines: dict[int, list[np.ndarray]], colour="0.15") -> None:
-    """Add the lines of `lines_within` to matplotlib axes; the limits of the axes stay."""
+def draw_borders(axes, lines: dict[int, list[np.ndarray]], weight: float = 1.0) -> None:
+    """Add the lines of `lines_within` to matplotlib axes, `weight` times as wide as usual; their limits stay."""
     for kind, parts in lines.items():
-        collection = LineCollection(parts, colors=colour, linewidths=WIDTHS[kind], zorder=2.5, label=f"borders {kind}")
+        collection = LineCollection(
+            parts, colors="0.15", linewidths=weight * WIDTHS[kind], zorder=2.5, label=f"borders {kind}"
+        )
         axes.add_collection(collection, autolim=False)
 
 

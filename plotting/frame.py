@@ -1,6 +1,6 @@
 """The plane of a map: where cells lie, what is written along its edges, coastlines and borders over it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ class Frame:
     y: np.ndarray  # (H,)
     units: str  # "km", "degrees" or "cells"
     lines: bool = True  # draw coastlines and borders
-    ticks: tuple = field(default=(5, 5))  # at most so many labels along x and y
+    weight: float = 1.0  # of these lines; less on small panels
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -99,7 +99,7 @@ def draw_field(axes, values: np.ndarray, frame: Frame, colours, norm):
     axes.set_facecolor(MASKED)
     masked = np.ma.masked_invalid(values)
     image = axes.imshow(masked, extent=frame.extent, origin=frame.origin, aspect=frame.aspect, cmap=colours, norm=norm)
-    draw_borders(axes, frame.border_lines)
+    draw_borders(axes, frame.border_lines, frame.weight)
     label_edges(axes, frame)
     return image
 

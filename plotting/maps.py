@@ -111,6 +111,7 @@ def forecast_panels(
     init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
     frame = frame_of(forecast, case.dims[1:], lines)
+    frame.weight = 0.6
     analysis = case.sel(lead_time=NONE).values
     none, floor = np.full_like(analysis, np.nan), np.float32(lookup(variable).scored_floor)
     rows = []
@@ -122,7 +123,7 @@ def forecast_panels(
         shown = {k: none if x is None else np.maximum(x, floor) for k, x in shown.items()}
         if not extrapolation:
             del shown["extrapolation"]
-        rows.append(shown | {"forecast - truth": field - shown["truth"]})
+        rows.append(shown | {"forecast - truth": shown["forecast"] - shown["truth"]})
     titles = list(rows[0])
 
     table, norm, extend = field_colours(
@@ -130,7 +131,7 @@ def forecast_panels(
     )
     error_table, error_norm, error_extend = error_colours([row[titles[-1]] for row in rows])
     side = 2.15  # inches, width of a panel
-    height = float(np.clip(side * frame.shape, 0.8, 3.4)) + 0.1
+    height = float(np.clip(side * frame.shape, 1.0, 3.4)) + 0.1
     figure = Figure(figsize=(side * len(titles) + 1.0, len(rows) * height + 1.5), layout="constrained")
     panels = figure.subplots(len(rows), len(titles), squeeze=False, sharex=True, sharey=True)
     for r, (row, lead) in enumerate(zip(rows, leads, strict=True)):
@@ -145,7 +146,8 @@ def forecast_panels(
                 _write(axes, {"extrapolation": "no extrapolation"}.get(title, "no truth"))
             elif lookup(variable).name == "REFC" and c < len(titles) - 1:
                 _say_dry(axes, x)
-        panels[r, 0].set_ylabel(f"+{show_duration(lead)}\nvalid {show_time(init_time + lead)}", fontsize=11)
+        day, clock = show_time(init_time + lead).split()
+        panels[r, 0].set_ylabel(f"+{show_duration(lead)}, valid\n{day}\n{clock} UTC", fontsize=11)
     unit = unit_of(forecast[variable])
     colour_bar(figure, panels[0, 0].images[0], panels[:, :-1], extend, unit)
     colour_bar(figure, image, panels[:, -1], error_extend, f"error ({unit})", aspect=9)
@@ -231,7 +233,7 @@ def _write(axes, text: str) -> None:
 
 def unit_of(field: xr.DataArray) -> str:
     unit = str(field.attrs.get("units") or lookup(str(field.name)).units or "unit not given")
-    return re.sub(r"(?<=[A-Za-z])-([12])", lambda m: "⁻" + "¹²"[int(m[1]) - 1], unit)
+    return re.sub(r"(?<=[A-Za-z])(?:\*\*)?-([12])", lambda m: "⁻" + "¹²"[int(m[1]) - 1], unit)
 
 
 def describe(field: xr.DataArray) -> str:

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullLocator
 
 from data.variables import lookup
 from plotting.colours import LINES as COLOURS
@@ -146,6 +146,7 @@ def spectra(scores: dict) -> Figure:
     panels[0, 0].set_ylim(max(1e-3, min(low, 0.4)), min(1e2, max(high, 2.0)))
     panels[0, 1].set_ylim(-0.3, 1.05)
     for ratio in panels[:, 0]:
+        ratio.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ratio.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ratio.yaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_title("sharpness: power of forecast / truth", fontsize=12)

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex, to_rgba
 from PIL import Image
 
 from data.grib import decode, locate, scan
-from data.grid import lambert_latlon
+from data.grid import HRRR_X0, HRRR_Y0, Grid, lambert_latlon
 from data.metadata import coordinates_of
 from data.variables import lookup
 from plotting.animate import animate
@@ -77,7 +77,7 @@ def test_maps_have_north_up_whatever_the_order_of_the_rows(flip, coordinates):
     top = rows[0] if image.origin == "upper" else rows[-1]
     left, right, bottom, upper = image.get_extent()
     assert top == 11 and upper > bottom and right > left
-    assert figure.axes[0].get_ylabel().startswith("+3 h\nvalid 2024-05-20 03:00")
+    assert figure.axes[0].get_ylabel().startswith("+3 h, valid\n2024-05-20\n03:00 UTC")
     if coordinates:
         assert (right - left) == pytest.approx(16 * 3)  # km
 
@@ -111,7 +111,7 @@ def test_reflectivity_stands_beside_its_extrapolation_and_no_echo_is_no_error():
 def test_five_minute_leads_and_a_single_lead_are_drawn():
     forecast = forecast_of(lambda h: 20.0 + h, "REFC", coordinates=False, step=np.timedelta64(5, "m"))
     figure = draw(forecast_panels(forecast, lambda t: None, "REFC", [np.timedelta64(5, "m")]))
-    assert figure.axes[0].get_ylabel().startswith("+5 min\nvalid 2024-05-20 00:05")
+    assert figure.axes[0].get_ylabel().startswith("+5 min, valid\n2024-05-20\n00:05 UTC")
     assert figure.axes[0].get_xlabel() == "x (cell)"
 
 
@@ -225,6 +225,15 @@ def test_state_borders_lie_where_they_are():
             assert np.abs(segment[:, 1] - place[0, 1]).min() < 1500 + 500  # the earth's curve between two points
 
 
+def test_the_plane_of_all_of_hrrr_is_learnt_to_within_50_m():
+    x, y = HRRR_X0 + 30e3 * np.arange(180), HRRR_Y0 + 30e3 * np.arange(106)
+    plane = Plane(x, y, *lambert_latlon(x[None, :], y[:, None]))
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.uniform(v[0], v[-1], 2000) for v in (x, y)])  # between the cells
+    latitude, longitude = lambert_latlon(*places)
+    assert np.hypot(*(np.stack(plane(longitude, latitude)) - places)).max() < 50
+
+
 def test_coasts_are_drawn_in_degrees_on_a_regular_grid_and_not_where_the_plane_is_unknown():
     latitude, longitude = np.arange(60.0, 49, -0.5), np.arange(350.0, 363, 0.5)  # across 0 degrees, north first
     field = xr.DataArray(
@@ -239,8 +248,10 @@ def test_coasts_are_drawn_in_degrees_on_a_regular_grid_and_not_where_the_plane_i
     assert dover < 0.2
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10°W", "5°W", "0°"]
     assert not [c for c in field_map(field, lines=False).axes[0].collections if c.get_label().startswith("borders")]
-    scrambled = np.random.default_rng(0).permuted(small_grid().latitude)
-    assert lines_within(np.arange(16.0), np.arange(12.0), scrambled, small_grid().longitude) == {}
+    x = y = np.arange(-300e3, 300e3, 6000.0)
+    latitude, longitude = lambert_latlon(x[None, :], y[:, None])
+    assert lines_within(x, y, latitude, longitude)
+    assert lines_within(x, y, np.random.default_rng(0).permuted(latitude), longitude) == {}
 
 
 # ---- a place
@@ -250,6 +261,10 @@ def test_the_nearest_cell_is_the_one_a_search_over_all_finds():
     assert (row, column) == (7, 3) and km == pytest.approx(0.004 * 111.2, rel=0.01)
     with pytest.raises(ValueError, match="km from the nearest cell"):
         nearest_cell(grid, 10.0, 0.0)
+    # In the north a degree of longitude is short: 1.5 of them at 70 N are 57 km, one of latitude is 111 km.
+    north = Grid((2, 2), latitude=np.array([[70.0, 70], [71, 71]]), longitude=np.array([[8.5, 11.5], [10, 13]]))
+    row, column, km = nearest_cell(north, 70.0, 9.99)
+    assert (row, column) == (0, 0) and km == pytest.approx(1.49 * 111.2 * np.cos(np.radians(70)), rel=0.01)
 
 
 def test_a_meteogram_shows_the_cell_and_the_truth_of_its_times():
@@ -275,7 +290,7 @@ def test_a_meteogram_goes_by_cell_where_there_is_no_latitude_and_names_a_masked_
 
 
 # ---- moving pictures
-def test_an_animation_has_a_frame_per_lead_and_leaves_nothing_half_written(tmp_path):
+def test_an_animation_has_a_frame_per_lead_and_leaves_nothing_half_written(tmp_path, monkeypatch):
     forecast = forecast_of(lambda h: 10.0 * h, "REFC", leads=3)
     figure = animate(tmp_path / "refc.gif", forecast, "REFC", truth=lambda t: None, dpi=30)
     with Image.open(tmp_path / "refc.gif") as picture:
@@ -286,11 +301,9 @@ def test_an_animation_has_a_frame_per_lead_and_leaves_nothing_half_written(tmp_p
     with pytest.raises(ValueError, match=r"expected a name that ends in .gif or .mp4"):
         animate(tmp_path / "refc.png", forecast, "REFC")
 
-    def broken(time):
-        raise KeyError(time)
-
-    with pytest.raises(KeyError):
-        animate(tmp_path / "refc.gif", forecast, "REFC", truth=broken)
+    monkeypatch.setattr("plotting.animate.os.replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        animate(tmp_path / "refc.gif", forecast, "REFC", dpi=30)
     assert [f.name for f in tmp_path.iterdir()] == ["refc.gif"]
 
 
@@ -333,6 +346,52 @@ def test_real_fields_of_every_kind_are_drawn(real):
     radar = draw(field_map(one["radar"].dbz, "HomeyerRainbow" if find_spec("cmweather") else "cividis"))
     assert radar.axes[0].images[0].get_array().mask.any() and "no echo" not in texts(radar)
     assert "Temp: 2 m temperature, wind barbs in knots" in texts(draw(wind_map(one["washita"], "Temp")))
+
+
+def as_forecast(fields: xr.Dataset) -> xr.Dataset:
+    """The times of a real data set as the lead times of one perfect forecast of it."""
+    times = fields["time"].values
+    fields = fields.rename(time="lead_time").assign_coords(lead_time=times - times[0])
+    return fields.expand_dims(init_time=times[:1])
+
+
+@pytest.mark.real_data
+def test_panels_and_animation_of_a_real_radar_every_five_minutes_with_masked_cells(real, tmp_path):
+    radar = xr.open_dataset(real / "fmi_dbz_20160928.nc", engine="netcdf4")[["dbz"]]
+    radar = radar.isel(time=slice(0, 3), y=slice(300, 700, 4), x=slice(0, 500, 4)).load()  # its western edge
+    forecast = as_forecast(radar)
+    panels = draw(forecast_panels(forecast, radar, "dbz", forecast.lead_time.values[1:])).axes
+    assert panels[4].get_ylabel() == "+10 min, valid\n2016-09-28\n14:55 UTC"
+    error = panels[7].images[0].get_array()
+    assert error.mask.any() and np.all(error.compressed() == 0) and not np.all(error.mask)
+    assert np.array_equal(error.mask, np.isnan(radar.dbz[2]))
+    animate(tmp_path / "radar.gif", forecast, "dbz", truth=radar, dpi=30)
+    with Image.open(tmp_path / "radar.gif") as picture:
+        assert picture.n_frames == 3
+
+
+@pytest.mark.real_data
+def test_meteogram_coverage_and_distributions_of_real_reanalyses(real):
+    plains = xr.open_dataset(real / "era5_plains_25h.nc", engine="netcdf4").load()
+    axes = draw(meteogram(as_forecast(plains), 35.2, -97.4, truth=plains)).axes
+    norman = plains.sel(latitude=35.25, longitude=-97.5, method="nearest")
+    assert [a.get_ylabel() for a in axes] == ["K", "m s⁻¹"] and np.array_equal(axes[0].lines[0].get_ydata(), norman.d2m)
+    assert np.allclose(axes[1].lines[1].get_ydata(), np.hypot(norman.u10, norman.v10))
+    uk = xr.open_dataset(real / "era5_uk_t2m_744h.nc", engine="netcdf4")
+    assert coverage(uk).get_suptitle() == "744 times, no gaps"
+    assert draw(distributions(uk, times=4)).axes[0].get_xlabel() == "K"
+
+
+@pytest.mark.real_data
+def test_cape_and_cin_of_a_real_hrrr_file_are_drawn(real):
+    messages = scan(real / "hrrr_grib" / "hrrr.20180722" / "hrrr.t21z.wrfsfcf01.grib2")
+    fields = {n: next(m for m in messages if m.matches(lookup(n))) for n in ("CAPE", "CIN")}
+    arrays = {n: (("y", "x"), decode(m)) for n, m in fields.items()}
+    store = xr.Dataset(arrays, coordinates_of(locate(fields["CAPE"])) | {"time": fields["CAPE"].valid_time})
+    figure = draw(convection_map(store))
+    assert "valid 2018-07-22 22:00 UTC" in texts(figure) and np.array_equal(
+        figure.axes[0].images[0].get_array(), store.CAPE
+    )
 
 
 # ---- what a store holds
