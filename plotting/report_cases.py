@@ -64,9 +64,10 @@ def player(forecast: xr.Dataset, truth: Truth, name: str, i: int, every: int = 1
     """Truth and forecast side by side, one frame for each `every`-th lead, with a slider and a button to play."""
     start = forecast["init_time"].values[i]
     leads = range(0, forecast.sizes["lead_time"], every)
-    fields = [forecast[name].variable[i, j].values for j in leads]
+    thin = thinning(forecast[name].shape[2:])
+    fields = [forecast[name].variable[i, j].values[::thin, ::thin].copy() for j in leads]
     times = [start + forecast["lead_time"].values[j] for j in leads]
-    found = [truth(t, name) for t in times]
+    found = [None if a is None else a[::thin, ::thin].copy() for a in (truth(t, name) for t in times)]
     actual = [np.full(f.shape, np.nan) if a is None else a for f, a in zip(fields, found, strict=True)]
     colours, norm, _ = field_colours(name, fields + actual)
     up = frame_of(forecast, forecast[name].dims[2:], lines=False).origin == "lower"
@@ -83,7 +84,6 @@ def player(forecast: xr.Dataset, truth: Truth, name: str, i: int, every: int = 1
     )
     told = tag("ol", *(tag("li", label) for label in labels), class_="labels", hidden=True)
     controls = tag("div", tag("button", "Play", type="button"), slider, tag("output", labels[0]), class_="controls")
-    thin = thinning(fields[0].shape)
     note = f"{name}, {lookup(name).units or 'no unit'}" + (f"; every {thin}th cell" if thin > 1 else "")
     parts = (tag("div", *sides, class_="pair"), controls, told, scale(colours, norm, name), tag("figcaption", note))
     return tag("figure", *parts, class_="player card")
@@ -91,8 +91,7 @@ def player(forecast: xr.Dataset, truth: Truth, name: str, i: int, every: int = 1
 
 def encode(field: np.ndarray, colours, norm, up: bool) -> bytes:
     """A (y, x) field as a lossless image with north up, one pixel a cell."""
-    thin = thinning(field.shape)
-    shown = np.ma.masked_invalid(field[::thin, ::thin])
+    shown = np.ma.masked_invalid(field)
     pixels = (colours(norm(shown))[..., :3] * 255).round().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels[::-1] if up else pixels).save(buffer, "webp", lossless=True, quality=60, method=4)
@@ -100,6 +99,7 @@ def encode(field: np.ndarray, colours, norm, up: bool) -> bytes:
 
 
 def thinning(shape: tuple[int, int]) -> int:
+    """Every how many cells a frame shows one."""
     return math.ceil(max(shape) / WIDEST)
 
 

@@ -70,6 +70,8 @@ def test_what_the_store_lacks_is_refused(best, seven_store, wrong, message):
 def test_safetensors_weights_give_the_same_bits(exported, best, seven_store):
     one, other = (forecast(p, seven_store, TIMES, 3) for p in (best, exported / "model.safetensors"))
     assert all(np.array_equal(one[n], other[n]) for n in SEVEN)
+    card, weights = (exported / n for n in ("README.md", "model.safetensors"))
+    assert weights.stat().st_mode == card.stat().st_mode  # to be published: readable like any other file
 
 
 def test_a_mask_travels_with_the_weights(tmp_path):

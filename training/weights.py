@@ -32,14 +32,14 @@ def save_weights(checkpoint: dict, path: Path, fields: dict[str, torch.Tensor], 
 
     `fields` (by name) and `projection` (CF attributes) describe the grid, as far as known. What resuming needs
     (optimizer, schedule, random numbers) is left out."""
-    save_file = library(str(path)).save_file
+    save = library(str(path)).save
     tables = {k: checkpoint[k] for k in TABLES}
     tables["grid"] = {**checkpoint["grid"], "mask": None, "projection": projection}
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint["ema"].items()}
     fields = fields | ({} if checkpoint["grid"]["mask"] is None else {"mask": checkpoint["grid"]["mask"]})
     tensors |= {GRID + k: v.cpu().contiguous() for k, v in fields.items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"hourcast": json.dumps(tables)})
+    temporary.write_bytes(save(tensors, metadata={"hourcast": json.dumps(tables)}))  # save_file: readable by us alone
     temporary.replace(path)
 
 
