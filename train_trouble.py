@@ -39,7 +39,8 @@ def investigate(
         terms, learn.seen = learn.seen, None
         fault = offender(terms, data.names, task.skip) or bad_gradient(learn.model)
         if fault:
-            path = run_dir / f"fault_step_{at.step}.pt"
+            whose = "" if team.first else f"_process_{team.rank}"
+            path = run_dir / f"fault_step_{at.step}{whose}.pt"
             text = f"initial times {', '.join(map(show, times))}: {fault}; kept for a look in {path}"
             with writing(path, path):
                 torch.save({"format": "fault", "what": fault, "step": at.step, "epoch": at.epoch,

@@ -14,6 +14,7 @@ import zarr
 from tqdm import tqdm
 from zarr.core.sync import sync
 
+from data.checks import Written
 from data.dataset import Hours
 from data.store import Store
 from data.times import show
@@ -60,9 +61,7 @@ class Guard:
         self.index = {int(t): i for i, t in enumerate(self.times.astype("int64"))}
         self.given_up: dict[int, str] = {}
         self.identity = None if self.remote else self._identity()
-        self.absent = set() if self.remote else {
-            (n, i) for n in names for i in range(len(self.times)) if self.array_gaps(n) and self._gone(n, i)
-        }  # fmt: skip
+        self.absent = set() if self.remote else absent_hours(Written(group, names), len(self.times))
 
     def __call__(self, when: np.datetime64, read):
         """What read(when) returns. Unreadable after the patience, and at once for an hour that was given up before;
@@ -144,11 +143,6 @@ class Guard:
                 return name
         return ""
 
-    def array_gaps(self, name: str) -> bool:
-        """Whether an array has fewer chunks than it should: only then its hours are looked at one by one."""
-        array = self.arrays[name]
-        return array.nchunks_initialized < array.nchunks
-
     def _gone(self, name: str, index: int) -> bool:
         array = self.arrays[name]
         outer = array.shards or array.chunks
@@ -183,3 +177,9 @@ class Guard:
             tqdm.write(f"note: {self.store.path} has grown by {len(times) - len(self.times)} hours; this run keeps to "
                        "those it began with")  # fmt: skip
         self.identity = now
+
+
+def absent_hours(written: Written, count: int) -> set[tuple[str, int]]:
+    """(variable, index) of hours that lack a chunk; arrays that have all of theirs are not looked at hour by hour."""
+    incomplete = [n for n in written.arrays if not written.complete(n)]
+    return {(n, i) for n in incomplete for i in range(count) if written.missing(n, i)}

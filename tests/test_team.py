@@ -79,6 +79,10 @@ def test_no_thread_of_the_group_outlives_the_team():
         "import sys, torch; from pathlib import Path; sys.path.insert(0, '.'); from training.team import Team\n"
         "with Team() as team:\n"
         "    torch.optim.AdamW([torch.zeros(3, requires_grad=True)]); assert team.highest(team.rank) == 1\n"
+        "    assert team.first_text('second' * team.rank) == 'second' and team.first_text('') == ''\n"
+        "    team.refuse_difference(7)\n"
+        "    try:\n        team.refuse_difference(team.rank)\n        raise SystemExit('two steps in one run')\n"
+        "    except ValueError:\n        pass\n"
         "    assert any('gloo' in p.read_text() for p in Path('/proc/self/task').glob('*/comm'))\n"
         "print([p.read_text() for p in Path('/proc/self/task').glob('*/comm')], file=sys.stderr)\n"
     )
