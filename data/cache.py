@@ -1,7 +1,7 @@
 """Where decoded hours are kept, chosen from the memory that is free, and the order of an epoch that suits it."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,25 +14,31 @@ GROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Plan:
-    """place: "device", "RAM" or "none"; hours: how many it holds; block: pairs that are shuffled among themselves (0:
-    all); line: what to print."""
+    """place: "device", "RAM" or "none"; hours: how many of `count` it holds; line: what to print."""
 
     place: str
     hours: int
-    block: int
+    count: int
     line: str
+
+    def block(self, span: int) -> int:
+        """Pairs to shuffle among themselves (`block_order`), so that each hour is decoded once, where a task touches
+        `span` hours; 0: all of them, since all hours are kept, or so few that it would not help."""
+        if self.hours == self.count:
+            return 0
+        return max(0, self.hours - span + 1)  # n pairs in a row touch n - 1 hours more than the first one does
 
 
 def choose(count: int, hour: int, span: int, kind: str, cache_gb: float = -1.0, device_bytes: int = 0,
            sharers: int = 1) -> Plan:  # fmt: skip
     """Where `count` hours of `hour` bytes go.
 
-    span: hours that the longest task touches; kind: their precision, for the line; cache_gb: at most so much RAM, below
+    span: hours that a pair touches; kind: their precision, for the line; cache_gb: at most so much RAM, below
     0 what is free; device_bytes: what the device has to spare, 0 in lean mode; sharers: processes on this machine.
     """
     size = count * hour
     if size <= DEVICE_SHARE * device_bytes:
-        return Plan("device", count, 0, f"cache: all {count} hours on the device as {kind}, {_gb(size)} of "
+        return Plan("device", count, count, f"cache: all {count} hours on the device as {kind}, {_gb(size)} of "
                     f"{_gb(device_bytes)} to spare")  # fmt: skip
     free = free_memory()
     room = SHARE * free / sharers
@@ -40,14 +46,13 @@ def choose(count: int, hour: int, span: int, kind: str, cache_gb: float = -1.0, 
     held = min(count, int(room // hour))
     used = f"{_gb(held * hour)} of {_gb(free)} free"
     if held == count:
-        return Plan("RAM", count, 0, f"cache: all {count} hours in RAM as {kind}, {used}")
+        return Plan("RAM", count, count, f"cache: all {count} hours in RAM as {kind}, {used}")
     if held <= span:
-        return Plan("none", 0, 0, f"cache: none, {span + 1} hours as {kind} would take {_gb((span + 1) * hour)} of "
+        return Plan("none", 0, count, f"cache: none, {span + 1} hours as {kind} would take {_gb((span + 1) * hour)} of "
                     f"{_gb(free)} free; every pair is decoded anew")  # fmt: skip
-    # a block of n pairs touches n - 1 hours more than its first pair does
-    block = held - span + 1
-    return Plan("RAM", held, block, f"cache: {held} of {count} hours in RAM as {kind}, {used}; shuffled in blocks of "
-                f"{block} pairs, so that each hour is decoded once an epoch")  # fmt: skip
+    plan = Plan("RAM", held, count, f"cache: {held} of {count} hours in RAM as {kind}, {used}")
+    return replace(plan, line=f"{plan.line}; shuffled in blocks of {plan.block(span)} pairs, so that each hour is "
+                   "decoded once an epoch")  # fmt: skip
 
 
 def _gb(size: float) -> str:

@@ -1,5 +1,6 @@
 """Hours of a store in memory: decoded outside Python's lock, packed where that changes no value, kept as planned."""
 
+import contextlib
 import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +53,9 @@ class Hours:
         self._start()
 
     def __call__(self, time: np.datetime64) -> Tensor:
-        """(C, H, W) float32 in physical units; not to be written to."""
-        if self._on_device is not None and (found := self._on_device.get(_key(time))) is not None:
-            return Batch([found], (1,)).to(found.values.device)[0]
+        """(C, H, W) float32 in physical units, on the device where hours are kept there; not to be written to."""
+        if self._on_device is not None:
+            return self.together([time], (1,))[0]
         return torch.from_numpy(self.packed(time).fields())
 
     def plan(self, times: np.ndarray, span: int, device: torch.device | str = "cpu", lean: bool = True,
@@ -62,10 +63,12 @@ class Hours:
         """Choose where the hours `times` are kept from now on and in which precision; its `line` says it.
 
         To be asked after one training step of each kind, so that the device's free memory is known. span: hours that
-        the longest task touches. half: False for float32 in any case. The other arguments are those of
+        a pair touches. half: False for float32 in any case. The other arguments are those of
         `data.cache.choose`.
         """
         device = torch.device(device)
+        self._kept.clear()
+        self._held, self._steps, self._on_device = 0, None, None
         kind, size = self._choose_precision(times, half)
         plan = choose(len(times), size, span, kind, cache_gb, device_room(device, lean), sharers)
         self._kept.clear()
@@ -76,14 +79,17 @@ class Hours:
 
     def _choose_precision(self, times: np.ndarray, half: bool) -> tuple[str, int]:
         """Half precision where some hours of the record say that it changes no value; its name, and bytes an hour."""
-        cells, self._steps = len(self.names) * int(np.prod(self.store.grid.shape)), None
+        cells = len(self.names) * int(np.prod(self.store.grid.shape))
         if not half:
             return "float32", 4 * cells
         if self.mask is not None:
             return "float32 (some cells are missing)", 4 * cells
         some = times[np.unique(np.linspace(0, len(times) - 1, LOOKED_AT).round().astype(int))]
-        looked_at = [self.packed(t).values for t in some]
-        steps = find_steps(looked_at)
+        looked_at = []
+        for t in some:
+            with contextlib.suppress(ValueError):  # an hour at fault is told when it is asked for
+                looked_at.append(self.packed(t).values)
+        steps = find_steps(looked_at) if looked_at else [None]
         if None not in steps:
             self._steps = steps
             for hour in map(self._pack, looked_at):
@@ -141,6 +147,7 @@ class Hours:
         return hour
 
     def _new(self, time: np.datetime64) -> Packed:
+        """An hour from the store. What watches over reading may stand around this (data/retry.py)."""
         index = self._positions.get(_key(time))
         if index is not None and self.store.has(time) and None not in self._plain:
             found = self._from_chunks(index, time)

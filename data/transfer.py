@@ -58,6 +58,13 @@ class Batch:
                 self.pool.used(hour)
         return out.unflatten(0, self.lead)
 
+    def clone(self) -> Tensor:
+        """A copy on the host, for a look at it before `to`."""
+        out = torch.empty((len(self.hours), *self.hours[0].values.shape))
+        for place, hour in zip(out, self.hours, strict=True):
+            hour.on(out.device).into(place)
+        return out.unflatten(0, self.lead)
+
 
 class Pinned:
     """Pinned buffers, each for one hour; as many as are on their way at the same time."""

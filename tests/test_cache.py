@@ -57,15 +57,17 @@ def test_real_hours_are_the_same_after_packing(real):
 
 
 def test_a_bound_at_which_cells_pile_up_stays_what_it_is():
-    inhibition = -in_steps(0, 0.1, 4000)  # 0 is its highest value
-    same, _ = packed(inhibition, 0.1)
-    assert np.array_equal(same == 0, inhibition == 0) and same.max() == 0
+    for levels in range(100, 140):
+        inhibition = -in_steps(0, 0.1, levels)  # 0 is its highest value
+        same, _ = packed(inhibition, 0.1)
+        assert np.array_equal(same == 0, inhibition == 0) and same.max() == 0
 
 
 def test_smooth_fields_have_no_step_and_noise_cannot_pass_for_one():
     noise = np.random.default_rng(0).normal(288, 8, (200, 300)).astype(np.float32)
     assert find_step(noise) is None
     assert find_step(np.zeros((4, 4), np.float32)) == 0
+    assert find_step(np.float32([[0, 1, 2.4]])) is None and find_step(np.float32([[0, 1, 3]])) == 1
     stepped = np.round(noise * 16) / 16
     assert find_steps([np.stack([stepped, noise])]) == [1 / 16, None]
     assert find_steps([np.zeros((1, 4, 4), np.float32)]) == [None]  # nothing was seen
@@ -92,11 +94,12 @@ def test_the_cache_goes_where_it_fits_and_says_so(monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda: 17 * GB)
     hour = 26_671_974
     plan = choose(335, hour, 3, "int16")
-    assert (plan.place, plan.hours, plan.block) == ("RAM", 335, 0)
+    assert (plan.place, plan.hours, plan.block(3)) == ("RAM", 335, 0)
     assert plan.line == "cache: all 335 hours in RAM as int16, 8.9 GB of 17.0 GB free"
     plan = choose(335, hour, 3, "int16", cache_gb=4.0)
-    assert (plan.place, plan.hours, plan.block) == ("RAM", 149, 147)
+    assert (plan.place, plan.hours, plan.block(3)) == ("RAM", 149, 147)
     assert "149 of 335 hours in RAM" in plan.line and "blocks of 147 pairs" in plan.line
+    assert plan.block(26) == 124 and plan.block(200) == 0  # chains of 24 h; longer than what is kept
     assert choose(335, hour, 3, "int16", sharers=4).hours == int(0.6 * 17 * GB / 4 // hour)
     assert choose(335, hour, 3, "int16", cache_gb=99).hours == 335  # never more than what is free
     assert choose(1000, hour, 3, "int16", cache_gb=99).hours == int(0.6 * 17 * GB // hour)

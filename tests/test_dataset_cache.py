@@ -2,13 +2,14 @@
 
 import multiprocessing
 import pickle
-import time
+import threading
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 import zarr
+from numcodecs.blosc import Blosc
 
 from data import cache, hours
 from data.chunks import plain_arrays
@@ -19,6 +20,7 @@ from tests.conftest import SEVEN, hour, weather, write_store
 
 LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
 TWO = ["T2M", "CIN"]
+ONE = (1, 12, 16)  # one chunk an hour
 ALL = (hour(0), hour(10_000))
 
 
@@ -54,13 +56,17 @@ def test_batches_become_the_tensors_of_the_plain_reader(seven_store, stepped, so
     store, names = (stepped, TWO) if source == "stepped" else (Store(seven_store), list(SEVEN))
     plain = Series(Hours(store, names, None), LEAD, 1)
     loader = Hours(store, names, None)
-    loader.plan(store.times, 4)
+    for _ in range(2):  # a run that goes on after a setback plans again
+        assert (" as int16" in loader.plan(store.times, 4).line) == (source == "stepped")
+        loader(store.times[0])
     cached = Series(loader, LEAD, 1)
     starts = find_pairs(store.times, LEAD, ALL, 1, 2)
     for chosen in ([3], [7, 2]):
         expected = plain.states(starts[chosen]), *plain.targets(starts[chosen], range(2))
         states, targets = cached.batches(starts[chosen], range(2))
+        copies = [b.clone() for b in (states, *targets)]
         got = [b.to("cpu") for b in (states, *targets)]
+        assert all(torch.equal(a, b) for a, b in zip(got, copies, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
         assert torch.equal(cached.states(starts[chosen]), expected[0])
 
@@ -82,9 +88,9 @@ def test_in_blocks_each_hour_is_decoded_once_an_epoch(stepped):
         decoded, kept = decodes_of_an_epoch(stepped, 0, 30, seed)
         assert (decoded, kept) == (30, 30)  # all of it fits
         plan = cache.choose(30, 768, 3, "", 10.5 * 768 / 1e9)
-        assert (plan.hours, plan.block) == (10, 8)
-        decoded, kept = decodes_of_an_epoch(stepped, plan.block, 10.5, seed)
-        seams = -(-28 // plan.block)  # at most so many, between the first pair's block and the last one's
+        assert (plan.hours, plan.block(3)) == (10, 8)
+        decoded, kept = decodes_of_an_epoch(stepped, 8, 10.5, seed)
+        seams = -(-28 // 8)  # at most so many, between the first pair's block and the last one's
         assert 30 <= decoded <= 30 + 2 * seams and kept == 10
         assert decodes_of_an_epoch(stepped, 0, 10.5, seed)[0] > 40  # what a random order costs with that cache
 
@@ -102,9 +108,11 @@ def test_the_fast_way_leaves_what_it_does_not_know_to_xarray(tmp_path, stepped):
     plain = xr.open_zarr(stepped.path)[["T2M"]].isel(time=slice(0, 6)).load()
     for n, encoding in enumerate([
         {"chunks": (2, 12, 16)}, {"chunks": (1, 6, 16)},
-        {"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999},
-        {"dtype": "float64"}, {"_FillValue": 255.0}, {"compressors": [zarr.codecs.GzipCodec()]},
-        {"chunks": (1, 12, 16), "shards": (2, 12, 16)}, {"chunks": (1, 12, 16), "compressors": None},
+        {"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999,
+         "chunks": ONE},
+        {"dtype": "float64", "chunks": ONE}, {"_FillValue": 255.0, "chunks": ONE},
+        {"compressors": [zarr.codecs.GzipCodec()], "chunks": ONE},
+        {"chunks": ONE, "shards": (2, 12, 16)}, {"chunks": ONE, "compressors": None},
     ]):  # fmt: skip
         path = tmp_path / f"{n}.zarr"
         plain.drop_encoding().to_zarr(path, zarr_format=3, encoding={"T2M": encoding}, consolidated=False)
@@ -119,7 +127,7 @@ def test_the_fast_way_leaves_what_it_does_not_know_to_xarray(tmp_path, stepped):
     assert torch.equal(Hours(store, ["T2M"], None)(hour(3)), torch.from_numpy(plain.T2M.values[3:4]))
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "other", "nan"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "other", "short", "nan"])
 def test_a_harmed_chunk_ends_in_the_usual_line(tmp_path, harm):
     path = write_store(tmp_path / "s.zarr", in_steps, [hour(n) for n in range(8)], ["T2M"])
     store = Store(path)
@@ -130,6 +138,8 @@ def test_a_harmed_chunk_ends_in_the_usual_line(tmp_path, harm):
         chunk.write_bytes(chunk.read_bytes()[:-7])
     elif harm == "gone":
         chunk.unlink()
+    elif harm == "short":
+        chunk.write_bytes(Blosc().encode(np.zeros(12 * 8, np.float32)))
     elif harm == "other":
         chunk.write_bytes(b"no blosc frame at all, and of some length")
     else:
@@ -141,7 +151,7 @@ def test_a_harmed_chunk_ends_in_the_usual_line(tmp_path, harm):
         with pytest.raises(ValueError, match=r"T2M has .* missing or infinite values at 2024-05-20T03.*check_store"):
             loader(hour(3))
     else:
-        with pytest.raises(Exception, match=r"cannot be read|blosc|Blosc|decompress"):
+        with pytest.raises(Exception, match=r"cannot be read|decompress"):
             loader(hour(3))
 
 
@@ -199,16 +209,22 @@ def test_a_pinned_buffer_waits_for_its_transfer():
     assert (out == 9).all()
 
 
-def test_reading_ahead_happens_while_the_step_runs():
+def test_the_hours_used_last_stay(stepped):
+    loader = Hours(stepped, TWO, None)
+    loader.plan(stepped.times, 1, cache_gb=2.1 * 768 / 1e9)  # room for two
+    loader.decoded = 0
+    for n in (0, 1, 0, 2, 0, 2):
+        loader(hour(n))
+    assert loader.decoded == 3
+
+
+def test_the_next_task_is_read_while_the_step_runs():
+    begun = [threading.Event() for _ in range(4)]
+
     def read(n):
-        time.sleep(0.05)
+        begun[n].set()
         return n
 
-    began, waited = time.monotonic(), 0.0
-    reads = read_ahead(read, range(4))
-    for _ in range(4):
-        asked = time.monotonic()
-        next(reads)
-        waited += time.monotonic() - asked
-        time.sleep(0.06)
-    assert waited < 0.12 < 0.24 <= time.monotonic() - began
+    for n, got in read_ahead(read, range(4)):
+        assert n == got
+        assert n == 3 or begun[n + 1].wait(10)
