@@ -29,6 +29,14 @@ def borders() -> list[tuple[int, np.ndarray]]:
     return [(int(k), np.cumsum(np.vstack([first, part]), axis=0) / QUANTUM) for k, first, part in parts]
 
 
+@lru_cache(maxsize=1)
+def boxes() -> np.ndarray:
+    """(lines, 4): middle and half width in longitude, lowest and highest latitude of every line, in degrees."""
+    ends = np.array([(*line.min(axis=0), *line.max(axis=0)) for _, line in borders()])
+    west, south, east, north = ends.T
+    return np.stack([(west + east) / 2, (east - west) / 2, south, north], axis=1)
+
+
 class Plane:
     """Longitude and latitude to the plane of a grid, learnt from the grid's own coordinates.
 
@@ -78,8 +86,11 @@ def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
     centre = plane.middle[1]
     east = _turn(longitude - centre)
     low, high = (np.array([f(east), f(latitude)]) for f in (np.min, np.max))
+    middle, half, south, north = boxes().T
+    beside = np.abs(_turn(middle - centre - (low[0] + high[0]) / 2)) - half > (high[0] - low[0]) / 2 + MARGIN
+    near_lines = np.flatnonzero(~beside & (south < high[1] + MARGIN) & (north > low[1] - MARGIN))
     found: dict[int, list[np.ndarray]] = {}
-    for kind, line in borders():
+    for kind, line in (borders()[i] for i in near_lines):
         points = np.stack([_turn(line[:, 0] - centre), line[:, 1]], axis=1)
         near = np.all((points > low - MARGIN) & (points < high + MARGIN), axis=1)
         if not near.any():

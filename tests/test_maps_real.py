@@ -22,7 +22,8 @@ from tests.test_maps import draw, texts
 def test_the_whole_of_hrrr_is_drawn_with_its_coasts(real):
     path = next((real / "hrrr_conus").glob("*.grib2"))
     message = next(m for m in scan(path) if m.matches(lookup("REFC")))
-    coordinates = coordinates_of(locate(message)) | {
+    grid = locate(message)
+    coordinates = coordinates_of(grid) | {
         "init_time": message.reference_time,
         "lead_time": message.lead_time,
     }
@@ -30,7 +31,6 @@ def test_the_whole_of_hrrr_is_drawn_with_its_coasts(real):
     figure = field_map(field)
     assert "init 2022-10-14 01:00, +15 min, valid 2022-10-14 01:15 UTC" in texts(draw(figure))
     coast = next(c for c in figure.axes[0].collections if c.get_label() == f"borders {COAST}")
-    grid = locate(message)
     plane = Plane(grid.x / 1000, grid.y / 1000, grid.latitude, grid.longitude)
     cape_cod = np.ravel(plane(np.array([-69.97]), np.array([41.78])))  # Marconi beach
     assert plane.misfit < 0.05
