@@ -22,17 +22,19 @@ import xarray as xr
 from tqdm import tqdm
 
 import train_deterministic
-from data.command import refuse_file_above, run
+from data.command import raised_by_us, refuse_file_above, run
 from data.files import replace
+from data.grid import read_grid
 from data.store import Store
 from data.variables import lookup
 from plotting import report_sections as parts
 from plotting.report import page
-from plotting.report_cases import all_maps, case_skill, cases_markup, choose_cases, player
+from plotting.report_cases import all_maps, case_skill, cases_markup, choose_cases, clipped_rows, player
 from plotting.report_html import Markup, paragraph, section, table
+from plotting.report_verdict import verdict
 from training.checkpoint import load_checkpoint
 from training.log import read_log
-from verification.inputs import choose, open_forecast
+from verification.inputs import check_grid, choose, open_forecast
 
 
 @dataclass
@@ -81,7 +83,7 @@ def main(cfg: Config) -> int:
             break
         print(f"note: {len(html) / 1e6:.1f} MB with every {every}. lead as a frame; fewer frames")
     replace(out, html)
-    word, sentence = parts.verdict(found.scores, found.records, boundary_of(found))
+    word, sentence = verdict(found.scores, found.records, boundary_of(found))
     print(f"{word}: {sentence}\nwrote {out} ({len(html) / 1e6:.1f} MB)")
     return 0
 
@@ -139,7 +141,7 @@ def boundary_of(found: Run) -> str:
 
 def report(cfg: Config, found: Run, told: "Cases | str", every: int) -> str:
     """The document, with every `every`-th lead as a frame."""
-    word, sentence = parts.verdict(found.scores, found.records, boundary_of(found))
+    word, sentence = verdict(found.scores, found.records, boundary_of(found))
     defaults = asdict(train_deterministic.Config())
     sections = {
         "Certificate": parts.certificate(found.scores, found.others),
@@ -147,7 +149,7 @@ def report(cfg: Config, found: Run, told: "Cases | str", every: int) -> str:
         "Cases": cases(cfg, found, told, every),
         "Curves": parts.curves(found.records),
         "Clipped or skipped": parts.left_out(
-            clipped(found), found.scores, found.records, found.notes + store_notes(found)
+            clipped_rows(found.forecast), found.scores, found.records, found.notes + store_notes(found)
         ),
         "Time and memory": parts.resources(found.records, sizes(found.folder), found.checkpoint),
         "Constants": parts.constants(found.checkpoint, defaults, meanings()),
@@ -186,7 +188,18 @@ def find_cases(cfg: Config, found: Run) -> Cases | str:
     """The best, the median and the worst forecast, or what is missing for that."""
     if found.forecast is None or found.truth is None:
         return "forecast.zarr" if found.forecast is None else "the store with the truth (name it with --zarr)"
+    try:
+        return compare(cfg, found)
+    except ValueError as error:
+        if not raised_by_us(error):
+            raise
+        return f"a truth that fits the forecast ({error})"
+
+
+def compare(cfg: Config, found: Run) -> Cases | str:
+    """find_cases where there is a forecast and a truth; ValueError where they do not fit."""
     forecast, names = found.forecast, choose(str(found.folder / "forecast.zarr"), found.forecast, [])
+    check_grid("the forecast", read_grid(forecast, forecast[names[0]].dims[2:]), found.truth.path, found.truth.grid)
     fields = truth_fields(found.truth, names)
     bar = tqdm(range(forecast.sizes["init_time"]), desc="cases", unit="forecast", disable=None)
     skills = [case_skill(forecast, fields, names, i, cfg.case_hours) for i in bar]
@@ -228,24 +241,6 @@ def truth_fields(store: Store, names: list[str]) -> Callable:
         return store.load(time, [own[name]])[0] if store.has(time) else None
 
     return read
-
-
-def clipped(found: Run) -> list[list]:
-    """For each variable the mean and the largest share of clipped cells, and where that was."""
-    rows = []
-    if found.forecast is None:
-        return rows
-    for name in choose(str(found.folder / "forecast.zarr"), found.forecast, []):
-        if f"{name}_clipped_share" not in found.forecast:
-            continue
-        shares = found.forecast[f"{name}_clipped_share"].values[:, 1:]
-        if not np.isfinite(shares).any():
-            continue
-        i, j = np.unravel_index(np.nanargmax(shares), shares.shape)
-        lead = found.forecast["lead_time"].values[j + 1] / HOUR
-        where = f"+{lead:g} h from {str(found.forecast['init_time'].values[i])[:16]}" if shares[i, j] > 0 else "nowhere"
-        rows.append([name, f"{np.nanmean(shares):.3%}", f"{shares[i, j]:.3%}", where])
-    return rows
 
 
 def store_notes(found: Run) -> list[str]:

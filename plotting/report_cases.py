@@ -131,3 +131,19 @@ def cases_markup(forecast: xr.Dataset, chosen: dict[str, int], skills, players: 
 def all_maps(forecast: xr.Dataset, truth: Truth, i: int, mapped: Sequence[str], leads) -> Markup:
     """The maps of several variables beside each other."""
     return tag("div", *(map_panels(forecast, truth, name, i, leads) for name in mapped), class_="maps")
+
+
+def clipped_rows(forecast: xr.Dataset | None) -> list[list]:
+    """For each variable its name, the mean and the largest share of clipped cells, and where that was."""
+    rows = []
+    for name in [] if forecast is None else forecast.attrs.get("variables") or list(forecast.data_vars):
+        if f"{name}_clipped_share" not in forecast:
+            continue
+        shares = forecast[f"{name}_clipped_share"].values[:, 1:]
+        if not np.isfinite(shares).any():
+            continue
+        i, j = np.unravel_index(np.nanargmax(shares), shares.shape)
+        lead = forecast["lead_time"].values[j + 1] / HOUR
+        where = f"+{lead:g} h from {show(forecast['init_time'].values[i])}" if shares[i, j] > 0 else "nowhere"
+        rows.append([name, f"{np.nanmean(shares):.3%}", f"{shares[i, j]:.3%}", where])
+    return rows

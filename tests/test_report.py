@@ -13,12 +13,12 @@ import infer_iterative
 import make_report
 import verify_forecast
 from plotting.report import SCRIPT
-from plotting.report_cases import case_skill, choose_cases, encode, player
+from plotting.report_cases import case_skill, choose_cases, clipped_rows, encode, player
 from plotting.report_charts import line_chart
 from plotting.report_html import tag
-from plotting.report_sections import verdict
+from plotting.report_verdict import verdict
 from tests.browser import Page, find_browser
-from tests.conftest import hour, weather, write_store
+from tests.conftest import hour, small_grid, weather, write_store
 from tests.model_files import write_checkpoint
 
 EVIL = "<img src=x onerror=document.evil=1>$a" + 12 * "long"  # a variable's name, wider than a telephone
@@ -146,6 +146,19 @@ def test_a_broken_file_is_said_too(run_dir, tmp_path, capsys):
     assert "is not what verify_forecast.py writes" in (tmp_path / "report.html").read_text()
 
 
+def test_a_truth_of_another_kind_or_grid_is_said_too(run_dir, tmp_path):
+    hours = [hour(n) for n in range(50, 58)]
+    other = write_store(tmp_path / "other.zarr", weather, hours, ["T2M"])
+    larger = write_store(tmp_path / "larger.zarr", lambda n, t: 1.0, hours, NAMES, small_grid(20, 16))
+    for path, told in ((other, "got no variable"), (larger, "20")):
+        cfg = make_report.Config(str(run_dir), str(tmp_path / "r.html"), str(path))
+        assert make_report.main(cfg) == 0
+        page = (tmp_path / "r.html").read_text()
+        assert (
+            "Missing: a truth that fits the forecast" in page and told in page and "Skill against persistence" in page
+        )
+
+
 def test_a_folder_that_is_not_there_is_refused(command, tmp_path):
     code, _, err = command(make_report, "--run_dir", tmp_path / "none")
     assert code == 2 and err.startswith("error: run_dir: got") and len(err.splitlines()) == 1
@@ -218,6 +231,14 @@ def test_best_median_and_worst():
     assert choose_cases([0.1, None, 0.9, 0.5, -0.2, 0.3]) == {"best": 2, "median": 5, "worst": 4}
     assert choose_cases([0.1, 0.2]) == {"best": 1, "worst": 0} and choose_cases([0.1, None]) == {"only": 0}
     assert choose_cases([None, None]) == {}
+
+
+def test_the_largest_clipped_share_is_found():
+    forecast = forecast_of(np.zeros((4, 2, 2))).assign_attrs(variables=["T2M"])
+    shares = np.array([[0.0, 0.01, 0.2, 0.03]])
+    forecast["T2M_clipped_share"] = (("init_time", "lead_time"), shares)
+    assert clipped_rows(forecast) == [["T2M", "8.000%", "20.000%", "+2 h from 2024-05-20 00:00"]]
+    assert clipped_rows(None) == []
 
 
 def test_frames_show_the_field_of_their_time_with_north_up():
