@@ -26,7 +26,7 @@ import numpy as np
 
 from data.store import Store
 
-sys.exit(Store(sys.argv[1]).times.max() < np.datetime64(sys.argv[2]) + np.timedelta64(49, "h"))
+sys.exit(int(Store(sys.argv[1]).times.max() < np.datetime64(sys.argv[2]) + np.timedelta64(49, "h")))
 PY
     .venv/bin/python infer_iterative.py --checkpoint "$RUN_DIR/best.pt" --zarr "$STORE" --init_time test --init_every 1h \
         --hours 24 --out "$RUN_DIR/forecast.zarr"
