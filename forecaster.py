@@ -35,6 +35,8 @@ from training.checkpoint import file_hash, load_checkpoint
 from training.device import autocast, choose_device
 from training.weights import load_weights
 
+CENTURY = 876_600.0  # hours; valid times beyond the year 2262 have no datetime64[ns]
+
 
 class Forecaster:
     """The averaged weights of a checkpoint as a forecast model, in physical units.
@@ -221,10 +223,11 @@ def match_variables(checkpoint: dict, store: Store) -> list[str]:
 def count_steps(hours: float, lead: np.timedelta64) -> int:
     """`hours` in steps of one lead; ValueError where that is not a whole positive number."""
     steps = hours / hours_of(lead)
-    if not (0 < steps < 1e6 and abs(steps - round(steps)) < 1e-6):
+    if not (0.5 < steps < 1e6 and hours < CENTURY and abs(steps - round(steps)) < 1e-6):
         raise ValueError(
-            f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours. "
-            f"Fix: --hours {max(round(steps), 1) * hours_of(lead):g}" if np.isfinite(hours) else
+            f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours, at "
+            f"most 100 years. Fix: --hours {max(round(min(steps, 1e5)), 1) * hours_of(lead):g}"
+            if np.isfinite(hours) else
             f"hours: got {hours}, expected a positive number. Fix: --hours 24"
         )  # fmt: skip
     return round(steps)
