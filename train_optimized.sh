@@ -95,6 +95,10 @@ synthetic() { # STORE [--CONSTANT VALUE ...]: a store of synthetic storms, where
     .venv/bin/python -m data.synthetic_storms --out "$@"
 }
 
+report() { # RUN_DIR STORE
+    .venv/bin/python make_report.py --run_dir "$1" --zarr "$2"
+}
+
 case "${1:-}" in
 setup)
     [[ ${2:-dev} == dev && $# -le 2 ]] || fail "setup: got ${*:2}, expected dev or nothing. Fix: ./train_optimized.sh setup dev"
@@ -111,7 +115,8 @@ demo)
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every 11h
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every 11h --boundary "$DEMO_DIR/other_seed.zarr"
-    say "done: forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR, $DEMO_DIR/other_seed and $DEMO_DIR/boundary"
+    report "$DEMO_DIR" "$DEMO_DIR/store.zarr"
+    say "done: report.html, forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR, the latter three also in $DEMO_DIR/other_seed and $DEMO_DIR/boundary"
     ;;
 -h | --help)
     sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
@@ -124,6 +129,7 @@ demo)
     say "train on $STORE in $RUN_DIR"
     train --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
     result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR"
-    say "done: forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
+    report "$RUN_DIR" "$STORE"
+    say "done: report.html, forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
     ;;
 esac
