@@ -135,7 +135,7 @@ def count_steps(hours: float, lead: np.timedelta64) -> int:
     if not (0.5 < steps < 1e6 and hours < CENTURY and abs(steps - round(steps)) < 1e-6):
         raise ValueError(
             f"hours: got {hours:g}, expected a positive multiple of the model's step of {hours_of(lead):g} hours, at "
-            f"most 100 years. Fix: --hours {max(round(min(steps, 24)), 1) * hours_of(lead):g}"
+            f"most 100 years. Fix: --hours {max(round(min(steps, 1e5)), 1) * hours_of(lead):g}"
             if np.isfinite(hours) else
             f"hours: got {hours}, expected a positive number. Fix: --hours 24"
         )  # fmt: skip

@@ -15,6 +15,7 @@ import faulthandler
 import importlib
 import json
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -95,7 +96,8 @@ class Player:
     def _play(self, kind, case: dict, folder: Path) -> tuple[str, str]:
         """What came of a case: accepted, refused, wrong, traceback or hang; and why, where that is a failure."""
         self.late = False
-        faulthandler.dump_traceback_later(5 * self.limit, exit=True)  # a hang that never returns to Python
+        # for a hang that never returns to Python
+        faulthandler.dump_traceback_later(5 * self.limit, exit=True, file=sys.__stderr__)
         signal.setitimer(signal.ITIMER_REAL, self.limit)
         try:
             result, why = kind.play(case, folder), ""

@@ -79,31 +79,11 @@ def test_a_forecast_that_is_killed_is_no_forecast_and_the_same_command_makes_it(
     assert verified(command, run, path, tmp_path / "s.json")[0] == 0
 
 
-KILL_BETWEEN_RENAMES = """
-    import os, pathlib, sys
-    import numpy as np
-    from data.forecast_store import ForecastWriter
-    from data.grid import Grid
-    rename = pathlib.Path.rename
-
-    def last(self, target):
-        rename(self, target)
-        if str(self) == sys.argv[1]:
-            os.kill(os.getpid(), 9)
-
-    pathlib.Path.rename = last
-    with ForecastWriter(sys.argv[1], ["T2M"], Grid((12, 16)), np.array(["2024-05-21"], "M8[ns]"),
-                        np.array([0], "m8[ns]"), {}) as out:
-        out.write(0, 0, np.zeros((1, 12, 16)), np.zeros(1))
-"""
-
-
 def test_an_older_forecast_outlives_a_kill_at_the_worst_moment(infer, tmp_path):
     path = tmp_path / "f.zarr"
     assert infer()[0] == 0
     before = contents(path)
-    killed(KILL_BETWEEN_RENAMES, path)
-    assert not path.exists() and list(contents(tmp_path / "f.zarr.old").values()) == list(before.values())
+    path.rename(tmp_path / "f.zarr.old")  # between the two renames that replace it
     with pytest.raises(RuntimeError), ForecastWriter(path, ["T2M"], small_grid(), np.array([hour(0)]), LEADS, {}):
         raise RuntimeError("the next one does not come to its end either")
     assert contents(path) == before and [p.name for p in tmp_path.iterdir()] == ["f.zarr"]
