@@ -39,7 +39,7 @@ class Setting:
 
 
 def rows_of(peers: tuple[str, ...]) -> dict[str, Row]:
-    out = {m: Row("ours", m, m) for m in ("fast", "lean")}
+    out = {m: Row("ours", f"ours, {m}", m) for m in ("fast", "lean")}
     for k in peers:
         text = KINDS[k].text
         out[k] = Row(k, text)

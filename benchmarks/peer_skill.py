@@ -5,7 +5,6 @@ steps as fit into the budget, the last averaged weights on 12 start times of wea
 """
 
 import statistics as stats
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -33,7 +32,9 @@ def skills(cfg, rows: dict[str, Row], device: torch.device) -> tuple[tuple[int, 
                     changes["muon_lr"] = 0.0
                 choice = Choice(row.text, changes, tuple(patches(cfg, row, settings[n])), rollout_parts=0)
                 result = ablation.make_run(budget, choice, "demo", paths, seed)
-                out[n].append({"seed": seed, "setting": asdict(settings[n]), **figures(result)})
+                out[n].append(
+                    {"seed": seed, "setting": str(settings[n]), "budget": cfg.skill_seconds, **figures(result)}
+                )
                 print(f"{n}, seed {seed}: {ablation.outcome(result, setup.leads)}", flush=True)
     show(rows, out, cfg.skill_seconds)
     return shape, out

@@ -17,7 +17,7 @@ Each network runs in the precision and memory layout in which a short trial find
 import json
 import multiprocessing
 import statistics as stats
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -92,7 +92,6 @@ def main(cfg: Config) -> None:
     timed = {n: row for n, row in rows.items() if row.kind == "ours" or row.mode == "fast"}
     if {"speed", "process"} & set(cfg.parts):
         settings = trial(cfg, timed, tuple(min(n, TRIAL) for n in shape), device)
-        keep("settings", shape, {n: asdict(s) for n, s in settings.items()})
     if "speed" in cfg.parts:
         keep("speed", shape, speeds(cfg, timed, settings, shape, device))
     if "process" in cfg.parts and device.type == "cpu":
@@ -109,7 +108,7 @@ def earlier(path: str, about: dict) -> dict:
         return {}
     found = json.loads(Path(path).read_text())
     same = all(found.get(k) == v for k, v in about.items())
-    return {k: found[k] for k in ("settings", *get_args(Part)) if k in found} if same else {}
+    return {k: found[k] for k in get_args(Part) if k in found} if same else {}
 
 
 def refuse_bad(cfg: Config) -> None:
@@ -195,8 +194,11 @@ def processes(cfg: Config, rows: dict[str, Row], settings: dict[str, Setting], s
     out: dict = {}
     for n, row in rows.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            out[n] = pool.apply(one_process, (cfg, row, settings[n], shape, torch.get_num_threads()))
-    lines = [[rows[n].text, str(settings[n]), f"{b / 1e6:.0f}", f"{b / out['lean']:.2f}"] for n, b in out.items()]
+            peak = pool.apply(one_process, (cfg, row, settings[n], shape, torch.get_num_threads()))
+        out[n] = {"setting": str(settings[n]), "training": peak}
+    for figures in out.values():
+        figures["of_lean"] = figures["training"] / out["lean"]["training"]
+    lines = [[rows[n].text, f["setting"], f"{f['training'] / 1e6:.0f}", f"{f['of_lean']:.2f}"] for n, f in out.items()]
     table(f"Peak of the process in training steps on {shape[0]} x {shape[1]} cells, MB, beyond that before",
           ["", "as", "MB", "/ our lean"], lines)  # fmt: skip
     return out
@@ -215,7 +217,7 @@ def speeds(cfg: Config, rows: dict[str, Row], settings: dict[str, Setting], shap
     out = {}
     for n, taken in times.items():
         ratios = [a / b for a, b in zip(taken[1:], times["fast"][1:], strict=True)]
-        out[n] = {"pairs_per_s": 1 / stats.median(taken[1:]), "seconds": taken[1:],
+        out[n] = {"setting": str(settings[n]), "pairs_per_s": 1 / stats.median(taken[1:]), "seconds": taken[1:],
                   "fast_is_ahead_by": stats.median(ratios), "least": min(ratios)}  # fmt: skip
     lines = [[rows[n].text, str(settings[n]), f"{f['pairs_per_s']:.3f}", f"{f['fast_is_ahead_by']:.2f}",
               f"{f['least']:.2f}"] for n, f in out.items()]  # fmt: skip

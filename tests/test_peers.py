@@ -100,7 +100,7 @@ def test_speed_is_given_as_a_ratio_to_ours(stub, tmp_path, capsys):
     assert speed[stub]["fast_is_ahead_by"] == pytest.approx(took[stub] / took["fast"])
     assert "three convolutions, its checkpointing" in capsys.readouterr().out
     about = {k: out[k] for k in ("device", "networks")}
-    assert peers.earlier(str(file), about) == {"settings": out["settings"], "speed": out["speed"]}
+    assert peers.earlier(str(file), about) == {"speed": out["speed"]}
     assert peers.earlier(str(file), about | {"device": "another"}) == {}
 
 
