@@ -29,7 +29,7 @@ ROUNDING = 4e-7  # float32, relative
 @dataclass(frozen=True)
 class Packed:
     """An hour in the cache: values (C, y, x), int16 or float32; int16 with scale and offset (C,) float32, and `error`
-    (C,): 0 where no cell looked at changed, else the bound scale / 2."""
+    (C,): 0 where no cell looked at changed by more than float32's rounding, else the bound scale / 2."""
 
     values: np.ndarray
     scale: np.ndarray | None = None
@@ -107,5 +107,5 @@ def _pack(field: np.ndarray, low: np.float32, high: np.float32, margin: float, s
             np.copyto(part, q)
             part *= scale
             part += offset
-            equal = np.array_equal(part, values)
+            equal = np.array_equal(part, values) or np.abs(part - values).max() <= 2 * rounding
     return scale, offset, 0.0 if equal else float(scale) / 2

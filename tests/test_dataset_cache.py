@@ -14,6 +14,7 @@ from numcodecs.blosc import Blosc
 from data import cache, hours
 from data.chunks import plain_arrays
 from data.dataset import Hours, Series, find_pairs, read_ahead
+from data.metadata import COMPRESSION
 from data.store import Store
 from data.transfer import Pinned
 from tests.conftest import SEVEN, hour, weather, write_store
@@ -106,14 +107,12 @@ def test_hours_go_to_a_spawned_process(stepped):
 def test_the_fast_way_leaves_what_it_does_not_know_to_xarray(tmp_path, stepped):
     assert None not in plain_arrays(stepped, TWO)
     plain = xr.open_zarr(stepped.path)[["T2M"]].isel(time=slice(0, 6)).load()
-    for n, encoding in enumerate([
-        {"chunks": (2, 12, 16)}, {"chunks": (1, 6, 16)},
-        {"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999,
-         "chunks": ONE},
-        {"dtype": "float64", "chunks": ONE}, {"_FillValue": 255.0, "chunks": ONE},
-        {"compressors": [zarr.codecs.GzipCodec()], "chunks": ONE},
-        {"chunks": ONE, "shards": (2, 12, 16)}, {"chunks": ONE, "compressors": None},
+    for n, other in enumerate([
+        {"chunks": (2, 12, 16)}, {"chunks": (1, 6, 16)}, {"dtype": "float64"}, {"_FillValue": 255.0},
+        {"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999},
+        {"compressors": [zarr.codecs.GzipCodec()]}, {"shards": (2, 12, 16)}, {"compressors": None}, {},
     ]):  # fmt: skip
+        encoding = {"chunks": ONE, "compressors": [COMPRESSION], **other}
         path = tmp_path / f"{n}.zarr"
         plain.drop_encoding().to_zarr(path, zarr_format=3, encoding={"T2M": encoding}, consolidated=False)
         store = Store(path)
