@@ -8,6 +8,7 @@ import pytest
 import torch
 import xarray as xr
 
+import forecaster
 import infer_iterative
 import train_deterministic
 from data.normalise import clip_physical
@@ -75,8 +76,8 @@ def test_one_line_in_a_notebook_plots_it(forecast):
 
 def test_each_step_is_told_its_own_valid_time(untrained, seven_store, tmp_path, monkeypatch):
     asked = []
-    original = infer_iterative.Forcing.__call__
-    monkeypatch.setattr(infer_iterative.Forcing, "__call__", lambda s, t: asked.append(t) or original(s, t))
+    original = forecaster.Forcing.__call__
+    monkeypatch.setattr(forecaster.Forcing, "__call__", lambda s, t: asked.append(t) or original(s, t))
     cfg = infer_iterative.Config(str(untrained / "best.pt"), str(seven_store), ["2024-05-20T22"], 4.0)
     cfg.out = str(tmp_path / "f.zarr")
     infer_iterative.main(cfg)
@@ -131,7 +132,7 @@ def test_a_failed_forecast_leaves_the_old_one_in_place(untrained, seven_store, t
     def broken(*_):
         raise RuntimeError("the power went out")
 
-    monkeypatch.setattr(infer_iterative, "denormalise", broken)
+    monkeypatch.setattr(forecaster, "denormalise", broken)
     with pytest.raises(RuntimeError):
         infer_iterative.main(cfg)
     assert xr.open_zarr(out).load().equals(before)

@@ -1,7 +1,5 @@
 """From which hours forecasts start: with the history they need, with truth to the end, never seen in training."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,7 +18,7 @@ class Record:
     """A store, as far as the choice of initial times looks: these hours."""
 
     def __init__(self, hours):
-        self.times = np.array([hour(n) for n in hours])
+        self.path, self.times = "some.zarr", np.array([hour(n) for n in hours])
 
     def has(self, time) -> bool:
         return time in self.times
@@ -76,13 +74,13 @@ def test_a_short_test_part_gives_shorter_forecasts_and_says_so(capsys):
 
 @pytest.mark.parametrize("history,missing", [(1, [29]), (3, [29]), (3, [28]), (3, [27])])
 def test_a_missing_hour_before_a_start_is_refused(history, missing):
-    cfg, record = SimpleNamespace(zarr="some.zarr"), Record(n for n in range(60) if n not in missing)
+    record = Record(n for n in range(60) if n not in missing)
     times = np.array([hour(20), hour(30)])
     with pytest.raises(ValueError, match=f"has no {show(hour(missing[0]))}.* last {history + 1} times") as error:
-        infer_iterative.refuse_missing_history(cfg, record, times, LEAD, history)
+        infer_iterative.refuse_missing_history(record, times, LEAD, history)
     assert "Fix: " in str(error.value)
-    infer_iterative.refuse_missing_history(cfg, record, times[:1], LEAD, history)
-    infer_iterative.refuse_missing_history(cfg, record, times, LEAD, 0)
+    infer_iterative.refuse_missing_history(record, times[:1], LEAD, history)
+    infer_iterative.refuse_missing_history(record, times, LEAD, 0)
 
 
 def test_the_command_starts_in_a_later_store_and_is_given_the_hours_before(tmp_path, command, monkeypatch):
