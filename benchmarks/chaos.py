@@ -5,7 +5,7 @@
 SIGKILL comes inside an accumulated step, inside a validation, before or in the middle of writing a file, and at random
 times. After each the same command goes on. Where it ends by itself its result has to be that of an unbroken run:
 weights, optimizer, averaged weights, schedule, counters and log of a training, every byte of a store's arrays. The
-figures are written after every kill; run again with the same --json it goes on counting.
+figures are written after every round; run again with the same --json it goes on counting.
 """
 
 import json

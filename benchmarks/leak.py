@@ -43,7 +43,8 @@ def main(cfg: Config) -> int:
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(train_deterministic, "write_log", measured):
         write_source(Path(folder) / "source.zarr")
         constants = TRAINING | {"zarr": f"{folder}/source.zarr", "run_dir": f"{folder}/run", "epochs": cfg.epochs,
-                                "validate_every": 1, "rollout_epochs": cfg.epochs // 4}  # fmt: skip
+                                "validate_every": 1, "rollout_epochs": cfg.epochs // 4, "save_every": 60.0,
+                                "accumulate": 7, "rollout_hours": 2.0}  # fmt: skip
         train_deterministic.main(train_deterministic.Config(**constants))
     quarter = len(rows) // 4
     parts = {k: [r[k] for r in rows[quarter : 2 * quarter]] for k in rows[0]}
