@@ -34,7 +34,8 @@ def investigate(
         times, learn.seen = starts[list(task.starts)], []
         fields = data.read(starts, task)
         rng = generator(learn.constants.seed, 2, at.epoch, at.position["group"], number, device=learn.device)
-        saved = [x.clone() for x in (fields[0], *fields[1])]  # learning writes into the targets
+        steps = range(task.skip, task.skip + task.steps)
+        saved = [x.clone() for x in (data.series.states(times), *data.series.targets(times, steps))]
         learn(times, task, fields, rng, loss_sums(learn.loss.weights, learn.device))
         terms, learn.seen = learn.seen, None
         fault = offender(terms, data.names, task.skip) or bad_gradient(learn.model)
