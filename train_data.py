@@ -1,7 +1,9 @@
 """What a training run needs of its store, prepared once: split, statistics, mask, hours, forcing, boundary."""
 
 import math
+import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,7 +35,8 @@ class TrainingData:
     Attributes: store, names, lead; split, split_table (plain types); pairs, the initial times of training, and
     rollout_epochs last epochs from chains of at most `longest` steps that begin at `chains`; statistics, mask
     (C, H, W) bool or None, forcing, on the device; edge, the boundary store or None; grid, for the checkpoint;
-    hours and series, which read; steps_per_epoch, optimizer steps.
+    hours and series, which read; steps_per_epoch, optimizer steps; after keep_hours: blocks, how many pairs, how many
+    chains are shuffled among themselves (0: all).
     """
 
     def __init__(self, constants, previous: dict | None, device: torch.device):
@@ -101,7 +104,19 @@ class TrainingData:
         fields."""
         times, stop = starts[list(task.starts)], task.skip + task.steps
         edges = self.edge.fields(times, self.lead, stop) if self.edge is not None and stop > 1 else []
-        return self.series.states(times), self.series.targets(times, range(task.skip, stop)), edges
+        return *self.series.batches(times, range(task.skip, stop)), edges
+
+    def keep_hours(self, constants, team, at) -> None:
+        """Choose where decoded hours stay, from what is free, and say it. A resumed run keeps its order."""
+        last, touched = self.split.validation[1], constants.history + 2
+        times, sharers = np.sort(self.store.times[self.store.times <= last]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        lean = constants.memory == "lean"
+        plan = self.hours.plan(times, touched, self.device, lean, constants.cache_gb, sharers)
+        print(plan.line, flush=True)
+        held = -team.highest(-plan.hours)  # the least of all: one order in every process
+        at.cache_hours = held if at.cache_hours is None else at.cache_hours
+        plan = replace(plan, hours=min(at.cache_hours, plan.count))
+        self.blocks = plan.block(touched), plan.block(touched - 1 + self.longest)
 
     def try_to_read(self, starts: np.ndarray, task: Task) -> tuple | Unreadable:
         """The same, or why an hour could not be read."""

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.cache import block_order
 from data.command import refuse_file_above, run
 from data.dataset import read_ahead
 from data.forcing import CLOCK_FEATURES
@@ -29,7 +30,7 @@ from data.times import hours_of, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
 from models.unet import ResidualUNet
-from plotting.curves import save_loss_curves
+from plotting.curves import add_events, save_loss_curves
 from train_data import TrainingData
 from train_step import Learner, accumulate
 from train_trouble import after_setback, investigate, leave_out
@@ -88,7 +89,8 @@ class Config:
     patience: float = 10.0  # minutes for which an hour of the store that cannot be read is tried again
     skip_steps: int = 0  # steps left out for such an hour or a loss that is not finite; one more ends the run
     explode: float = 20.0  # a loss so many times its mean, thrice in a row: once, back and half the rates; 0: never
-    cache_gb: float = 4.0  # memory for decoded hours, GB
+    cache_gb: float = -1.0  # memory for decoded hours, GB; below 0: what is free
+    tensorboard: bool = True  # event files in run_dir/tensorboard too, where tensorboard is installed
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keeps what lean computes twice
     memory_gb: float = 0.0  # refuse to begin where a step peaks above, GB; 0: no limit
     empty_cache_every: int = 0  # optimizer steps between returns of unused memory to the GPU; 0: only at validations
@@ -99,7 +101,7 @@ LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
     "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
-    "cache_gb": 0.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
+    "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
     "explode": 0.0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
@@ -159,6 +161,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
     second = data.rollout_epochs * data.steps_per_epoch
     at = Progress.of(previous) if previous else Progress()
     at.guard["rate"] = min(rate, at.guard["rate"])
+    data.keep_hours(cfg, team, at)
     factor = partial(two_phases, first=total - second, second=second, warmup=cfg.warmup, factor=cfg.rollout_lr)
     optimizer.schedule(lambda n: at.guard["rate"] * factor(n))
     if previous:
@@ -252,6 +255,8 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 write_log(log, run_dir / "log.jsonl")
                 with writing(run_dir / "loss_curves.png", run_dir / "loss_curves.tmp.png"):
                     save_loss_curves(log, run_dir / "loss_curves.png")
+                if cfg.tensorboard:
+                    add_events(log[-1], run_dir / "tensorboard")
                 save(last_path, keep_previous=True)
             at.saved = time.monotonic()
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
@@ -282,9 +287,9 @@ def plan(cfg: Config, data: TrainingData, epoch: int) -> tuple[np.ndarray, list[
     """The initial times of an epoch and its optimizer steps; counters alone decide."""
     rng = generator(cfg.seed, 1, epoch)
     if epoch < cfg.epochs - data.rollout_epochs:
-        order = torch.randperm(len(data.pairs), generator=rng).tolist()
+        order = block_order(len(data.pairs), data.blocks[0], rng)
         return data.pairs, pair_tasks(order, cfg.batch_size, cfg.accumulate)
-    order = torch.randperm(len(data.chains), generator=rng).tolist()
+    order = block_order(len(data.chains), data.blocks[1], rng)
     groups = rollout_tasks(order, cfg.batch_size, cfg.accumulate, data.longest, data.steps_per_epoch, rng)
     return data.chains, groups
 

@@ -84,7 +84,7 @@ def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int,
     far = [f"{name} {skill(value)}" for name, value in record["rollout_skill"].items()]
     return (
         f"epoch {record['epoch']}/{epochs}  loss {loss}  score {record['score']:+.3f}"
-        f"{' (best)' if best else ''}  {time_text(left)} left\n"
+        f"{' (best)' if best else ''}  waiting for data {record['data_wait']:.0%}  {time_text(left)} left\n"
         f"  skill against persistence at {lead}: {', '.join(near)}\n"
         f"  and at {record['rollout_hours']:g} h: {', '.join(far)}"
     )

@@ -1,6 +1,7 @@
 """Where a run stands: what, besides weights and optimizer, a checkpoint holds of it."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ class Progress:
     best: float = -math.inf  # highest score of a validation
     position: dict = field(default_factory=lambda: {"group": 0, **empty_sums()})  # step of the epoch, sums for the log
     guard: dict = field(default_factory=new_guard)  # training/trouble.py
+    cache_hours: int | None = None  # decoded hours that are kept: pairs are shuffled in blocks that fit; None: unknown
     first_step: int = 0  # where this process began
     started: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
@@ -31,12 +33,14 @@ class Progress:
         torch.set_rng_state(checkpoint["rng"]["torch"].cpu())
         step, position = checkpoint["step"], dict(checkpoint["position"])
         guard = new_guard() | position.pop("guard", {})
-        return Progress(step, checkpoint["epoch"], checkpoint["rng"]["best"], position, guard, step)
+        kept = position.pop("cache_hours", sys.maxsize)  # without it: a run in which all hours were kept
+        return Progress(step, checkpoint["epoch"], checkpoint["rng"]["best"], position, guard, kept, step)
 
     def entries(self, seed: int) -> dict:
         """What a checkpoint holds of it."""
         rng = {"seed": seed, "torch": torch.get_rng_state(), "best": self.best}
-        return {"step": self.step, "epoch": self.epoch, "position": {**self.position, "guard": self.guard}, "rng": rng}
+        position = {**self.position, "guard": self.guard, "cache_hours": self.cache_hours}
+        return {"step": self.step, "epoch": self.epoch, "position": position, "rng": rng}
 
     def timing(self, pairs_per_step: float) -> dict:
         """The log's figures of speed: pairs per second and the share of the time that waited for data."""
