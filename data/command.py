@@ -6,6 +6,7 @@ a bug and keeps its traceback.
 """
 
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -34,6 +35,15 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
         print(
             f"error: {error.filename}: {error.strerror}, expected a place that can be read and written. "
             "Fix: check the path and its permissions, or choose another",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"error: {error.filename or 'disk'}: {error.strerror}, expected room to write. "
+            "Fix: make room, then the same command goes on",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -3,10 +3,12 @@ a server that answers 503 or not at all."""
 
 import http.server
 import shutil
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 
 import fsspec
 import numpy as np
@@ -16,6 +18,7 @@ from conftest import hour, small_grid, weather, write_store
 from fsspec.spec import AbstractFileSystem
 
 from data import retry
+from data.command import run
 from data.dataset import Hours
 from data.retry import GuardedHours, Replaced, Unreadable
 from data.store import Store
@@ -177,3 +180,19 @@ def test_a_chunk_that_a_remote_store_has_lost_is_named(path, server):
     shutil.rmtree(path / "U10" / "c" / "3")
     with pytest.raises(Unreadable, match="chunk of U10 is gone"):
         hours(hour(3))
+
+
+def test_a_full_disk_ends_any_command_in_one_line(capsys, monkeypatch):
+    @dataclass
+    class Config:
+        out: str = "/dev/full"  # the kernel's own full disk
+
+    def main(cfg) -> None:
+        with open(cfg.out, "w") as file:
+            file.write("a forecast")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        run(Config, main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1 and "make room" in said
