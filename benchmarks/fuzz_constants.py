@@ -43,7 +43,7 @@ TRAINING = {
     **{n: number(0.0) for n in ("muon_lr", "width", "rollout_width", "amplitude", "noise", "season", "level",
                                 "weight_decay", "warmup", "save_every", "cache_gb", "memory_gb")},
     **{n: number(0.0, True) for n in ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")},
-    "lead": [("1h", "accepted"), ("60min", "accepted"), ("3600 s", "accepted"), ("2h", "accepted"), *NO_DURATION,
+    "lead": [("1h", "accepted"), ("60min", "accepted"), ("3600 s", "accepted"), ("2h", "either"), *NO_DURATION,
              *FAR_DURATION, ("", "refused")],
     "gap": [("1h", "accepted"), ("3h", "accepted"), ("", "accepted"), *NO_DURATION, ("2562047h", "refused"),
             ("9999999h", "refused")],

@@ -181,7 +181,23 @@ def play_pairs(case: dict, folder: Path) -> str:
 
 # ---- the split by date, without a store ------------------------------------------------------------
 
-GAPS = ("", "", "1h", "5min", "24h", "0h", "90 minutes", "-1h", "soon", "1e9h", "100000000000d", "0.00000000001s")
+GAPS = (
+    "",
+    "",
+    "",
+    "",
+    "1h",
+    "2h",
+    "5min",
+    "24h",
+    "0h",
+    "90 minutes",
+    "-1h",
+    "soon",
+    "1e9h",
+    "100000000000d",
+    "0.00000000001s",
+)
 
 
 @st.composite
@@ -192,7 +208,8 @@ def splits(draw) -> dict:
     return {
         "start": draw(st.sampled_from(STARTS)), "step": step, "count": count, "gaps": [list(g) for g in gaps],
         "lead_steps": draw(st.integers(1, min(5, 360 // step))), "history": draw(st.integers(0, 3)),
-        "train_end": draw(st.none() | st.floats(-0.1, 1.1)), "val_end": draw(st.none() | st.floats(-0.1, 1.1)),
+        "train_end": draw(st.none() | st.floats(0.2, 0.7) | st.floats(-0.1, 1.1)),
+        "val_end": draw(st.none() | st.floats(0.7, 1.0) | st.floats(-0.1, 1.1)),
         "gap": draw(st.sampled_from(GAPS)), "seed": draw(st.integers(0, 2**32)),
     }  # fmt: skip
 
