@@ -34,7 +34,7 @@ from plotting.curves import add_events, save_loss_curves
 from train_data import TrainingData
 from train_step import Learner, accumulate
 from train_trouble import after_setback, investigate, leave_out
-from train_validation import build_validation
+from train_validation import build_validation, save_preview
 from training.checkpoint import FORMAT, newest_checkpoint, save_checkpoint
 from training.constants import refuse_constants
 from training.device import choose_device, peak_memory_bytes, release
@@ -85,6 +85,8 @@ class Config:
     season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
     validate_every: int = 5  # epochs between validations
     validate_hours: float = 6.0  # length of the roll-out in each validation, hours
+    preview_every: int = 50  # epochs between looks at a forecast in preview.png (at a validation); 0: none
+    quiet: bool = False  # print errors only; log.jsonl has the rest
     save_every: float = 10.0  # minutes between saves of last.pt
     patience: float = 10.0  # minutes for which an hour of the store that cannot be read is tried again
     skip_steps: int = 0  # steps left out for such an hour or a loss that is not finite; one more ends the run
@@ -102,13 +104,13 @@ LOWEST = {
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
     "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
     "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
-    "explode": 0.0,
+    "explode": 0.0, "preview_every": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
 
 def main(cfg: Config) -> int:
-    with Team() as team:
+    with Team(cfg.quiet) as team:
         return train(cfg, team)
 
 
@@ -187,13 +189,13 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
     # ---- the loop: epochs of optimizer steps; counters alone decide order, mirrors and noise
     check = build_validation(cfg, data, team)
     pairs_per_step = len(data.pairs) / data.steps_per_epoch
-    told = {"unit": "pair", "smoothing": 0.02, "disable": None if team.first else True}
-    bar = tqdm(total=cfg.epochs * len(data.pairs), initial=at.epoch * len(data.pairs), **told)
+    shown = team.first and not cfg.quiet
     with StopRequest() as stop:
         while at.epoch < cfg.epochs:
             starts, groups = plan(cfg, data, at.epoch)
             if at.epoch == cfg.epochs - data.rollout_epochs and not at.position["group"]:
                 forget_loss(at.guard)  # that of roll-outs is another
+            bar = at.bar(cfg.epochs, len(data.pairs), at.position["group"] * pairs_per_step, shown)
             groups = groups[at.position["group"] :]
             tasks = [task for group in groups for task in team.share(group)]
             reads = read_ahead(partial(data.try_to_read, starts), tasks)
@@ -216,6 +218,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 bar.update(pairs_per_step)
                 skill = f", skill {log[-1]['score']:+.3f}" if log else ""
                 bar.set_postfix_str(f"loss {at.mean_loss:.3f}{skill}", refresh=False)
+                at.tell_end(total)
                 stopped = team.highest(stop.received or team.orphaned)
                 due = not at.guard["high"] and time.monotonic() - at.saved > cfg.save_every * 60
                 if team.first and (stopped or due):
@@ -224,6 +227,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 if stopped:
                     bar.close()
                     return say_stopped(stopped, at.step, last_path)
+            bar.close()
             at.epoch += 1
             at.position["group"] = 0
             if at.epoch % cfg.validate_every and at.epoch < cfg.epochs:
@@ -258,10 +262,11 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 if cfg.tensorboard:
                     add_events(log[-1], run_dir / "tensorboard")
                 save(last_path, keep_previous=True)
+                if cfg.preview_every and (at.epoch % cfg.preview_every == 0 or at.epoch == cfg.epochs):
+                    save_preview(last_path, data, check.steps, cfg.history, run_dir / "preview.png")
             at.saved = time.monotonic()
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
                 return say_stopped(stopped, at.step, last_path)
-    bar.close()
     print(f"done: best validation skill {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
     return 0
 

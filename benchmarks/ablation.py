@@ -40,7 +40,7 @@ REFERENCE = {
 }  # fmt: skip
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
-UNUSED = {"validate_hours": 0.01, "save_every": 60.0}  # the shortest validation, once at the end; no saves before it
+UNUSED = {"validate_hours": 0.01, "save_every": 60.0, "preview_every": 0}  # the shortest validation, at the end
 NOT_COMPARED = (
     "zarr",
     "run_dir",
@@ -52,6 +52,11 @@ NOT_COMPARED = (
     "memory_gb",
     "empty_cache_every",
     "memory",
+    "tensorboard",
+    "quiet",
+    "patience",
+    "skip_steps",
+    "explode",
     *UNUSED,
 )
 

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import time
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from losses.terms import mse
 from tests.conftest import SIZES
 from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
 from training.lock import RunLock
+from training.progress import Progress
 from training.schedule import ema_decay, generator, pair_tasks, rollout_tasks, two_phases, update_ema, warmup_cosine
 from verification.validation import change_sums, persistence_alarm, skill_table
 
@@ -204,3 +207,21 @@ def test_the_one_before_stays_as_previous(tmp_path):
         save_checkpoint({**dict.fromkeys(KEYS, 1), "step": step}, tmp_path / "last.pt", keep_previous=True)
     assert load_checkpoint(tmp_path / "previous.pt")["step"] == 1
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
+
+
+def test_a_quiet_run_says_nothing_and_its_preview_shows_a_forecast(seven_store, tmp_path, capfd):
+    constants = SIZES | {"preview_every": 1, "quiet": True, "epochs": 2, "validate_every": 2, "rollout_epochs": 0}
+    assert train_deterministic.main(train_deterministic.Config(str(seven_store), str(tmp_path), **constants)) == 0
+    assert capfd.readouterr() == ("", "")
+    picture = matplotlib.image.imread(tmp_path / "preview.png")
+    assert picture.shape[1] > 800 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+
+
+def test_the_end_of_a_run_is_foretold_once(capsys):
+    at = Progress(step=10, started=time.monotonic() - 40)
+    for _ in range(2):
+        at.tell_end(40)
+    said = capsys.readouterr().out
+    assert said.count("first estimate: 0:02:00 to go, until 20") == 1
+    Progress(step=10).tell_end(40)
+    assert not capsys.readouterr().out

@@ -6,9 +6,13 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from tqdm import tqdm
 
-from training.log import empty_sums
+from training.log import empty_sums, time_text
 from training.trouble import new_guard
+
+ENOUGH = 20.0  # seconds of training after which its end is foretold
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} pairs [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     waited: float = 0.0  # seconds for data
+    told: bool = False  # when the end is expected
 
     @staticmethod
     def of(checkpoint: dict) -> "Progress":
@@ -57,3 +62,19 @@ class Progress:
         """Seconds to the last of `total` optimizer steps."""
         elapsed = time.monotonic() - self.started
         return elapsed / max(self.step - self.first_step, 1) * (total - self.step)
+
+    def tell_end(self, total: int) -> None:
+        """Once, when there is something to judge by: how long the run will take."""
+        elapsed = time.monotonic() - self.started
+        if self.told or elapsed < ENOUGH or self.step - self.first_step < 3:
+            return
+        self.told, left = True, self.left(total)
+        end = time.strftime("%Y-%m-%d %H:%M", time.gmtime(time.time() + left))
+        tqdm.write(f"first estimate: {time_text(left)} to go, until {end} UTC")
+
+    def bar(self, epochs: int, pairs: int, done: float, shown: bool) -> tqdm:
+        """The bar of this epoch over its pairs, of which `done` are; none where nobody looks (no terminal)."""
+        return tqdm(
+            total=pairs, initial=round(done), desc=f"epoch {self.epoch + 1}/{epochs}", unit="pair", leave=False,
+            smoothing=0.02, disable=None if shown else True, bar_format=BAR,
+        )  # fmt: skip

@@ -19,19 +19,20 @@ TEXT = 4000  # bytes of a message between processes
 class Team:
     """The processes of this run; one alone where torchrun did not start it. A context manager.
 
-    Only the first process prints and writes files.
+    Only the first process prints, unless it is to be quiet, and writes files.
     """
 
-    def __init__(self):
+    def __init__(self, quiet: bool = False):
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-        self.first, self._quiet, self._parent = self.rank == 0, contextlib.ExitStack(), os.getppid()
+        self.first, self.quiet, self._quiet = self.rank == 0, quiet, contextlib.ExitStack()
+        self._parent = os.getppid()
 
     def __enter__(self) -> "Team":
         if self.size > 1:
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        if not self.first:
+        if self.quiet or not self.first:
             self._quiet.enter_context(contextlib.redirect_stdout(self._quiet.enter_context(open(os.devnull, "w"))))
         return self
 
