@@ -21,6 +21,7 @@ from data.build_hour import Done, build_hour
 from data.command import raised_by_us
 from data.staging import Staging
 
+PATIENCE = "10s"  # for a scheduler to answer
 MEMORY = 2**30  # bytes, of all processes together
 INTERPRETER = 130e6  # bytes, a process with numpy, xarray and zarr before the first hour
 HELD = 3  # fields of an hour, decoded and on their way, that a worker holds at the same time
@@ -155,7 +156,7 @@ def on_cluster(hours, staging: Staging, batches: list, address: str) -> Iterator
         raise ValueError("dask: got no package distributed, expected it. "
                          "Fix: pip install 'dask[distributed]'") from None  # fmt: skip
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise ValueError(f"dask: got no answer from {address} ({type(error).__name__}), expected a scheduler's "
                          "address. Fix: --dask tcp://HOST:8786") from None  # fmt: skip

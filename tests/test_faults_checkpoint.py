@@ -27,6 +27,7 @@ def forked(work) -> int:
     """The exit status of a process that does `work` and nothing else."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(120)  # a child that hangs fails the test, not the suite
         try:
             work()
         finally:
@@ -141,6 +142,7 @@ def test_the_lock_is_refused_while_its_holder_lives_and_free_when_it_is_killed(t
     run = tmp_path / "a" / "run"
     pid = os.fork()
     if pid == 0:
+        signal.alarm(120)  # a child that hangs fails the test, not the suite
         with RunLock(run):
             (run / "held").touch()
             time.sleep(60)

@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import PROJECT, TINY, hour, weather, write_store
 
+import train_deterministic
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -24,11 +26,15 @@ def store(tmp_path_factory):
     )
 
 
-def start(processes: int, store, run, *options) -> subprocess.Popen:
-    how = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    arguments = ["--zarr", store, "--run_dir", run, "--rollout_hours", 6, *TINY, "--accumulate", 4, *options]
+def arguments(store, run, *options) -> list:
+    return ["--zarr", store, "--run_dir", run, "--rollout_hours", 6, *TINY, "--accumulate", 4, *options]
+
+
+def start(store, run, *options) -> subprocess.Popen:
+    """Two processes that train."""
+    how = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(
-        [sys.executable, *how, "train_deterministic.py", *map(str, arguments)], cwd=PROJECT, text=True,
+        [sys.executable, *how, "train_deterministic.py", *map(str, arguments(store, run, *options))], cwd=PROJECT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
@@ -43,15 +49,19 @@ def weights(run) -> torch.Tensor:
     return torch.cat([v.flatten() for v in torch.load(run / "last.pt", weights_only=True)["ema"].values()])
 
 
-def test_two_processes_give_the_weights_and_the_log_of_one_and_resume_as_one(store, tmp_path):
+def test_two_processes_give_the_weights_and_the_log_of_one_and_resume_as_one(store, tmp_path, command):
     """By AdamW at a low rate: Muon makes its updates orthogonal in bfloat16, which turns the rounding of a sum of
     gradients into 1e-4 of a weight within five steps. After one step the weights are the same with it too."""
     epochs = ("--epochs", 4, "--rollout_epochs", 2, "--validate_every", 2, "--muon_lr", 0, "--lr", 1e-4)
-    one = start(1, store, tmp_path / "one", *epochs)
-    two = start(2, store, tmp_path / "two", *epochs)
-    out = [finish(p)[0] for p in (one, two)]
-    for said in out:  # one of them speaks
-        assert [sum(x.startswith(w) for x in said.splitlines()) for w in ("train T2M", "model:", "done:")] == [1, 1, 1]
+    two = start(store, tmp_path / "two", *epochs)
+    code, said, err = command(train_deterministic, *arguments(store, tmp_path / "one", *epochs))
+    assert code == 0, err
+    for text in (said, finish(two)[0]):  # one of them speaks
+        assert [sum(x.startswith(w) for x in text.splitlines()) for w in ("train T2M", "model:", "done:")] == [
+            1,
+            1,
+            1,
+        ]
     a, b = (torch.load(tmp_path / n / "last.pt", weights_only=True) for n in ("one", "two"))
     assert a["step"] == b["step"] and a["step"] > 8
     assert (weights(tmp_path / "one") - weights(tmp_path / "two")).abs().max() < 1e-6
@@ -59,15 +69,17 @@ def test_two_processes_give_the_weights_and_the_log_of_one_and_resume_as_one(sto
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("one", "two")]
     assert len(logs[0]) == len(logs[1]) == 2
     # trained by two, continued by one
-    for process in [start(1, store, tmp_path / name, *epochs[:1], 5, *epochs[2:]) for name in ("two", "one")]:
-        finish(process)
+    for name in ("two", "one"):
+        again = arguments(store, tmp_path / name, *epochs[:1], 5, *epochs[2:])
+        assert command(train_deterministic, *again)[0] == 0
     assert (weights(tmp_path / "one") - weights(tmp_path / "two")).abs().max() < 1e-6
 
 
-def test_one_step_by_muon_is_the_same_with_two_processes(store, tmp_path):
+def test_one_step_by_muon_is_the_same_with_two_processes(store, tmp_path, command):
     options = ("--epochs", 1, "--rollout_epochs", 0, "--accumulate", 64)
-    for process in [start(n, store, tmp_path / str(n), *options) for n in (1, 2)]:
-        finish(process)
+    two = start(store, tmp_path / "2", *options)
+    assert command(train_deterministic, *arguments(store, tmp_path / "1", *options))[0] == 0
+    finish(two)
     assert torch.load(tmp_path / "2" / "last.pt", weights_only=True)["step"] == 1
     assert (weights(tmp_path / "1") - weights(tmp_path / "2")).abs().max() < 1e-6
 
@@ -97,7 +109,7 @@ def test_no_thread_of_the_group_outlives_the_team():
 
 def test_a_killed_process_ends_the_run_with_an_error_and_it_resumes(store, tmp_path):
     run, options = tmp_path / "run", ("--epochs", 300, "--rollout_epochs", 0, "--validate_every", 1)
-    process = start(2, store, run, *options)
+    process = start(store, run, *options)
     stop = time.monotonic() + 90
     while not (run / "last.pt").exists() and time.monotonic() < stop:
         time.sleep(0.05)
@@ -107,5 +119,5 @@ def test_a_killed_process_ends_the_run_with_an_error_and_it_resumes(store, tmp_p
     out, err = process.communicate(timeout=90)
     assert process.returncode != 0 and "SIGKILL" in err
     done = torch.load(run / "last.pt", weights_only=True)["epoch"]
-    out, _ = finish(start(2, store, run, "--epochs", done + 1, *options[2:]))
+    out, _ = finish(start(store, run, "--epochs", done + 1, *options[2:]))
     assert f"(epoch {done + 1} of {done + 1})" in out

@@ -72,8 +72,9 @@ def test_a_dask_cluster_builds_the_same_store(command, source, alone, tmp_path):
         assert code == 2 and "T2M cannot be read" in err and not (tmp_path / "b.zarr").exists()
 
 
-def test_an_address_without_a_scheduler_is_refused(command, source, tmp_path):
+def test_an_address_without_a_scheduler_is_refused(command, source, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "PATIENCE", 1)
     code, _, err = command(build_hrrr, "--source", "zarr", "--path", source, "--out", tmp_path / "o.zarr",
                            "--dask", "tcp://127.0.0.1:1")  # fmt: skip
     assert code == 2 and "got no answer from tcp://127.0.0.1:1" in err and not list(tmp_path.iterdir())
