@@ -34,8 +34,8 @@ def start(store, run, *options) -> subprocess.Popen:
     """Two processes that train."""
     how = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(
-        [sys.executable, *how, "train_deterministic.py", *map(str, arguments(store, run, *options))], cwd=PROJECT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, *how, "train_deterministic.py", *map(str, arguments(store, run, *options))],
+        cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
