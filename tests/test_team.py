@@ -35,7 +35,8 @@ def start(store, run, *options) -> subprocess.Popen:
     how = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     return subprocess.Popen(
         [sys.executable, *how, "train_deterministic.py", *map(str, arguments(store, run, *options))],
-        cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=PROJECT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
