@@ -119,7 +119,9 @@ def write(case: dict, path: Path) -> None:
         arrays["orography"] = (dims, np.ones(shape[1:], np.float32))
     dataset = xr.Dataset(arrays, {"time": written_times(case), **coordinates(case, dims)})
     with quiet():
-        dataset.to_zarr(path, zarr_format=case["format"], consolidated=case["consolidated"], encoding=encoding)
+        # a chunk of nothing but its fill value is written too: else nothing tells it from one that was never written
+        dataset.to_zarr(path, zarr_format=case["format"], consolidated=case["consolidated"], encoding=encoding,
+                        write_empty_chunks=True)  # fmt: skip
 
 
 def coordinates(case: dict, dims: tuple[str, str]) -> dict:
