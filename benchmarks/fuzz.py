@@ -149,8 +149,9 @@ def main(cfg: Config) -> int:
         for name, kind in kinds.items():
             play_drawn(player, name, kind, -(-cfg.cases * kind.share // total), cfg.seed)
             print(line(name, player), flush=True)
+    given = {k: v for k, v in asdict(cfg).items() if k not in ("json", "replay")}
     result = {
-        "constants": {k: v for k, v in asdict(cfg).items() if k not in ("json", "replay")}, "cases": sum(c.total() for c in player.counts.values()), "distinct": len(player.seen),
+        "constants": given, "cases": sum(c.total() for c in player.counts.values()), "distinct": len(player.seen),
         "seconds": round(time.perf_counter() - began, 1), "longest_case_s": round(player.longest, 2),
         "kinds": {n: {**c, "seconds": round(player.seconds[n], 1)} for n, c in player.counts.items()},
         "failed": len(player.failures), "failures": player.failures,
