@@ -90,6 +90,8 @@ def command(monkeypatch, capsys):
 
 SEVEN = ("REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN")
 TINY = (
+    "--tensorboard",
+    False,
     "--preview_every",
     0,
     "--base_features",
