@@ -17,6 +17,8 @@ from typing import Any
 
 import tyro
 
+# a place that cannot be read or written
+PLACES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -30,22 +32,20 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        # a place that cannot be read or written; anything else that the system refuses keeps its traceback
-        print(
-            f"error: {error.filename}: {error.strerror}, expected a place that can be read and written. "
-            "Fix: check the path and its permissions, or choose another",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, PLACES) or error.errno == errno.ENAMETOOLONG:
+            told = (
+                f"error: {error.filename}: {error.strerror}, expected a place that can be read and written. "
+                "Fix: check the path and its permissions, or choose another"
+            )
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            told = (
+                f"error: {error.filename or 'disk'}: {error.strerror}, expected room to write. "
+                "Fix: make room, then the same command goes on"
+            )
+        else:  # anything else that the system refuses keeps its traceback
             raise
-        print(
-            f"error: {error.filename or 'disk'}: {error.strerror}, expected room to write. "
-            "Fix: make room, then the same command goes on",
-            file=sys.stderr,
-        )
+        print(told, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved stays", file=sys.stderr)

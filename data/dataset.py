@@ -27,13 +27,18 @@ class Split:
 
     def as_dict(self) -> dict:
         """Plain types for checkpoints, logs and attributes."""
-        parts = {k: [show(t) for t in getattr(self, k)] for k in ("train", "validation", "test")}
-        return {**parts, "gap_hours": float(self.gap / np.timedelta64(1, "m")) / 60}
+        parts = {k: [exact(t) for t in getattr(self, k)] for k in ("train", "validation", "test")}
+        return {**parts, "gap_hours": float(self.gap / np.timedelta64(1, "s")) / 3600}
 
     @staticmethod
     def from_dict(table: dict) -> "Split":
         parts = [tuple(np.datetime64(t, "ns") for t in table[k]) for k in ("train", "validation", "test")]
-        return Split(*parts, np.timedelta64(round(table["gap_hours"] * 3600), "s"))
+        return Split(*parts, np.timedelta64(round(table["gap_hours"] * 3600e9), "ns"))
+
+
+def exact(time: np.datetime64) -> str:
+    """A time as text that gives it back: to the minute where that is all of it."""
+    return show(time) if time == time.astype("datetime64[m]") else str(time)
 
 
 def find_pairs(

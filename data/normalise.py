@@ -89,7 +89,8 @@ def clip_physical(physical: Tensor, names: tuple[str, ...]) -> Tensor:
     """(..., C, H, W) in store units held inside the physical bounds; NaN stays NaN."""
     fields = {n: physical[..., c, :, :].clamp(lookup(n).lower, lookup(n).upper) for c, n in enumerate(names)}
     for c, partner in _ties(names):
-        fields[names[c]] = torch.minimum(fields[names[c]], fields[names[partner]])
+        ceiling = fields[names[partner]]  # where it is missing it limits nothing
+        fields[names[c]] = torch.minimum(fields[names[c]], torch.where(ceiling.isnan(), torch.inf, ceiling))
     return torch.stack([fields[n] for n in names], dim=-3)
 
 

@@ -12,20 +12,25 @@ _UNITS = {
 }  # fmt: skip
 
 
+FIRST, LAST = np.datetime64("1678-01-01"), np.datetime64("2262-01-01")  # what datetime64[ns] can hold
+
+
 def parse_duration(text: str, what: str) -> np.timedelta64:
     """ "1h", "5min", "24 hours" as timedelta64[ns]; ValueError, naming `what`, for anything else or <= 0."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text).lower())
-    if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+    seconds = float(match[1]) * _UNITS.get(match[2], 0) if match else 0.0
+    if not 1e-9 <= seconds < 9e9:  # datetime64[ns] holds 292 years
         raise ValueError(
             f"{what}: got {text!r}, expected a positive duration such as 1h, 5min or 24h. Fix: --{what} 1h"
         )
-    return np.timedelta64(round(float(match[1]) * _UNITS[match[2]] * 1e9), "ns")
+    return np.timedelta64(round(seconds * 1e9), "ns")
 
 
 def parse_time(text: str, what: str) -> np.datetime64:
     """An ISO time, UTC, as datetime64[ns]; ValueError, naming `what`, for anything else."""
     try:
-        time = np.datetime64(str(text).strip().removesuffix("Z"), "ns")
+        time = np.datetime64(str(text).strip().removesuffix("Z"))
+        time = time.astype("datetime64[ns]") if FIRST <= time <= LAST else np.datetime64("NaT", "ns")
     except ValueError:
         time = np.datetime64("NaT", "ns")
     if np.isnat(time):

@@ -8,7 +8,18 @@ from benchmarks import fuzz
 from benchmarks.fuzz_base import Kind
 from data import dataset
 
-CASES = {"pairs": 4, "planted": 3, "train": 1, "roll": 1, "scores": 3, "checkpoint": 6, "store_bytes": 3, "grib": 30}
+CASES = {
+    "pairs": 2,
+    "planted": 3,
+    "train": 1,
+    "roll": 1,
+    "scores": 3,
+    "checkpoint": 6,
+    "store_bytes": 3,
+    "grib": 30,
+    "split": 60,
+    "constants": 10,
+}
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -77,7 +77,8 @@ def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int,
         return "n/a" if value is None else f"{value:+.2f}"
 
     def errors(name: str) -> str:
-        return f"{record['rmse'][name]:.3g} against {record['persistence_rmse'][name]:.3g} {units[name]}".strip()
+        both = (record[kind][name] for kind in ("rmse", "persistence_rmse"))
+        return f"{' against '.join('n/a' if x is None else f'{x:.3g}' for x in both)} {units[name]}".strip()
 
     loss = "n/a" if record["loss"] is None else f"{record['loss']:.4f}"
     near = [f"{name} {skill(value)} ({errors(name)})" for name, value in record["skill"].items()]
