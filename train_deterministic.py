@@ -215,7 +215,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 at.position["group"] += 1
                 if cfg.empty_cache_every and at.step % cfg.empty_cache_every == 0:
                     release(device)
-                bar.update(pairs_per_step)
+                bar.update(min(pairs_per_step, bar.total - bar.n))
                 skill = f", skill {log[-1]['score']:+.3f}" if log else ""
                 bar.set_postfix_str(f"loss {at.mean_loss:.3f}{skill}", refresh=False)
                 at.tell_end(total)
