@@ -125,6 +125,10 @@ def train(cfg: Config, team: Team) -> int:
             print(f"note: {note}", flush=True)
         if previous:
             refuse_other_run(asdict(cfg), previous["config"], run_dir / "last.pt")
+        if previous and previous["epoch"] > 0 and previous["config"]["epochs"] < cfg.epochs:
+            told = f"{previous['config']['epochs']} epochs and goes on to {cfg.epochs}"
+            print(f"note: this run was planned for {told}; the learning rate rises again, so it is not quite one of "
+                  f"{cfg.epochs} from the start", flush=True)  # fmt: skip
         data = TrainingData(cfg, previous, device)
         if previous and previous["epoch"] >= cfg.epochs:
             done = f"{previous['epoch']} epochs, {previous['step']} steps"
@@ -245,7 +249,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 "epoch": at.epoch, "step": at.step, "samples": at.epoch * len(data.pairs), **averages(at.position),
                 "lr": optimizer.lr, **scores, "rollout_hours": check.steps * hours_of(data.lead),
                 **at.timing(pairs_per_step), "peak_memory_bytes": peak_memory_bytes(device), "split": data.split_table,
-                "skipped_steps": at.guard["skipped"], "rate": at.guard["rate"],
+                "own_forecasts": at.epoch > fine_tuned, "skipped_steps": at.guard["skipped"], "rate": at.guard["rate"],
             })  # fmt: skip
             at.position = {"group": 0, **empty_sums()}
             units = {n: lookup(n).units for n in data.names}
@@ -267,7 +271,8 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
             at.saved = time.monotonic()
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
                 return say_stopped(stopped, at.step, last_path)
-    print(f"done: best validation skill {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and loss_curves.png")
+    print(f"done: best mean skill in validation {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
+          f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path}")  # fmt: skip
     return 0
 
 

@@ -98,7 +98,7 @@ class Hours:
         if None in steps:
             self._steps = None
             first = self.names[steps.index(None)]
-            return f"float32 ({first} comes in no steps that int16 could count)", 4 * cells
+            return f"float32 ({first} is not in steps that 16 bits could count)", 4 * cells
         return "int16 (in the source's steps)", 2 * cells
 
     def packed(self, time: np.datetime64) -> Packed:

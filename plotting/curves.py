@@ -52,8 +52,13 @@ def loss_curves(records: list[dict]) -> Figure:
     rate.ticklabel_format(axis="y", scilimits=(-2, 3))
     speed.text(0.03, 0.05, _beside_speed(records), transform=speed.transAxes, fontsize=10)
 
-    best = _best(records)
+    best, fine_tuned = _best(records), [r["epoch"] for r in records if r.get("own_forecasts")]
     epochs = [r["epoch"] for r in records]
+    if fine_tuned:
+        before = [e for e in epochs if e < fine_tuned[0]]
+        loss.axvspan(
+            before[-1] if before else 0, fine_tuned[-1], color="0.93", zorder=0, label="on own forecasts: harder"
+        )
     for panel in (loss, skill, rate, norm, speed):
         if best is not None:
             panel.axvline(best["epoch"], color="0.7", linewidth=1, zorder=0)

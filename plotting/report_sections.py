@@ -227,7 +227,7 @@ def left_out(clipped: list[list], scores: dict | None, records: list[dict], note
 
 
 def constants(checkpoint: dict | None, defaults: dict, meanings: dict[str, str]) -> Markup:
-    """The constants of training that differ from the defaults of the present code."""
+    """The constants of training that differ from those at the top of the present script."""
     if checkpoint is None:
         return section("Constants changed", missing("best.pt", "train_deterministic.py"), name="constants")
     config = checkpoint["config"]
@@ -236,12 +236,19 @@ def constants(checkpoint: dict | None, defaults: dict, meanings: dict[str, str])
         for n, v in config.items()
         if n not in defaults or v != defaults[n]
     ]
-    body = table("Constants", ["constant", "this run", "default", "meaning"], changed, left=4) if changed else None
+    body = table("Constants", ["constant", "this run", "script now", "meaning"], changed, left=4) if changed else None
+    every = [[n, shown(v), meanings.get(n, "")] for n, v in config.items()]
     new = [n for n in defaults if n not in config]
     return section(
         "Constants changed",
-        paragraph(f"{len(changed)} of {len(config)} constants of train_deterministic.py differ from their defaults."),
+        paragraph(
+            f"{len(changed)} of {len(config)} constants of this run differ from those that now stand at the top of "
+            "train_deterministic.py. What was edited there before the run does not show."
+        ),
         body,
+        details(
+            f"All {len(every)} constants", table("Every constant", ["constant", "this run", "meaning"], every, left=3)
+        ),
         paragraph(f"Newer than this run: {', '.join(new)}.") if new else None,
         name="constants",
     )

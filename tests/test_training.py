@@ -134,7 +134,8 @@ def test_more_epochs_go_on_from_where_the_run_ended(trained, capsys, tmp_path):
         (tmp_path / name).write_bytes((run_dir / name).read_bytes())
     longer = train_deterministic.Config(**{**vars(cfg), "epochs": 3, "run_dir": str(tmp_path)})
     assert train_deterministic.main(longer) == 0
-    assert "resumed at step" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resumed at step" in said and "planned for 2 epochs and goes on to 3" in said
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
@@ -222,6 +223,6 @@ def test_the_end_of_a_run_is_foretold_once(capsys):
     for _ in range(2):
         at.tell_end(40)
     said = capsys.readouterr().out
-    assert said.count("first estimate: 0:02:00 to go, until 20") == 1
+    assert said.count("estimate: 0:02:00 to go, expected end 20") == 1
     Progress(step=10).tell_end(40)
     assert not capsys.readouterr().out

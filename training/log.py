@@ -70,8 +70,9 @@ def write_log(records: list[dict], path: Path) -> None:
 
 
 def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int, left: float, best: bool) -> str:
-    """What a person reads at a validation: loss, score and seconds `left`; then, one step ahead, the skill of each
-    variable against persistence with both errors in its unit; then the skill at the end of the roll-out."""
+    """What a person reads at a validation: loss, mean skill over variables and leads, seconds `left`; then, one step
+    ahead, the skill of each variable against persistence with both errors in its unit; then the skill at the end of the
+    roll-out."""
 
     def skill(value: float | None) -> str:
         return "n/a" if value is None else f"{value:+.2f}"
@@ -81,10 +82,12 @@ def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int,
         return f"{' against '.join('n/a' if x is None else f'{x:.3g}' for x in both)} {units[name]}".strip()
 
     loss = "n/a" if record["loss"] is None else f"{record['loss']:.4f}"
+    if record.get("own_forecasts"):
+        loss += " (on its own forecasts)"
     near = [f"{name} {skill(value)} ({errors(name)})" for name, value in record["skill"].items()]
     far = [f"{name} {skill(value)}" for name, value in record["rollout_skill"].items()]
     return (
-        f"epoch {record['epoch']}/{epochs}  loss {loss}  score {record['score']:+.3f}"
+        f"epoch {record['epoch']}/{epochs}  loss {loss}  mean skill {record['score']:+.3f}"
         f"{' (best)' if best else ''}  waiting for data {record['data_wait']:.0%}  {time_text(left)} left\n"
         f"  skill against persistence at {lead}: {', '.join(near)}\n"
         f"  and at {record['rollout_hours']:g} h: {', '.join(far)}"

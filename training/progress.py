@@ -70,7 +70,7 @@ class Progress:
             return
         self.told, left = True, self.left(total)
         end = time.strftime("%Y-%m-%d %H:%M", time.gmtime(time.time() + left))
-        tqdm.write(f"first estimate: {time_text(left)} to go, until {end} UTC")
+        tqdm.write(f"estimate: {time_text(left)} to go, expected end {end} UTC")
 
     def bar(self, epochs: int, pairs: int, done: float, shown: bool) -> tqdm:
         """The bar of this epoch over its pairs, of which `done` are; none where nobody looks (no terminal)."""

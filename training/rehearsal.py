@@ -38,7 +38,7 @@ def rehearse(learn, read, cases: list[tuple], model: nn.Module, ema: nn.Module, 
         m.load_state_dict(state)
     release(device)
     kind = "on the GPU" if device.type == "cuda" else "of the whole process"
-    print(f"memory: {constants.memory}, peak {peak:.2f} GB {kind} in a step of each kind", flush=True)
+    print(f"memory: {constants.memory}, peak {peak:.2f} GB {kind}, measured on a trial step of each kind", flush=True)
     if 0 < constants.memory_gb < peak:
         raise ValueError(
             f"memory_gb: got a peak of {peak:.2f} GB {kind}, expected at most {constants.memory_gb:g}. "
