@@ -51,8 +51,11 @@ class HourcastModel:
 
     @classmethod
     def load_default_package(cls):
-        """There are no published weights: train, then export_model.py writes a package."""
-        raise NotImplementedError("no published weights: use earth2studio's Package on a folder of export_model.py")
+        """ValueError: no weights are published; earth2studio asks for them by this name."""
+        raise ValueError(
+            "load_default_package: got no published weights, expected a folder of yours. "
+            "Fix: export_model.py writes one; load_model(Package(FOLDER)) reads it"
+        )
 
     @classmethod
     def load_model(cls, package) -> "HourcastModel":

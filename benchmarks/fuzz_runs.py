@@ -243,7 +243,7 @@ def play_roll(case: dict, folder: Path) -> str:
         check("not finite" in said, f"refused for another reason: {said}")
         held = all(np.isfinite(lookup(n).upper) for n in names)  # a field without bounds may grow without bounds
         check(
-            case["bad"] != "" or case["size"] > 3 or not held,
+            case["bad"] != "" or case["size"] > 4 or not held,
             f"weights of 1e{case['size']} give no finite forecast: {said}",
         )
         check(contents(older) == before, "the older forecast was changed")
