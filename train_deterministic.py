@@ -272,7 +272,8 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
                 return say_stopped(stopped, at.step, last_path)
     print(f"done: best mean skill in validation {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
-          f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path}")  # fmt: skip
+          f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} --init_time test "
+          f"--out {run_dir / 'forecast.zarr'}")  # fmt: skip
     return 0
 
 
