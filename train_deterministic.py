@@ -79,7 +79,6 @@ class Config:
     rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 8.0  # width from the second step of those forecasts on
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
-    level: float = 0.0  # K, random offset that temperatures and dew points of a pair share, standard deviation
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
     season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
@@ -102,7 +101,7 @@ class Config:
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
-    "season": 0.0, "level": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
+    "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
     "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
     "explode": 0.0, "preview_every": 0,
 }  # fmt: skip

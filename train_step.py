@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.augment import add_noise, level_shift, mirror_forcing, mirror_state, random_axes, season_shift
+from data.augment import add_noise, mirror_forcing, mirror_state, random_axes, season_shift
 from data.boundary import Boundary
 from data.forcing import Forcing
 from data.normalise import Statistics, censor, limiter, normalise
@@ -43,19 +43,15 @@ class Learner:
 
     def __call__(self, times: np.ndarray, task: Task, data: tuple, rng: torch.Generator, sums: Tensor):
         """times: the task's initial times; data: what `read` of train_deterministic.py returns for it; rng: decides
-        mirrors, noise and shifts."""
+        mirrors, noise and the shift of the season."""
         constants, scale = self.constants, self.statistics.scale
         axes = random_axes(rng) if constants.flip else ""
         season = season_shift(len(times), constants.season, rng) if constants.season else None
         flipped = None if self.mask is None else self.mask.flip([{"x": -1, "y": -2}[a] for a in axes])
         valid = None if flipped is None else ~flipped
-        offset = level_shift(self.statistics.names, len(times), constants.level, rng)
 
         def prepared(x: Tensor) -> Tensor:  # (B, C, H, W), or (B, T, C, H, W)
-            x = mirror_state(self.fetch(x), axes, self.statistics.names)
-            if constants.level:
-                x = x + offset.view(len(times), *[1] * (x.ndim - 4), -1, 1, 1)
-            return normalise(x, self.statistics, flipped)
+            return normalise(mirror_state(self.fetch(x), axes, self.statistics.names), self.statistics, flipped)
 
         states, targets, edges = data
         states = add_noise(prepared(states), scale, constants.noise, flipped, rng)

@@ -39,16 +39,6 @@ def mirror_forcing(fields: Tensor, axes: str, parity: Tensor) -> Tensor:
     return fields
 
 
-def level_shift(names: tuple[str, ...], batch: int, amount: float, generator: torch.Generator) -> Tensor:
-    """(B, C): one random offset per sample for all temperatures and dew points, `amount` K standard deviation.
-
-    Added to states and target alike it says that the next hour's change hardly depends on the level: in a record of
-    weeks a network otherwise learns to go back to the mean of those weeks."""
-    warm = torch.tensor([float(lookup(n).units == "K") for n in names], device=generator.device)
-    offset = torch.randn(batch, generator=generator, device=generator.device) * amount
-    return offset[:, None] * warm
-
-
 def season_shift(batch: int, days: float, generator: torch.Generator) -> np.ndarray:
     """(B,) timedelta64 by which the day of the year that is told is off, `days` standard deviation."""
     drawn = torch.randn(batch, generator=generator, device=generator.device).cpu().numpy() * days

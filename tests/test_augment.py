@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.augment import add_noise, level_shift, mirror, mirror_state, random_axes, state_parity
+from data.augment import add_noise, mirror, mirror_state, random_axes, state_parity
 from data.forcing import Forcing
 from tests.conftest import hour, small_grid
 
@@ -66,13 +66,6 @@ def test_noise_has_the_stated_size_and_spares_masked_cells():
     noise = add_noise(torch.zeros(4, 2, 64, 64), scale, 0.1, mask, torch.Generator().manual_seed(0))
     assert (noise[:, :, :8] == 0).all()
     assert noise[:, :, 8:].std(dim=(0, 2, 3)).tolist() == pytest.approx([0.05, 0.2], rel=0.02)
-
-
-def test_the_level_shift_is_one_for_all_temperatures_and_spares_the_rest():
-    shift = level_shift(("REFC", "t2m", "D2M", "U10"), 400, 5.0, torch.Generator().manual_seed(0))
-    assert shift.shape == (400, 4) and (shift[:, [0, 3]] == 0).all() and torch.equal(shift[:, 1], shift[:, 2])
-    assert shift[:, 1].std().item() == pytest.approx(5.0, rel=0.1)
-    assert (level_shift(("T2M",), 3, 0.0, torch.Generator()) == 0).all()
 
 
 def test_the_season_moves_the_day_of_the_year_and_nothing_else():
