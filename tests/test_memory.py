@@ -11,7 +11,7 @@ from conftest import TINY, hour, weather, write_store
 import models.unet
 import train_deterministic
 from benchmarks import memory, speed
-from models.layers import ChannelNorm, _Modulate
+from models.layers import ChannelNorm, _Modulate, repeat_edge
 from training.log import loss_sums
 from training.schedule import Task
 
@@ -82,6 +82,13 @@ def test_the_frugal_layers_are_their_formulas():
         expected = torch.autograd.grad((theirs * mix).sum(), inputs, retain_graph=True)
         for a, b in zip(torch.autograd.grad((ours * mix).sum(), inputs), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(1, 1, 1, 1), (0, 3, 0, 5), (2, 0, 4, 1), (0, 0, 0, 0)])
+def test_the_edge_is_repeated_and_its_gradient_adds_up(sides):
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(repeat_edge(x, *sides), F.pad(x, sides, mode="replicate"))
+    assert torch.autograd.gradcheck(lambda x: repeat_edge(x, *sides), x)
 
 
 def test_the_rehearsal_changes_nothing_and_refuses_what_does_not_fit(tmp_path, command, monkeypatch):
