@@ -132,7 +132,7 @@ class HourcastModel:
 
     def _step(self, states: Tensor, time: np.datetime64) -> Tensor:
         """(1 + history, C, H, W) at hours up to `time` to the fields (C, H, W) one lead later."""
-        return next(self.forecaster.roll(states[None], time, self.forcing, 1))[0]
+        return next(self.forecaster.roll(states[None], time, self.forcing, 1))[0][0]
 
     def _refuse_missing(self, members: Tensor) -> None:
         """ValueError where a value is missing that is not masked."""

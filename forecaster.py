@@ -74,27 +74,30 @@ class Forecaster:
 
     @torch.no_grad()
     def roll(
-        self, states: Tensor, init_time: np.datetime64, forcing: Forcing, steps: int, nudge: Callable | None = None
+        self, states: Tensor, init_times: np.ndarray, forcing: Forcing, steps: int, nudge: Callable | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Forecast `steps` leads from states (1, 1 + history, C, H, W) in physical units, the last at `init_time`.
+        """Forecast `steps` leads from states (B, 1 + history, C, H, W) in physical units, the last at init_times (B,).
 
-        Yields after each step the fields (C, H, W), physical units inside the bounds and NaN where masked, and the
-        shares of clipped cells (C,). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
+        Yields after each step the fields (B, C, H, W), physical units inside the bounds and NaN where masked, and the
+        shares of clipped cells (B, C). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
         on a GPU."""
+        init_times = np.atleast_1d(init_times)
         with autocast(self.device):
             out = rollout(
                 self.network, normalise(states.to(self.device), self.statistics, self.mask),
-                lambda k: forcing(init_time + k * self.lead), self.statistics.scale, self.limit, steps, nudge,
+                lambda k: forcing(init_times + k * self.lead), self.statistics.scale, self.limit, steps, nudge,
             )  # fmt: skip
             for k, (state, clipped) in enumerate(out):
-                fields = denormalise(state[0].float(), self.statistics, self.mask)
+                fields = denormalise(state.float(), self.statistics, self.mask)
                 fields = clip_physical(fields, self.statistics.names)
-                if not (fields.isfinite() if self.mask is None else fields.isfinite() | self.mask).all():
+                sound = fields.isfinite() if self.mask is None else fields.isfinite() | self.mask
+                if not sound.all():
+                    first = init_times[int(sound.flatten(1).all(dim=1).int().argmin())]
                     raise ValueError(
-                        f"the forecast from {show(init_time)} is not finite after {k + 1} steps, expected numbers. "
+                        f"the forecast from {show(first)} is not finite after {k + 1} steps, expected numbers. "
                         "Fix: use another checkpoint (previous.pt) or train with a lower --lr"
                     )
-                yield fields, clipped[0]
+                yield fields, clipped
 
 
 def load_model(checkpoint: str | Path, device: str | torch.device | None = None) -> Forecaster:
@@ -113,11 +116,13 @@ def forecast(
     init_time: str | np.datetime64 | list = "latest",
     hours: float = 24.0,
     boundary: str = "",
+    batch_size: int = 1,
 ) -> xr.Dataset:
     """A forecast from one or several hours of a training store, as infer_iterative.py would write it, in memory.
 
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
-    multiple of the model's step; `boundary`: a store for the edge of the domain. Dimensions (init_time, lead_time, y,
+    multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
+    are computed together. Dimensions (init_time, lead_time, y,
     x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError for a time, variable or
     grid that the store lacks.
     """
@@ -136,21 +141,34 @@ def forecast(
 
     fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
     clipped = np.zeros((len(names), len(times), steps + 1), np.float32)
-    for i, t in enumerate(times):
-        states = series.states(t[None]).to(model.device)
-        fields[:, i, 0] = clip_physical(states[0, -1], model.statistics.names).cpu().numpy()
-        nudge = edge_at(edge, model, t) if edge else None
-        for k, (after, share) in enumerate(model.roll(states, t, forcing, steps, nudge)):
-            fields[:, i, k + 1], clipped[:, i, k + 1] = after.cpu().numpy(), share.cpu().numpy()
+    for batch, k, after, share in roll_out(model, series, times, forcing, steps, edge, batch_size):
+        fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
     attributes = describe(model, store, boundary)
     return _dataset(names, store.grid, times, np.arange(steps + 1) * model.lead, fields, clipped, attributes)
 
 
-def edge_at(edge: Boundary, model: Forecaster, time: np.datetime64) -> Callable[[Tensor, int], Tensor]:
-    """What draws the edge of a forecast from `time` towards the boundary store after each step."""
+def roll_out(
+    model: Forecaster, series: Series, times: np.ndarray, forcing: Forcing, steps: int, edge: Boundary | None,
+    batch_size: int = 1,
+) -> Iterator[tuple[slice, int, np.ndarray, np.ndarray]]:  # fmt: skip
+    """The forecasts from `times`, `batch_size` of them together, from the analysis (lead 0) to the last lead.
+
+    Yields (which of the times, lead index, fields (B, C, H, W) in physical units, clipped shares (B, C))."""
+    for first in range(0, len(times), batch_size):
+        batch = slice(first, min(first + batch_size, len(times)))
+        states = series.states(times[batch]).to(model.device)
+        analysis = clip_physical(states[:, -1], model.statistics.names)
+        yield batch, 0, analysis.cpu().numpy(), np.zeros(analysis.shape[:2], np.float32)
+        nudge = edge_at(edge, model, times[batch]) if edge else None
+        for k, (fields, clipped) in enumerate(model.roll(states, times[batch], forcing, steps, nudge)):
+            yield batch, k + 1, fields.cpu().numpy(), clipped.cpu().numpy()
+
+
+def edge_at(edge: Boundary, model: Forecaster, times: np.ndarray) -> Callable[[Tensor, int], Tensor]:
+    """What draws the edge of the forecasts from `times` towards the boundary store after each step."""
 
     def nudge(state: Tensor, k: int) -> Tensor:
-        fields = edge.hours(time + (k + 1) * model.lead).to(model.device)
+        fields = edge.fields(times + k * model.lead, model.lead, 1)[0].to(model.device)
         return edge.nudge(state, normalise(fields, model.statistics, model.mask))
 
     return nudge

@@ -18,10 +18,9 @@ from data.boundary import Boundary
 from data.command import run
 from data.dataset import Hours, Series, Split, find_pairs
 from data.forecast_store import ForecastWriter
-from data.normalise import clip_physical
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
-from forecaster import count_steps, describe, edge_at, forecast, load_model, match_variables, refuse_missing_history
+from forecaster import count_steps, describe, forecast, load_model, match_variables, refuse_missing_history, roll_out
 
 __all__ = ["Config", "forecast", "load_model", "main"]  # forecast and load_model are for use from Python
 
@@ -35,10 +34,13 @@ class Config:
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
     boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
+    batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
 
 
 def main(cfg: Config) -> int:
+    if cfg.batch_size < 1:
+        raise ValueError(f"batch_size: got {cfg.batch_size}, expected at least 1. Fix: --batch_size 1")
     model = load_model(cfg.checkpoint)
     checkpoint, lead = model.checkpoint, model.lead
     store = Store(cfg.zarr)
@@ -65,15 +67,11 @@ def main(cfg: Config) -> int:
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
     with ForecastWriter(cfg.out, names, store.grid, init_times, lead_times, attributes) as out:
-        for i, t in enumerate(init_times):
-            states = series.states(t[None]).to(model.device)
-            analysis = clip_physical(states[0, -1], model.statistics.names)
-            out.write(i, 0, analysis.cpu().numpy(), np.zeros(len(names)))
-            nudge = edge_at(edge, model, t) if edge else None
-            for k, (fields, clipped) in enumerate(model.roll(states, t, forcing, steps, nudge)):
-                out.write(i, k + 1, fields.cpu().numpy(), clipped.cpu().numpy())
-                clipped_sum += clipped.cpu().numpy()
-                bar.update()
+        for batch, k, fields, clipped in roll_out(model, series, init_times, forcing, steps, edge, cfg.batch_size):
+            for i, some, share in zip(range(batch.start, batch.stop), fields, clipped, strict=True):
+                out.write(i, k, some, share)
+            clipped_sum += clipped.sum(axis=0)
+            bar.update(len(fields) if k else 0)
     bar.close()
     shares = ", ".join(f"{n} {s:.2%}" for n, s in zip(names, clipped_sum / (len(init_times) * steps), strict=True) if s)
     print(f"cells clipped to physical bounds, mean over steps: {shares or 'none'}")

@@ -69,6 +69,7 @@ INFERENCE = {
     "init_time": [("2024-05-20T01", "accepted"), ("latest", "accepted"), ("test", "accepted"),
                   ("2024-05-20T00", "refused"), ("2024-05-21T16", "refused"), *NO_DATE],
     "test_starts": [(1, "accepted"), (2, "accepted"), (10**30, "either"), (0, "refused"), (-1, "refused")],
+    "batch_size": [(1, "accepted"), (3, "accepted"), (10**30, "either"), (0, "refused"), (-1, "refused")],
     "init_every": [("1h", "accepted"), ("6h", "accepted"), ("", "accepted"), *NO_DURATION],
     "checkpoint": BAD_PATH, "zarr": BAD_PATH,
     "out": [("/dev/null", "refused"), ("/dev/null/x", "refused"), ("x" * 300, "refused"), ("/proc/x/f.zarr", "refused"),

@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class _RepeatEdge(torch.autograd.Function):
-    """F.pad of mode "replicate". torch's own gradient of it takes twice to four times as long on a CPU, and on a GPU adds
+    """F.pad of mode "replicate". torch's own gradient of it takes two to four times as long on a CPU, and on a GPU adds
     in an order that changes from run to run."""
 
     @staticmethod
