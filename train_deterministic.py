@@ -65,7 +65,7 @@ class Config:
     accumulate: int = 16  # batches per optimizer step
     base_features: int = 40  # features at full resolution
     levels: int = 2  # halvings of the resolution below the 2 x 2 stem
-    blocks: int = 2  # residual blocks per level, down and up
+    blocks: int = 4  # residual blocks on the coarsest cells; finer levels have one down and one up
     history: int = 1  # hours before the present one that the model sees: motion shows in two, not in one
     lr: float = 1.5e-3  # peak learning rate of AdamW (biases, inputs, outputs)
     muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all

@@ -35,7 +35,7 @@ from data.times import parse_duration, show_duration
 from training.schedule import pair_tasks, rollout_tasks, two_phases
 
 REFERENCE = {
-    "batch_size": 4, "accumulate": 2, "base_features": 32, "levels": 2, "blocks": 2, "width": 2.0, "rollout_width": 8.0,
+    "batch_size": 4, "accumulate": 2, "base_features": 32, "levels": 2, "blocks": 4, "width": 2.0, "rollout_width": 8.0,
     "rollout_hours": 12.0, "rollout_lr": 0.5, "memory": "fast",
 }  # fmt: skip
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts

@@ -23,7 +23,7 @@ import train_step
 import training.schedule
 from data.variables import Variable, lookup
 from losses.weather import WEIGHTS, WeatherLoss
-from models.layers import ChannelNorm, Conv
+from models.layers import Block, ChannelNorm, Conv, enlarge
 from models.unet import THIN, ResidualUNet
 
 
@@ -53,12 +53,18 @@ def choices(base) -> dict[str, Choice]:
         "history_0": Choice("the present hour alone", {"history": 0}),
         "history_1": Choice("one hour before it", {"history": 1}),
         "history_2": Choice("two hours before it", {"history": 2}),
+        "history_23": Choice("the whole day before it", {"history": 23}),
         "base_half": Choice("half the features", {"base_features": base.base_features // 2}),
         "base_double": Choice("twice the features", {"base_features": base.base_features * 2}),
         "levels_less": Choice("one level less", {"levels": base.levels - 1}),
         "levels_more": Choice("one level more", {"levels": base.levels + 1}),
-        "blocks_less": Choice("one block a level less", {"blocks": max(base.blocks - 1, 1)}),
-        "blocks_more": Choice("one block a level more", {"blocks": base.blocks + 1}),
+        "blocks_less": Choice("half the blocks on the coarsest cells", {"blocks": max(base.blocks // 2, 1)}),
+        "blocks_more": Choice("half as many blocks again on them", {"blocks": base.blocks * 3 // 2}),
+        "blocks_even": Choice("two blocks on every level, down and up", patches=((ResidualUNet, "__init__", even()),)),
+        "rise_after": Choice(
+            "enlarge, then convolve, on the way up",
+            patches=((ResidualUNet, "rise", lambda self, conv, x: conv(enlarge(x, 2))),),
+        ),
         "advected_off": Choice("no advected base: warp gives the field back", patches=((models.unet, "warp", stay),)),
         "warp_bilinear": Choice("advected base by bilinear interpolation", patches=((models.warp, "F", BILINEAR),)),
         "refine_off": Choice("no refinement at full resolution", patches=((ResidualUNet, "__init__", unrefined()),)),
@@ -164,6 +170,27 @@ BILINEAR = SimpleNamespace(
     **{**vars(F), "grid_sample": lambda x, grid, mode, *rest, **more: F.grid_sample(x, grid, "bilinear", *rest, **more)}
 )
 ZERO_PADDING = SimpleNamespace(**{**vars(F), "pad": lambda x, sides, mode: F.pad(x, sides)})
+
+
+def even() -> Callable:
+    """ResidualUNet's __init__ with two blocks on every level on either way."""
+    made = ResidualUNet.__init__
+
+    class Pair(nn.ModuleList):
+        def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+            return self[1](self[0](x, clock), clock)
+
+    def init(self, *args, **kwargs) -> None:
+        made(self, *args, **kwargs)
+
+        def another(like: Block) -> Block:
+            return Block(like.conv1.shape[0], like.clock.in_features)
+
+        firsts = [blocks[0] for blocks in self.encoder]
+        self.encoder = nn.ModuleList(nn.ModuleList([first, another(first)]) for first in firsts)
+        self.decoder = nn.ModuleList(Pair([block, another(block)]) for block in self.decoder)
+
+    return init
 
 
 def unrefined() -> Callable:

@@ -20,17 +20,18 @@ from models.layers import repeat_edge
 from models.unet import ResidualUNet
 
 UNIT = 8  # widths are multiples of it, and group norms have as many groups
+BLOCKS = 2  # of theirs on every level: what both libraries offer first
 
 
 # --- the networks: (net (B, inputs, H, W) -> (B, outputs, H, W), its convolutions at the input and the output) ---
 
 
-def monai(inputs: int, outputs: int, widths: list[int], blocks: int, checkpointed: bool) -> tuple[nn.Module, list]:
-    """Residual UNet with strides of 2 from its first layer on; `blocks` convolutions in each of its residual units."""
+def monai(inputs: int, outputs: int, widths: list[int], checkpointed: bool) -> tuple[nn.Module, list]:
+    """Residual UNet with strides of 2 from its first layer on; BLOCKS convolutions in each of its residual units."""
     from monai.networks.nets.unet import CheckpointUNet, UNet
 
     kind = CheckpointUNet if checkpointed else UNet
-    net = kind(2, inputs, outputs, [*widths, widths[-1]], [2] * len(widths), num_res_units=blocks)
+    net = kind(2, inputs, outputs, [*widths, widths[-1]], [2] * len(widths), num_res_units=BLOCKS)
     first, last = (getattr(net.model[i], "module", net.model[i]) for i in (0, 2))
     # its last unit is x + convolution(x): that is nothing while the convolution is minus the identity
     head = last[1].conv.unit0.conv
@@ -41,12 +42,12 @@ def monai(inputs: int, outputs: int, widths: list[int], blocks: int, checkpointe
     return net, [*ends, *(m for m in last.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))]
 
 
-def diffusers(inputs: int, outputs: int, widths: list[int], blocks: int, checkpointed: bool) -> tuple[nn.Module, list]:
+def diffusers(inputs: int, outputs: int, widths: list[int], checkpointed: bool) -> tuple[nn.Module, list]:
     """Its UNet of image diffusion without attention, whose cost grows with the square of the domain, at time step 0."""
     from diffusers import UNet2DModel
 
     net = UNet2DModel(
-        in_channels=inputs, out_channels=outputs, block_out_channels=tuple(widths), layers_per_block=blocks,
+        in_channels=inputs, out_channels=outputs, block_out_channels=tuple(widths), layers_per_block=BLOCKS,
         down_block_types=("DownBlock2D",) * len(widths), up_block_types=("UpBlock2D",) * len(widths),
         norm_num_groups=UNIT, add_attention=False,
     )  # fmt: skip
@@ -86,7 +87,7 @@ class Peer(nn.Module):
     """
 
     def __init__(self, channels: int, forcing: int, clock: int, base_features: int = 40, levels: int = 2,
-                 blocks: int = 2, history: int = 1, scale: Tensor | None = None, lean: bool = False, *,
+                 blocks: int = 4, history: int = 1, scale: Tensor | None = None, lean: bool = False, *,
                  kind: str, checkpointed: bool = False, channels_last: bool = False, muon: bool = True):  # fmt: skip
         super().__init__()
         self.lean, self.kind, self.multiple, self.muon = lean, KINDS[kind], 2 ** (levels + 1), muon
@@ -94,7 +95,7 @@ class Peer(nn.Module):
         self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())
         self.widths = matched(kind, channels, forcing, clock, base_features, levels, blocks, history)
         inputs = channels * (1 + history) + forcing + clock
-        self.net, ends = network(self.kind, inputs, channels, self.widths, blocks, checkpointed)
+        self.net, ends = network(self.kind, inputs, channels, self.widths, checkpointed)
         self.hidden = [m for m in self.net.modules()
                        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m not in ends]  # fmt: skip
         for m in self.hidden if muon else []:
@@ -134,9 +135,9 @@ class AsMatrix(nn.Module):
         return weight.flatten(1)
 
 
-def network(kind: Kind, inputs: int, outputs: int, widths: list[int], blocks: int, checkpointed: bool):
+def network(kind: Kind, inputs: int, outputs: int, widths: list[int], checkpointed: bool):
     cells = kind.fold**2
-    return kind.build(inputs * cells, outputs * cells, widths, blocks, checkpointed)
+    return kind.build(inputs * cells, outputs * cells, widths, checkpointed)
 
 
 @functools.cache
@@ -153,7 +154,7 @@ def matched(kind: str, channels: int, forcing: int, clock: int, base_features: i
         best: tuple[float, list[int]] | None = None
         for base in range(UNIT, 1000):
             widths = [UNIT * round(base * min(2**i, 4) / UNIT) for i in range(depth)]
-            size = count(network(KINDS[kind], inputs, channels, widths, blocks, False)[0])
+            size = count(network(KINDS[kind], inputs, channels, widths, False)[0])
             if best is None or abs(size - wanted) < best[0]:
                 best = abs(size - wanted), widths
             if size > wanted:

@@ -22,6 +22,8 @@ BAND = 64  # rows of it that are computed together in lean mode
 
 class ResidualUNet(nn.Module):
     """UNet with `levels` halvings below the 2 x 2 stem; features double once per halving up to four times the base.
+    `blocks` residual blocks stand on the coarsest cells, where they are cheap in time and memory and see far, and one
+    on each finer level on either way.
 
     forward(states (B, T, C, H, W), forcing (B, F, H, W), clock (B, K)) -> (B, C, H, W): the change in units of
     `scale` (C,), which is the standard deviation of the change over one step in units of the state (Lam et al. 2023,
@@ -38,7 +40,7 @@ class ResidualUNet(nn.Module):
         clock: int,
         base_features: int = 40,
         levels: int = 2,
-        blocks: int = 2,
+        blocks: int = 4,
         history: int = 1,
         scale: Tensor | None = None,
         lean: bool = False,
@@ -53,11 +55,11 @@ class ResidualUNet(nn.Module):
         self.stem = Conv(channels * (1 + history) + forcing, widths[0], kernel=4, stride=2)
         self.encoder, self.down, self.up, self.decoder = (nn.ModuleList() for _ in range(4))
         for i, width in enumerate(widths):
-            self.encoder.append(nn.ModuleList(Block(width, hidden) for _ in range(blocks)))
+            self.encoder.append(nn.ModuleList(Block(width, hidden) for _ in range(1 if i < levels else blocks)))
             if i < levels:
                 self.down.append(Conv(width, widths[i + 1], stride=2))
                 self.up.append(Conv(widths[i + 1], width))
-                self.decoder.append(nn.ModuleList(Block(width, hidden) for _ in range(blocks)))
+                self.decoder.append(Block(width, hidden))
         # the flow is smooth: it is given on cells of 4 x 4 (of 2 x 2 where there is no such level)
         self.flow_level = min(1, levels)
         self.flow_norm = ChannelNorm(widths[self.flow_level])
@@ -86,8 +88,7 @@ class ResidualUNet(nn.Module):
         for i in reversed(range(len(self.up) + 1)):
             if i < len(self.up):
                 x = stage(self.rise, self.up[i], x) + skips.pop()  # a sum costs less memory than a concatenation
-                for block in self.decoder[i]:
-                    x = stage(block, x, features)
+                x = stage(self.decoder[i], x, features)
             if i == self.flow_level:
                 flow = stage(self.steer, x)
         carried = self.carry(now, flow, stage)
@@ -106,7 +107,7 @@ class ResidualUNet(nn.Module):
 
     def rise(self, conv: Conv, x: Tensor) -> Tensor:
         """Features of one level on the cells of the level above."""
-        return conv(enlarge(x, 2))
+        return enlarge(conv(x), 2)
 
     def steer(self, x: Tensor) -> Tensor:
         """Features to the flow (B, 2, C, h, w) on their cells, float32."""

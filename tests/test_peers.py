@@ -26,7 +26,7 @@ class Chosen(nn.Module):
         return x[:, self.channels]
 
 
-def convolutions(inputs, outputs, widths, blocks, checkpointed):
+def convolutions(inputs, outputs, widths, checkpointed):
     net = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in ((inputs, widths[0]), (widths[0],) * 2,
                                                                      (widths[0], outputs))))  # fmt: skip
     return net, [net[0], net[2]]
