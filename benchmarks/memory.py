@@ -91,10 +91,14 @@ class Count(TorchDispatchMode):
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """The precision that a GPU computes in, and the mirrors that cost the most memory, without values to draw."""
-    half = mock.patch.object(train_step, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
     mirrored = mock.patch.object(train_step, "random_axes", lambda rng: "xy")
-    with half, mirrored:
+    with half_precision(), mirrored:
         yield
+
+
+def half_precision():
+    """While open, a training step computes in bfloat16 on any device."""
+    return mock.patch.object(train_step, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
 
 
 def grid_of(shape: tuple[int, int]) -> Grid:

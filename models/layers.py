@@ -91,7 +91,7 @@ class _RepeatEdge(torch.autograd.Function):
         rows = ((slice(0, top), slice(0, 1)), (slice(top + H, None), slice(H - 1, H)))
         columns = ((slice(0, left), slice(0, 1)), (slice(left + W, None), slice(W - 1, W)))
         inner = slice(top, top + H), slice(left, left + W)
-        of_x = gradient[..., inner[0], inner[1]].clone(memory_format=torch.contiguous_format)
+        of_x = gradient[..., inner[0], inner[1]].clone()  # in its layout
         for outside, edge in rows:
             of_x[..., edge, :] += gradient[..., outside, inner[1]].sum(dim=-2, keepdim=True)
             for beyond, side in columns:

@@ -103,7 +103,8 @@ class ResidualUNet(nn.Module):
         if torch.is_autocast_enabled(device):  # the stem would cast them too, and after they were joined
             parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
         x = torch.cat(parts, dim=1)
-        return self.stem(repeat_edge(x, 0, -W % self.multiple, 0, -H % self.multiple))
+        x = self.stem(repeat_edge(x, 0, -W % self.multiple, 0, -H % self.multiple))
+        return x.contiguous(memory_format=torch.channels_last)  # and so all features after it: a step takes 5 % less
 
     def rise(self, conv: Conv, x: Tensor) -> Tensor:
         """Features of one level on the cells of the level above."""
