@@ -105,7 +105,11 @@ def choices(base) -> dict[str, Choice]:
         "amplitude_36": Choice("three times the weight on the amount of detail", {"amplitude": 36.0}),
         "amplitude_0": Choice("amount of detail left free", {"amplitude": 0.0}),
         "amounts_single": Choice(
-            "amount of detail compared tile by tile", patches=((losses.spectral, "amount", lambda power: power.sqrt()),)
+            "amount of detail compared tile by tile", patches=((losses.spectral, "amount", lambda power: power),)
+        ),
+        "amounts_roots": Choice(
+            "amplitudes compared, not powers",
+            patches=((losses.spectral, "apart", lambda p, t: (p.sqrt() - t.sqrt()).square()),),
         ),
         "references_off": Choice(
             "terms not divided by those of persistence", patches=((WeatherLoss, "set_reference", lambda *_: None),)

@@ -19,13 +19,14 @@ class SpectralLoss(nn.Module):
     the wavenumbers of a band b (octaves of the physical radius |k| = hypot(ky, kx)),
 
         S_p = sum |P|^2 + e    S_t = sum |T|^2 + e    C = sum Re(P conj T) + e
-        error_b = 1/n^2 [ A (sqrt <S_p> - sqrt <S_t>)^2 + < 2 S_t (1 - C / sqrt(S_p S_t)) > ],    A = `amplitude`
+        error_b = 1/n^2 [ A (<S_p> - <S_t>)^2 / 4 <S_p>' + < 2 S_t (1 - C / sqrt(S_p S_t)) > ],    A = `amplitude`
 
-    with < > the mean over tiles and batch. The first part wants the right amplitude whether or not the detail is where
-    it should be, the second the right place whatever the amplitude; where S_p = S_t the sum over bands is the mean
-    squared error. The amounts are compared as means, because the best guess of sqrt S_t in a single tile has less
-    power than S_t has on the mean. (Subich et al. have max(S_p, S_t) for S_t: where the power to come is uncertain,
-    that pulls the amplitude below its mean, as MSE does.) e acts as a small common component of both fields: it keeps
+    with < > the mean over tiles and batch. The first part wants the right amount of detail whether or not it is where
+    it should be, the second the right place whatever the amount; where S_p = S_t the sum over bands is the mean
+    squared error. <S_p>' is <S_p> without gradient: then the first part is least where <S_p> is the mean of the <S_t>
+    that may come. Near there it is A (sqrt <S_p> - sqrt <S_t>)^2, as in Subich et al., which itself is least at the
+    mean of the square roots: where the power to come is uncertain, less than the mean power. (Their max(S_p, S_t) for
+    S_t in the second part has the same effect.) e acts as a small common component of both fields: it keeps
     every gradient finite where a field is constant (no echo at all), and leaves the error exactly 0 where
     pred = target.
 
@@ -55,7 +56,7 @@ class SpectralLoss(nn.Module):
                 sums.append(checkpoint(self._sums, *rows, window, bands, use_reentrant=False, preserve_rng_state=False)
                             if again else self._sums(*rows, window, bands))  # fmt: skip
             power_p, power_t, common = (torch.cat(parts, dim=2) + floor for parts in zip(*sums, strict=True))
-            amplitude = self.amplitude * (amount(power_p) - amount(power_t)).square()
+            amplitude = self.amplitude * apart(amount(power_p), amount(power_t))
             coherence = common / (power_p * power_t).sqrt()
             error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2
             return error if unit is None else error / unit
@@ -98,8 +99,13 @@ class SpectralLoss(nn.Module):
 
 
 def amount(power: Tensor) -> Tensor:
-    """The amplitude of the mean power (B, C, tiles, bands) over batch and tiles."""
-    return power.mean(dim=(0, 2), keepdim=True).sqrt()
+    """The mean power (B, C, tiles, bands) over batch and tiles."""
+    return power.mean(dim=(0, 2), keepdim=True)
+
+
+def apart(pred: Tensor, target: Tensor) -> Tensor:
+    """How far the power of the forecast is from that of the truth, near which it is (sqrt pred - sqrt target)^2."""
+    return (pred - target).square() / (4 * pred.detach())
 
 
 def tile_starts(side: int, n: int) -> list[int]:

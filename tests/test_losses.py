@@ -105,6 +105,20 @@ def test_amplitude_counts_even_where_phase_is_lost():
     assert mse(0.5 * displaced, truth) < 0.8 * mse(displaced, truth)
 
 
+def test_the_best_amount_of_detail_is_the_mean_of_what_may_come():
+    """Truths of 1 and of 3 times one field: the best power is (1 + 9) / 2 times its own, not that of their mean, 2."""
+    field = red_noise(0)
+    scale = torch.tensor(5**0.5, requires_grad=True)
+    spectral, unit = SpectralLoss(), SpectralLoss()(2 * field, field).sum()
+
+    def slope() -> torch.Tensor:
+        return torch.autograd.grad(sum(spectral(scale * field, k * field).sum() for k in (1, 3)), scale)[0]
+
+    assert abs(slope()) < 1e-3 * unit
+    scale.data.fill_(2.0)
+    assert slope() < -0.1 * unit
+
+
 def test_bands_follow_physical_wavenumber():
     """On a grid with dx = 2 dy, a wave of 8 rows and one of 4 columns have the same length, so the same band."""
     n = 64
@@ -202,8 +216,8 @@ def test_a_lost_band_costs_the_same_whatever_its_power():
     for lost, (_, _, band) in enumerate(waves):
         cost = spectral(truth[1 - lost], sum(truth), unit=unit)[0]
         # displaced: powers S, no common part, error 2 S = unit, so e = 0.02 S. Lost: S_p = C = e and S_t = S + e:
-        # (sqrt 0.02 - sqrt 1.02)^2 + 2 * 1.02 * (1 - 0.02 / sqrt(0.02 * 1.02)) = 0.754 + 1.754 S, over 2 S
-        assert cost[band].item() == pytest.approx(2.509 / 2, rel=0.01)
+        # (0.02 - 1.02)^2 / (4 * 0.02) + 2 * 1.02 * (1 - 0.02 / sqrt(0.02 * 1.02)) = 12.5 + 1.754 S, over 2 S
+        assert cost[band].item() == pytest.approx(14.254 / 2, rel=0.01)
         assert cost[waves[1 - lost][2]].item() == pytest.approx(0, abs=1e-3)
 
 
