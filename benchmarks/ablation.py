@@ -7,8 +7,9 @@
 A row of the table is the reference set with one thing changed. The seconds of an optimizer step are measured first, in
 that very configuration, and the number of steps is what then fits into --budget. Constants are changed as on the
 command line of train_deterministic.py; what is no constant is replaced in this process (`choices`, below). Finished
-runs are in --json and are not run again; a run with other constants or another budget is another run. Stores are made
-once under --work. Validation runs only at the end, outside the budget: the last averaged weights are scored.
+runs are in --json and are not run again; a run with other constants, another budget or another revision of the code is
+another run. Stores are made once under --work. Validation runs only at the end, outside the budget: the last averaged
+weights are scored.
 """
 
 import statistics as stats
@@ -38,6 +39,9 @@ REFERENCE = {
     "batch_size": 4, "accumulate": 2, "base_features": 32, "levels": 2, "blocks": 4, "width": 2.0, "rollout_width": 8.0,
     "rollout_hours": 12.0, "rollout_lr": 0.5, "memory": "fast",
 }  # fmt: skip
+# of network, loss and training; one more where the same constants begin to give other runs. 1: two blocks on every
+# level; 2: they stand on the coarsest cells; 3: the spectral term compares powers
+REVISION = 3
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
 UNUSED = {"validate_hours": 0.01, "save_every": 60.0, "preview_every": 0}  # the shortest validation, at the end
@@ -115,8 +119,8 @@ def key(cfg: Config, choice: Choice, store: str, name: str, seed: int) -> dict:
     """What makes a run the same run."""
     constants = asdict(replace(base(), **STORES[store].split, **choice.constants))
     constants = {k: v for k, v in constants.items() if k not in NOT_COMPARED}
-    return {"store": store, "choice": name, "seed": seed, "budget": cfg.budget, "clock": cfg.clock,
-            "rollout_parts": choice.rollout_parts, "constants": constants}  # fmt: skip
+    return {"revision": REVISION, "store": store, "choice": name, "seed": seed, "budget": cfg.budget,
+            "clock": cfg.clock, "rollout_parts": choice.rollout_parts, "constants": constants}  # fmt: skip
 
 
 def outcome(result: dict, leads: tuple[int, int, int]) -> str:
