@@ -18,8 +18,8 @@ HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=1080      # hours of synthetic weather to train on
 OTHER_HOURS=288      # hours of other weather, of another seed, to test on
-DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 22 --rollout_epochs 13 --rollout_hours 12
-    --validate_every 11 --memory fast --levels 1 --flip False --boundary "$DEMO_DIR/store.zarr") # no mirrors: one terrain, known by heart
+DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 32 --rollout_epochs 16 --rollout_hours 18
+    --validate_every 16 --amplitude 18 --memory fast --levels 1 --flip False --boundary "$DEMO_DIR/store.zarr") # no mirrors: one terrain, known by heart
 
 # glibc gives large buffers back to the system after each use, which costs a CPU run a tenth of its time: let it keep them
 export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=8000000000
