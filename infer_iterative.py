@@ -8,6 +8,7 @@
 Writes the forecast store --out (format: data/forecast_store.py), which opens with xarray.open_zarr.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,9 +58,16 @@ def main(cfg: Config) -> int:
 
     # ---- the roll-out
     lead_times = np.arange(steps + 1) * lead
-    first = ", ".join(map(show, init_times[:3])) + (" ..." if len(init_times) > 3 else "")
+    some = ", ".join(map(show, init_times[:3])) + (" ..." if len(init_times) > 3 else "")
     print(f"forecast {' '.join(names)} of {cfg.zarr} with {cfg.checkpoint} on {model.device}, into {cfg.out}")
-    print(f"initial times: {len(init_times)} ({first}); {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
+    print(f"initial times: {len(init_times)} ({some}); {hours_of(lead_times[-1]):g} h in {steps} steps", flush=True)
+    first, last = Split.from_dict(checkpoint["split"]).train
+    if seen := int(((init_times >= first) & (init_times <= last)).sum()):
+        print(
+            f"note: {seen} of them lie in the training hours ({show(first)} to {show(last)}): the model has seen them"
+        )
+    if os.path.exists(cfg.out):  # not Path.exists, which fails for a name that is too long
+        print(f"note: the forecast that is in {cfg.out} stays until this one is complete, which then replaces it")
     series.states(init_times[:1])  # a broken first hour shows before anything is made
     attributes = describe(model, store, cfg.boundary)
     if edge:

@@ -123,10 +123,11 @@ def test_masked_cells_stay_missing_and_the_rest_is_forecast(tmp_path):
     assert refc.notnull().sum() == 4 * (12 * 16 - 20) and refc.min() >= 0
 
 
-def test_a_failed_forecast_leaves_the_old_one_in_place(untrained, seven_store, tmp_path, monkeypatch):
+def test_a_failed_forecast_leaves_the_old_one_in_place(untrained, seven_store, tmp_path, monkeypatch, capsys):
     out = tmp_path / "f.zarr"
     cfg = infer_iterative.Config(str(untrained / "best.pt"), str(seven_store), ["latest"], 2.0, out=str(out))
     infer_iterative.main(cfg)
+    assert "note: " not in capsys.readouterr().out
     before = xr.open_zarr(out).load()
 
     def broken(*_):
@@ -135,8 +136,15 @@ def test_a_failed_forecast_leaves_the_old_one_in_place(untrained, seven_store, t
     monkeypatch.setattr(forecaster, "denormalise", broken)
     with pytest.raises(RuntimeError):
         infer_iterative.main(cfg)
+    assert f"note: the forecast that is in {out} stays until this one is complete" in capsys.readouterr().out
     assert xr.open_zarr(out).load().equals(before)
     assert [p.name for p in tmp_path.iterdir()] == ["f.zarr"]
+
+
+def test_a_forecast_from_training_hours_says_so(untrained, seven_store, tmp_path, capsys):
+    times, out = ["2024-05-20T05", "2024-05-22T10"], str(tmp_path / "f.zarr")
+    infer_iterative.main(infer_iterative.Config(str(untrained / "best.pt"), str(seven_store), times, 1.0, out=out))
+    assert "note: 1 of them lie in the training hours (2024-05-20T00:00 to " in capsys.readouterr().out
 
 
 def test_test_hours_have_truth_for_the_whole_forecast(untrained, seven_store, tmp_path, capsys):
