@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from data.source_grib import refuse_missing_path
-from data.store import open_zarr
+from data.store import open_zarr, with_exact_times
 
 UNREADABLE = (OSError, RuntimeError, ValueError)  # what a broken chunk raises, by codec
 TIMES = ("time", "valid_time")
@@ -37,7 +37,7 @@ def open_parts(path: str) -> list[Part]:
     parts = []
     for file in files:
         try:
-            dataset = xr.open_dataset(file, decode_timedelta=False)
+            dataset = with_exact_times(xr.open_dataset(file, decode_timedelta=False))
         except Exception as error:  # each engine of xarray raises its own kinds
             raise ValueError(f"{file}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}), "
                              "expected a NetCDF file with decodable time. Fix: check the file, and that netCDF4 is "
