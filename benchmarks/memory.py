@@ -57,17 +57,23 @@ class Config:
 
 
 class Count(TorchDispatchMode):
-    """Bytes of all storages that are alive, and their highest sum since `reset`."""
+    """Bytes of all storages that are alive, and since `reset`: their highest sum, how many operations ran that are more
+    than a view (on a GPU each launches a kernel, or a few), and the bytes of all that these read and wrote."""
 
     def __init__(self):
         super().__init__()
-        self.alive, self.peak, self.where, self.known = 0, 0, "", {}
+        self.alive, self.known = 0, {}
+        self.reset()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if isinstance(x, torch.Tensor):
-                self.see(x, str(function))
+        tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        for x in tensors:
+            self.see(x, str(function))
+        if tensors and not function.is_view:
+            tensors += [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+            self.operations += 1
+            self.moved += sum(x.numel() * x.element_size() for x in tensors)
         return out
 
     def see(self, x: torch.Tensor, where: str) -> None:
@@ -85,7 +91,7 @@ class Count(TorchDispatchMode):
         self.alive -= self.known.pop(key, 0)
 
     def reset(self) -> None:
-        self.peak, self.where = self.alive, ""
+        self.peak, self.where, self.operations, self.moved = self.alive, "", 0, 0
 
 
 @contextmanager
@@ -183,6 +189,7 @@ def counted(shape: tuple[int, int], mode: str, constants: train_deterministic.Co
             count.reset()
             action()
             out[kind], out[f"{kind}_at"] = count.peak, count.where
+            out[f"{kind}_operations"], out[f"{kind}_moved"] = count.operations, count.moved
         out["held"] = count.alive
     return out
 
@@ -211,6 +218,8 @@ def main(cfg: Config) -> None:
         peaks = ", ".join(f"{k.replace('_', ' ')} {figures[k] / 1e6:.0f} MB" for k in KINDS)
         size = f"{cfg.shape[0]} x {cfg.shape[1]} cells, {figures['parameters'] / 1e6:.2f} million parameters"
         print(f"{mode}, {size}: {peaks}", flush=True)
+        print(f"  a training step runs {figures['training_operations']} operations, which read and write "
+              f"{figures['training_moved'] / 1e9:.0f} GB", flush=True)  # fmt: skip
         if torch.cuda.is_available():
             figures["cuda"] = measured(tuple(cfg.shape), mode, constants)
             print(f"  {torch.cuda.get_device_name()}: {figures['cuda']}", flush=True)

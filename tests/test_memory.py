@@ -35,10 +35,11 @@ def test_the_count_is_that_of_storages_that_are_alive():
         del c
         d = a + 1
     assert count.alive == 8000 and count.peak == 8000 and b.shape == (10, 100) and len(d) == 1000
+    assert count.operations == 3 and count.moved == 4000 + 2000 + 8000  # a, c, d with what it read; no view
     with count:
         count.reset()
         torch.zeros(3000)
-        assert count.peak == 20000 and count.alive == 8000
+        assert count.peak == 20000 and count.alive == 8000 and (count.operations, count.moved) == (1, 12000)
 
 
 def step(mode: str, monkeypatch, precision) -> tuple:
