@@ -52,11 +52,10 @@ def test_a_boundary_store_gives_the_edge_here_too(best, seven_store, tmp_path):
     assert "perfect boundary" in made.attrs["boundary"]
 
 
-@pytest.mark.parametrize("edge", [False, True], ids=["alone", "with boundary data"])
-def test_initial_times_that_are_computed_together_are_those_computed_one_by_one(best, seven_store, tmp_path, edge):
+def test_initial_times_that_are_computed_together_are_those_computed_one_by_one(best, seven_store, tmp_path):
     times = [*TIMES, "2024-05-20T20"]  # three in batches of two; the sun and the boundary are those of each
     cfg = infer_iterative.Config(str(best), str(seven_store), times, 3.0, batch_size=2, out=str(tmp_path / "f.zarr"))
-    cfg.boundary = str(seven_store) if edge else ""
+    cfg.boundary = str(seven_store)
     infer_iterative.main(cfg)
     together, single = xr.open_zarr(tmp_path / "f.zarr").load(), forecast(best, seven_store, times, 3, cfg.boundary)
     xr.testing.assert_identical(together, forecast(best, seven_store, times, 3, cfg.boundary, batch_size=2))

@@ -112,13 +112,12 @@ def test_the_rehearsal_changes_nothing_and_refuses_what_does_not_fit(tmp_path, c
     assert code == 0 and "resumed at step" in out
 
 
-@pytest.mark.parametrize("precision", ["device", "bfloat16"])
-def test_the_speed_of_each_mode_and_form_is_written(tmp_path, capsys, precision):
+def test_the_speed_of_each_mode_and_form_is_written(tmp_path, capsys):
     forms, out = ("plain", "channels_first"), str(tmp_path / "s.json")
-    speed.main(speed.Config((24, 32), base_features=4, repeats=1, forms=forms, precision=precision, json=out))
+    speed.main(speed.Config((24, 32), base_features=4, repeats=1, forms=forms, precision="bfloat16", json=out))
     told = json.loads((tmp_path / "s.json").read_text())
     assert list(told["results"]) == [f"{m} {f}" for m in ("lean", "fast") for f in forms]
     for row in told["results"].values():
         assert row["pairs_per_s"] > 0 and min(row["seconds"].values()) > 0 and row["warm_up_seconds"] > 0
-    assert told["results"]["lean plain"]["of_the_time_of_the_first_row"] == 1 and told["precision"] == precision
+    assert told["results"]["lean plain"]["of_the_time_of_the_first_row"] == 1 and told["precision"] == "bfloat16"
     assert "fast channels_first: " in capsys.readouterr().out
