@@ -31,10 +31,13 @@ HOUR = np.timedelta64(1, "h")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Without the figure and the rehearsal, and on the CPU."""
+    """Without the figure and the rehearsal, on the CPU, and with SIGINT heard: a run ignores what its shell ignores."""
     monkeypatch.setattr(training, "rehearse", lambda *_: None)
     monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def train(store, run, status=0, **constants) -> SimpleNamespace:
