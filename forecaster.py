@@ -126,6 +126,7 @@ def forecast(
     x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError for a time, variable or
     grid that the store lacks.
     """
+    refuse_no_batch(batch_size)
     model = model if isinstance(model, Forecaster) else load_model(model)
     store = store if isinstance(store, Store) else Store(store)
     names = match_variables(model.checkpoint, store)
@@ -249,6 +250,12 @@ def count_steps(hours: float, lead: np.timedelta64) -> int:
             f"hours: got {hours}, expected a positive number. Fix: --hours 24"
         )  # fmt: skip
     return round(steps)
+
+
+def refuse_no_batch(batch_size: int) -> None:
+    """ValueError for a number of initial times below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1. Fix: --batch_size 1")
 
 
 def refuse_missing_history(store: Store, init_times: np.ndarray, lead, history: int) -> None:

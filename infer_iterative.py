@@ -21,7 +21,16 @@ from data.dataset import Hours, Series, Split, find_pairs
 from data.forecast_store import ForecastWriter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
-from forecaster import count_steps, describe, forecast, load_model, match_variables, refuse_missing_history, roll_out
+from forecaster import (
+    count_steps,
+    describe,
+    forecast,
+    load_model,
+    match_variables,
+    refuse_missing_history,
+    refuse_no_batch,
+    roll_out,
+)
 
 __all__ = ["Config", "forecast", "load_model", "main"]  # forecast and load_model are for use from Python
 
@@ -40,8 +49,7 @@ class Config:
 
 
 def main(cfg: Config) -> int:
-    if cfg.batch_size < 1:
-        raise ValueError(f"batch_size: got {cfg.batch_size}, expected at least 1. Fix: --batch_size 1")
+    refuse_no_batch(cfg.batch_size)
     model = load_model(cfg.checkpoint)
     checkpoint, lead = model.checkpoint, model.lead
     store = Store(cfg.zarr)

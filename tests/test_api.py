@@ -71,6 +71,7 @@ def test_initial_times_that_are_computed_together_are_those_computed_one_by_one(
         ({"init_time": "2024-05-20T00"}, "expected it because the model sees the last 2 times"),
         ({"init_time": []}, "expected at least one time"),
         ({"init_time": "soon"}, "expected an ISO time"),
+        ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
         ({"hours": 1.5}, "expected a positive multiple of the model's step of 1 hours"),
     ],
 )
