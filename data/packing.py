@@ -93,16 +93,17 @@ def _pack(field: np.ndarray, low: np.float32, high: np.float32, margin: float, s
     finer = max(0, min(finer, np.floor(np.log2(step / (16 * rounding)))))  # not finer than float32 itself
     offset, scale = (high if abs(high) < abs(low) else low), np.float32(step / 2**finer)
     below, inverse, equal = np.float32(offset - (MIDDLE + 0.5) * scale), np.float32(1 / scale), True
-    work = np.empty(BLOCK, np.float32)
+    work, whole = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int16)
     for number, at in enumerate(range(0, len(field), BLOCK)):
         values, q = field[at : at + BLOCK], out[at : at + BLOCK]
-        part = work[: len(values)]
+        part, steps = work[: len(values)], whole[: len(values)]
         np.subtract(values, below, out=part)
         part *= inverse
         if part.view(np.uint32).max() >= TOO_FAR:
             return None
-        np.copyto(q, part, casting="unsafe")  # q + MIDDLE and a half, which is cut off
-        q -= MIDDLE
+        np.copyto(steps, part, casting="unsafe")  # q + MIDDLE and a half, which is cut off
+        steps -= MIDDLE
+        q[:] = steps  # to the cache's memory once only: it is slower than a core's own
         if equal and number % LOOK == 0:
             np.copyto(part, q)
             part *= scale
