@@ -53,7 +53,7 @@ class Forecaster:
         self.statistics = Statistics.from_dict(checkpoint["statistics"]).to(device)
         mask = checkpoint["grid"]["mask"]
         self.mask = None if mask is None else mask.to(device)
-        size = {k: constants[k] for k in ("base_features", "levels", "blocks", "history")}
+        size = {k: constants[k] for k in ("base_features", "levels", "blocks", "history", "regression")}
         forcing = len(checkpoint["grid"]["forcing"])
         self.network = ResidualUNet(len(self.names), forcing, CLOCK_FEATURES, **size, lean=True).to(device)
         try:

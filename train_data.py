@@ -24,6 +24,7 @@ from training.resume import refuse_other_data
 from training.schedule import Task
 
 SAMPLED = 48  # training pairs whose change is the unit of the loss
+REGRESSED = 256  # training pairs that the linear regression is fitted to
 
 
 class TrainingData:
@@ -136,9 +137,17 @@ class TrainingData:
     def changes(self) -> Iterator[list[Tensor]]:
         """Of some training pairs the fields (1, C, H, W) at both times, in units of the change: the forecast and truth
         of persistence, whose loss is the unit of the terms."""
-        for t in self.pairs[:: max(len(self.pairs) // SAMPLED, 1)]:
-            fields = (self.series.states(t[None])[:, -1], self.series.targets(t[None], range(1))[0])
-            yield [normalise(x.to(self.device), self.statistics, self.mask) / self.statistics.scale for x in fields]
+        for states, target in self.samples(SAMPLED):
+            yield [x / self.statistics.scale for x in (states[:, -1], target)]
+
+    def samples(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """States (1, T, C, H, W) and target (1, C, H, W), normalised, of at most `count` training pairs from the whole
+        record."""
+        # not every n-th: n may be 24, and then all are of one hour of the day
+        chosen = np.linspace(0, len(self.pairs) - 1, min(count, len(self.pairs))).round().astype(int)
+        for t in self.pairs[chosen]:
+            fields = self.series.states(t[None]), self.series.targets(t[None], range(1))[0]
+            yield tuple(normalise(x.to(self.device), self.statistics, self.mask) for x in fields)
 
     @property
     def valid(self) -> Tensor | None:

@@ -29,9 +29,10 @@ from data.forcing import CLOCK_FEATURES
 from data.times import hours_of, show_duration
 from data.variables import lookup
 from losses.weather import WeatherLoss
+from models.regression import fit_regression
 from models.unet import ResidualUNet
 from plotting.curves import add_events, save_loss_curves
-from train_data import TrainingData
+from train_data import REGRESSED, TrainingData
 from train_step import Learner, accumulate
 from train_trouble import after_setback, investigate, leave_out
 from train_validation import build_validation, save_preview
@@ -67,6 +68,7 @@ class Config:
     levels: int = 2  # halvings of the resolution below the 2 x 2 stem
     blocks: int = 4  # residual blocks on the coarsest cells; finer levels have one down and one up
     history: int = 1  # hours before the present one that the model sees: motion shows in two, not in one
+    regression: bool = False  # begin with a linear regression on those hours; worth it where history is a day
     lr: float = 1.5e-3  # peak learning rate of AdamW (biases, inputs, outputs)
     muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all
     weight_decay: float = 0.01  # decoupled weight decay
@@ -149,7 +151,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
     last_path, best_path = run_dir / "last.pt", run_dir / "best.pt"
 
     # ---- model, loss, optimizer; a step of each kind, before anything depends on it
-    model = build_model(cfg, data)
+    model = build_model(cfg, data, fit=previous is None)
     ema = copy.deepcopy(model).requires_grad_(False)
     parts = data.forcing, data.statistics, data.mask, data.edge, data.lead
     learn = Learner(model, build_loss(cfg, data, model.lean), *parts, cfg)
@@ -276,12 +278,15 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
     return 0
 
 
-def build_model(cfg: Config, data: TrainingData) -> ResidualUNet:
-    """The model with its initial weights, which the seed decides."""
+def build_model(cfg: Config, data: TrainingData, fit: bool) -> ResidualUNet:
+    """The model with its initial weights, which the seed decides; fit: and those of its regression."""
     torch.manual_seed(cfg.seed)
     sizes = len(data.names), len(data.forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks
-    model = ResidualUNet(*sizes, cfg.history, data.statistics.scale, cfg.memory == "lean")
-    return model.to(data.device)
+    model = ResidualUNet(*sizes, cfg.history, data.statistics.scale, cfg.memory == "lean", cfg.regression)
+    model.to(data.device)
+    if cfg.regression and fit:
+        model.regression.copy_(fit_regression(data.samples(REGRESSED), model.scale, data.valid))
+    return model
 
 
 def build_loss(cfg: Config, data: TrainingData, lean: bool) -> WeatherLoss:

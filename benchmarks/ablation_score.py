@@ -128,7 +128,7 @@ def score(checkpoint_path: Path, truth: Path, setup: Setup) -> dict:
     statistics, constants = Statistics.from_dict(checkpoint["statistics"]), checkpoint["config"]
     assert checkpoint["grid"]["mask"] is None, "the stores of the ablation have no missing cells"
     forcing = Forcing(store.grid, lead, statistics.names, None)
-    sizes = {k: constants[k] for k in ("base_features", "levels", "blocks", "history")}
+    sizes = {k: constants[k] for k in ("base_features", "levels", "blocks", "history", "regression")}
     model = ResidualUNet(len(names), len(forcing.names), CLOCK_FEATURES, **sizes)
     model.load_state_dict(checkpoint["ema"])
     hours = Hours(store, names, None, cache_gb=1.0)

@@ -87,9 +87,11 @@ class Peer(nn.Module):
     """
 
     def __init__(self, channels: int, forcing: int, clock: int, base_features: int = 40, levels: int = 2,
-                 blocks: int = 4, history: int = 1, scale: Tensor | None = None, lean: bool = False, *,
+                 blocks: int = 4, history: int = 1, scale: Tensor | None = None, lean: bool = False,
+                 regression: bool = False, *,
                  kind: str, checkpointed: bool = False, channels_last: bool = False, muon: bool = True):  # fmt: skip
         super().__init__()
+        assert not regression, "peers forecast by their network alone"
         self.lean, self.kind, self.multiple, self.muon = lean, KINDS[kind], 2 ** (levels + 1), muon
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import Block, ChannelNorm, Conv, enlarge, repeat_edge
+from models.regression import regress
 from models.warp import warp
 
 THIN = 8  # features of the refinement at full resolution
@@ -44,10 +45,13 @@ class ResidualUNet(nn.Module):
         history: int = 1,
         scale: Tensor | None = None,
         lean: bool = False,
+        regression: bool = False,
     ):
         super().__init__()
         self.lean = lean
         self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())
+        # a part of the tendency that needs no network; its weights are fitted before training (models/regression.py)
+        self.register_buffer("regression", torch.zeros(channels, 1 + history) if regression else None)
         widths = [base_features * min(2**i, 4) for i in range(levels + 1)]
         self.multiple = 2 ** (levels + 1)
         hidden = 4 * clock
@@ -92,6 +96,8 @@ class ResidualUNet(nn.Module):
             if i == self.flow_level:
                 flow = stage(self.steer, x)
         carried = self.carry(now, flow, stage)
+        if self.regression is not None:
+            carried = carried + regress(states, self.regression)
         x = stage(self.widen, x)[..., : now.shape[-2], : now.shape[-1]]
         return carried + self.finish(x, now, carried, stage)
 
