@@ -3,8 +3,8 @@
     change over one step / scale = a_0 x(t) + sum over k of a_k [x(t - k + 1) - x(t - k)] / scale
 
 The same few coefficients for every cell, by least squares. With a day of history it has the daily cycle of the day
-before, with one hour the trend and the way back to the mean; what is not linear, and what has to do with other variables
-or other places, is left to the network.
+before, with one hour the trend and the way back to the mean; what is not linear, and what has to do with other
+variables or other places, is left to the network.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ def fit_regression(pairs: Iterable[tuple[Tensor, Tensor]], scale: Tensor, valid:
     """The weights (C, T) of ResidualUNet's `regression`: the change of a variable in units of `scale` (C,) is the sum
     over its T last states times these.
 
-    pairs: states (1, T, C, H, W), in order of time, and the state (1, C, H, W) a step later, normalised and finite where
-    valid (C, H, W) is True (None: everywhere). Every pair counts the same; PRIOR times the unit matrix is added to
-    their covariances (Hoerl and Kennard 1970, ridge regression)."""
+    pairs: states (1, T, C, H, W), in order of time, and the state (1, C, H, W) a step later, normalised, 0 where
+    valid (C, H, W) is False (None: all count). Every pair counts the same; PRIOR times the unit matrix is added to
+    their covariances (ridge regression, Hoerl and Kennard 1970)."""
     gram = moment = 0.0
     for states, target in pairs:
         terms, change = _terms(states, scale), (target - states[:, -1]) / scale[:, None, None]

@@ -35,7 +35,10 @@ def test_it_finds_the_coefficients_that_made_a_record():
 
 def test_it_is_ridge_regression_as_numpy_has_it():
     """One variable, few hours: least squares with two rows more, which say `no change`."""
-    scale, series = torch.tensor([0.5, 0.8]), made(torch.tensor([[-0.4, 0.3], [-0.2, -0.5]]), torch.tensor([0.5, 0.8]), 6)
+    scale, series = (
+        torch.tensor([0.5, 0.8]),
+        made(torch.tensor([[-0.4, 0.3], [-0.2, -0.5]]), torch.tensor([0.5, 0.8]), 6),
+    )
     weights = fit_regression(pairs_of(series, 2), scale)
     x = series[:, 1].double().reshape(len(series), -1).numpy()  # the second variable
     now, unit, cells = np.arange(2, len(x) - 1), 0.8, x.shape[1]
