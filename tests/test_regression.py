@@ -1,11 +1,18 @@
 """The linear regression: it finds the coefficients that made a record, and carries the daily cycle on by itself."""
 
+from dataclasses import replace
+from unittest import mock
+
 import numpy as np
 import torch
 
+import train_deterministic
+from forecaster import forecast, load_model
 from models.regression import PRIOR, fit_regression, regress
 from models.rollout import rollout
 from models.unet import ResidualUNet
+from tests.conftest import SIZES, hour, weather, write_store
+from training.checkpoint import load_checkpoint
 
 
 def pairs_of(series: torch.Tensor, history: int):
@@ -80,3 +87,25 @@ def test_the_model_with_nothing_but_a_day_of_history_goes_on_with_the_daily_cycl
 def test_each_state_has_its_weight():
     states, weights = torch.randn(2, 3, 2, 4, 5), torch.randn(2, 3)
     torch.testing.assert_close(regress(states, weights), torch.einsum("btchw,ct->bchw", states, weights))
+
+
+def test_a_run_fits_it_keeps_it_and_forecasts_with_it(tmp_path, monkeypatch):
+    """At rates that train nothing, the forecast is that of the regression; a run that goes on has the same one."""
+    monkeypatch.setattr(train_deterministic, "save_loss_curves", lambda log, path: None)
+    store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)])
+    constants = {"zarr": str(store), "run_dir": str(tmp_path / "run"), "regression": True, "lr": 1e-12, "muon_lr": 0.0}
+    first = train_deterministic.Config(**SIZES | constants | {"epochs": 1, "rollout_epochs": 0})
+    assert train_deterministic.main(first) == 0
+    before = load_checkpoint(tmp_path / "run" / "last.pt")
+    with mock.patch.object(train_deterministic, "fit_regression", side_effect=AssertionError("fitted twice")):
+        assert train_deterministic.main(replace(first, epochs=2)) == 0
+    model = load_model(tmp_path / "run" / "best.pt", "cpu")
+    weights = model.network.regression
+    assert torch.equal(weights, before["ema"]["regression"]) and weights.abs().min() > 0
+    field = lambda n: torch.from_numpy(weather("T2M", hour(n)))  # noqa: E731
+    mean, std, scale = (float(getattr(model.statistics, k).flatten()[0]) for k in ("mean", "std", "scale"))
+    last, now = ((field(n) - mean) / std for n in (30, 31))
+    expected = (now + scale * (last * weights[0, 0] + now * weights[0, 1])) * std + mean
+    found = forecast(model, store, hour(31), hours=1).T2M.values[0, 1]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found - field(31).numpy()).max() > 0.05
