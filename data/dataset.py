@@ -48,13 +48,13 @@ def find_pairs(
     history: int = 0,
     steps: int = 1,
 ) -> np.ndarray:
-    """The times t of one part of the record for which t, ..., t + steps * lead are all present in the part, and
-    t - history * lead, ... before t in the record: a forecast knows what came before it, whatever part that is in.
+    """The times t of one part of the record for which t - history * lead, ..., t + steps * lead are all present in
+    the same part.
 
     Found by timestamp, so an hour that is missing costs the pairs that touch it and moves no other."""
     inside = np.sort(times[(times >= part[0]) & (times <= part[1])])
-    present = [np.isin(inside + k * lead, inside if k > 0 else times) for k in range(-history, steps + 1)]
-    return inside[np.all(present, axis=0)]
+    complete = [np.isin(inside + k * lead, inside) for k in range(-history, steps + 1)]
+    return inside[np.all(complete, axis=0)]
 
 
 def longest_chains(times: np.ndarray, lead: np.timedelta64, part, history: int, steps: int) -> tuple[int, np.ndarray]:

@@ -32,33 +32,33 @@ def chosen(hours=range(100), steps=6, history=1, **constants) -> tuple[list[int]
     return [int((t - hour(0)) / LEAD) for t in times], steps
 
 
-@pytest.mark.parametrize("history", [0, 1, 3, 24])
-def test_test_starts_have_their_truth_inside_the_test_part_and_may_look_back_beyond_it(history):
-    starts, steps = chosen(test_starts=1000, history=history)
-    assert starts == list(range(53, 94)) and steps == 6  # 93 + 6 = 99, the last hour
-    assert chosen(range(52, 100), test_starts=1000, history=history)[0] == list(range(max(53, 52 + history), 94))
+def test_test_starts_have_their_history_and_truth_inside_the_test_part():
+    starts, steps = chosen(test_starts=1000)
+    assert starts == list(range(54, 94)) and steps == 6  # 53 looks back on 52; 93 + 6 = 99, the last hour
+    assert chosen(test_starts=1000, history=0)[0] == list(range(53, 94))
+    assert chosen(test_starts=1000, history=3)[0] == list(range(56, 94))
 
 
 def test_test_starts_are_spread_evenly():
-    assert chosen(test_starts=4)[0] == [53, 66, 80, 93]
-    assert chosen(test_starts=1)[0] == [53]
+    assert chosen(test_starts=4)[0] == [54, 67, 80, 93]
+    assert chosen(test_starts=1)[0] == [54]
 
 
 def test_a_missing_hour_costs_the_starts_that_look_back_on_it_or_have_no_next_hour():
     without = [n for n in range(100) if n != 70]
-    assert set(range(53, 94)) - set(chosen(without, test_starts=1000)[0]) == {69, 70, 71}
+    assert set(range(54, 94)) - set(chosen(without, test_starts=1000)[0]) == {69, 70, 71}
 
 
 @pytest.mark.parametrize("every,step", [("1h", 1), ("6h", 6), ("24h", 24), ("90min", 3)])
 def test_one_start_every_so_often(every, step):
-    assert chosen(init_every=every)[0] == list(range(53, 94, step))
-    assert chosen(init_every=every, test_starts=1)[0] == list(range(53, 94, step))  # it stands instead of a number
+    assert chosen(init_every=every)[0] == list(range(54, 94, step))
+    assert chosen(init_every=every, test_starts=1)[0] == list(range(54, 94, step))  # it stands instead of a number
 
 
 def test_every_hour_of_a_later_store_is_unseen():
     starts, steps = chosen(range(500, 540), steps=24, init_every="5h")
     assert starts == [501, 506, 511] and steps == 24  # 515 + 24 = 539
-    assert chosen(range(45, 200), steps=24, test_starts=1000)[0] == list(range(53, 176))  # a record that went on
+    assert chosen(range(45, 200), steps=24, test_starts=1000)[0] == list(range(54, 176))  # a record that went on
 
 
 def test_a_store_of_earlier_hours_has_none():
@@ -68,7 +68,7 @@ def test_a_store_of_earlier_hours_has_none():
 
 def test_a_short_test_part_gives_shorter_forecasts_and_says_so(capsys):
     starts, steps = chosen(range(60), steps=24, test_starts=1000)
-    assert starts == [53, 54, 55, 56] and steps == 3  # hours 53 to 59: half of 6
+    assert starts == [54, 55, 56] and steps == 3  # hours 53 to 59: half of 6
     assert "the test part is only 6 hours long: forecasts of 3 hours" in capsys.readouterr().out
 
 

@@ -38,13 +38,6 @@ def test_history_and_chains_need_all_their_hours(tmp_path):
     assert [t[:, 0, 0, 0].tolist() for t in series.targets(starts, range(1, 2))] == [[253.0, 258.0, 259.0]]
 
 
-def test_a_forecast_may_look_back_beyond_the_beginning_of_its_part_but_not_ahead_of_its_end():
-    times = np.array([hour(n) for n in range(10)])
-    starts = find_pairs(times, LEAD, (hour(4), hour(7)), history=2, steps=2)
-    assert [int((t - hour(0)) / LEAD) for t in starts] == [4, 5]
-    assert list(find_pairs(times, LEAD, (hour(0), hour(3)), history=2)) == [hour(2)]  # nothing lies before the record
-
-
 def test_five_minute_pairs_and_unsorted_times():
     minutes = np.timedelta64(5, "m")
     times = hour(0) + minutes * np.array([3, 0, 1, 5, 2])
