@@ -6,7 +6,7 @@
     from earth2studio.run import deterministic
 
     model = HourcastModel.from_checkpoint("runs/hrrr/best.pt", "data/hrrr.zarr")
-    deterministic(["2024-06-28T06:00"], 6, model, DataArrayFile("analysis.nc"), ZarrBackend("out.zarr"))
+    deterministic(["2023-08-05T18:00"], 6, model, DataArrayFile("analysis.nc"), ZarrBackend("out.zarr"))
 
 It has the members of earth2studio.models.px.base.PrognosticModel (written against version 0.19). The model needs the
 time of day, so `time` is a dimension of its input, and the last hours, so `lead_time` has 1 + history entries.

@@ -3,7 +3,7 @@
     from infer_iterative import forecast, load_model
 
     model = load_model("runs/demo/best.pt")
-    ds = forecast(model, "runs/demo/store.zarr", init_time="2024-06-28T06", hours=6)
+    ds = forecast(model, "runs/demo/store.zarr", init_time="2023-08-05T18", hours=6)
     ds.REFC.isel(init_time=0).sel(lead_time="3h").plot()
 
 What comes back is what infer_iterative.py writes to a forecast store (data/forecast_store.py), in memory.

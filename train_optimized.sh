@@ -104,6 +104,7 @@ case "${1:-}" in
 setup)
     [[ ${2:-dev} == dev && $# -le 2 ]] || fail "setup: got ${*:2}, expected dev or nothing. Fix: ./train_optimized.sh setup dev"
     setup requirements.txt ${2:+requirements-dev.txt}
+    say "done: .venv is ready"
     ;;
 demo)
     shift
@@ -112,7 +113,7 @@ demo)
     synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-07-05T00
     say "train in $DEMO_DIR"
     train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR"
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 17h # every start has another hour of the day
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every 11h
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every 11h --boundary "$DEMO_DIR/other_seed.zarr"
