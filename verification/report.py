@@ -17,7 +17,7 @@ def certificate_text(lines: list[dict], notes: dict[str, str]) -> str:
         for line in group:
             if line["pass"] is False:
                 where = f"(bar {line['bar']}; {notes[line['name']]})"
-                out += _wrapped(f"FAIL  {line['name']:<30} {line['value']:+8.3g}  {where}")
+                out += _wrapped(f"FAIL  {line['name']:<30} {line['value']:+8.4g}  {where}")
         passed = ", ".join(f"{_variable(c)} {c['value']:+.3g}" for c in group if c["pass"])
         if passed:
             out += _wrapped(f"PASS  {criterion} (bar {group[0]['bar']}): {passed}")
