@@ -83,6 +83,7 @@ class Config:
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
+    shift: bool = True  # let the model's coarse cells lie anywhere on the grid, at random; against lines of their width
     season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
     validate_every: int = 5  # epochs between validations
     validate_hours: float = 6.0  # length of the roll-out in each validation, hours

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.augment import add_noise, mirror_forcing, mirror_state, random_axes, season_shift
+from data.augment import add_noise, mirror_forcing, mirror_state, random_axes, random_offset, season_shift
 from data.boundary import Boundary
 from data.forcing import Forcing
 from data.normalise import Statistics, censor, limiter, normalise
@@ -25,7 +25,7 @@ class Learner:
     """Adds the gradient of a task (training/schedule.py) to the model's, and its loss to the sums of the optimizer step
     (training/log.py).
 
-    constants: flip, season, level, noise, width and rollout_width of train_deterministic.Config. mask (C, H, W) bool or
+    constants: flip, shift, season, noise, width and rollout_width of train_deterministic.Config. mask (C, H, W) bool or
     None: where a variable is missing in every hour. edge: the boundary store that chains are nudged to, or None.
     """
 
@@ -60,7 +60,8 @@ class Learner:
             fields = mirror_forcing(fields, axes, self.forcing.parity)
             target = prepared(targets[k - task.skip]) if k >= task.skip else None
             with torch.set_grad_enabled(target is not None), autocast(self.device):
-                pred = rollout_step(self.model, states, fields, clock, scale)
+                where = {"offset": random_offset(self.model.multiple, rng.initial_seed(), k)} if constants.shift else {}
+                pred = rollout_step(self.model, states, fields, clock, scale, **where)
             if target is not None:
                 # detail an hour ahead has a place; later the three terms of the loss that know nothing else must not
                 # see it

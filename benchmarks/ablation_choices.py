@@ -150,6 +150,7 @@ def choices(base) -> dict[str, Choice]:
         "ema_off": Choice("no averaged weights", patches=((training.schedule, "ema_decay", lambda n: 0.0),)),
         "flip_off": Choice("no mirrors", {"flip": False}),
         "flip_on": Choice("mirrors", {"flip": True}),
+        "shift_on": Choice("coarse cells that lie anywhere", {"shift": True}),
         "season_0": Choice("the day of the year told as it is", {"season": 0.0}),
         "noise_0": Choice("no noise on the input", {"noise": 0.0}),
         "noise_double": Choice("twice the noise", {"noise": base.noise * 2}),
@@ -252,8 +253,8 @@ def leaking() -> Callable:
 def leaked(forward: Callable) -> Callable:
     """The change less `leak` times the state, which is an anomaly from the training mean."""
 
-    def apply(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
-        return forward(self, states, forcing, clock) - self.leak * states[:, -1] / self.scale[:, None, None]
+    def apply(self, states: Tensor, forcing: Tensor, clock: Tensor, **where) -> Tensor:
+        return forward(self, states, forcing, clock, **where) - self.leak * states[:, -1] / self.scale[:, None, None]
 
     return apply
 

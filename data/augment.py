@@ -1,4 +1,4 @@
-"""Augmentation of training pairs: mirrors that keep the physics, and small noise."""
+"""Augmentation of training pairs: mirrors that keep the physics, shifts of the model's own grid, and small noise."""
 
 import numpy as np
 import torch
@@ -37,6 +37,12 @@ def mirror_forcing(fields: Tensor, axes: str, parity: Tensor) -> Tensor:
     for axis in axes:
         fields = mirror(fields, axis, parity)
     return fields
+
+
+def random_offset(multiple: int, *counters: int) -> tuple[int, int]:
+    """How many cells (y, x) to add above and to the left of a domain whose coarse cells are `multiple` wide; by these
+    counters alone, and on the host, because a GPU would have to be waited for."""
+    return tuple(np.random.default_rng(counters).integers(multiple, size=2).tolist())
 
 
 def season_shift(batch: int, days: float, generator: torch.Generator) -> np.ndarray:

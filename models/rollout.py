@@ -11,11 +11,13 @@ def push(states: Tensor, state: Tensor) -> Tensor:
     return torch.cat([states[:, 1:], state[:, None]], dim=1)
 
 
-def rollout_step(model: nn.Module, states: Tensor, forcing: Tensor, clock: Tensor, scale: Tensor) -> Tensor:
+def rollout_step(
+    model: nn.Module, states: Tensor, forcing: Tensor, clock: Tensor, scale: Tensor, **where: tuple[int, int]
+) -> Tensor:
     """One step from states (B, T, C, H, W): now + scale * model(...), (B, C, H, W), in float32 whatever precision the
     model ran in. scale (C, 1, 1) turns the change, which the model gives in units of its standard deviation, into
-    units of the state."""
-    return states[:, -1] + scale * model(states, forcing, clock).float()
+    units of the state. where: the model's `offset`, in training."""
+    return states[:, -1] + scale * model(states, forcing, clock, **where).float()
 
 
 @torch.no_grad()

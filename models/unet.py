@@ -29,8 +29,9 @@ class ResidualUNet(nn.Module):
     forward(states (B, T, C, H, W), forcing (B, F, H, W), clock (B, K)) -> (B, C, H, W): the change in units of
     `scale` (C,), which is the standard deviation of the change over one step in units of the state (Lam et al. 2023,
     GraphCast, eq. 19), for any H and W. T = 1 + history states in order of time, the last is now. The input is padded
-    by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back. Upsampling is bilinear with a
-    convolution. (A pixel shuffle with ICNR weights as the last one starts without a checkerboard and learns one: after
+    by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back; `offset` (y, x) says how many of
+    the padded cells lie above and to the left, where not none: training draws it, so that no place in a coarse cell is
+    like another and lines of their width have nothing to feed on. Upsampling is bilinear with a convolution. (A pixel shuffle with ICNR weights as the last one starts without a checkerboard and learns one: after
     24 steps the winds had a line of period 2 of 12 dB; docs/ablation.md.)
     """
 
@@ -78,10 +79,11 @@ class ResidualUNet(nn.Module):
         rooms = (self.encoder, self.down, self.up, self.decoder, self.refine)
         return [p for room in rooms for m in room.modules() if isinstance(m, Conv) for p in [m.weight]]
 
-    def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
+    def forward(self, states: Tensor, forcing: Tensor, clock: Tensor, offset: tuple[int, int] = (0, 0)) -> Tensor:
         now, stage = states[:, -1], again if self.lean and torch.is_grad_enabled() else at_once
+        cells = tuple(slice(o, o + n) for o, n in zip(offset, now.shape[-2:], strict=True))
         features = self.clock(clock)
-        x = stage(self.read, states, forcing)
+        x = stage(self.read, states, forcing, offset)
         skips, flow = [], None
         for i, blocks in enumerate(self.encoder):
             for block in blocks:
@@ -95,21 +97,21 @@ class ResidualUNet(nn.Module):
                 x = stage(self.decoder[i], x, features)
             if i == self.flow_level:
                 flow = stage(self.steer, x)
-        carried = self.carry(now, flow, stage)
+        carried = self.carry(now, flow, cells, stage)
         if self.regression is not None:
             carried = carried + regress(states, self.regression)
-        x = stage(self.widen, x)[..., : now.shape[-2], : now.shape[-1]]
+        x = stage(self.widen, x)[..., cells[0], cells[1]]
         return carried + self.finish(x, now, carried, stage)
 
-    def read(self, states: Tensor, forcing: Tensor) -> Tensor:
+    def read(self, states: Tensor, forcing: Tensor, offset: tuple[int, int]) -> Tensor:
         """The state now, the changes up to it and the forcing to features on cells of 2 x 2."""
-        H, W = states.shape[-2:]
+        (H, W), (top, left) = states.shape[-2:], offset
         changes = (states[:, 1:] - states[:, :-1]) / self.scale[:, None, None]
         parts, device = [states[:, -1], changes.flatten(1, 2), forcing], states.device.type
         if torch.is_autocast_enabled(device):  # the stem would cast them too, and after they were joined
             parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
         x = torch.cat(parts, dim=1)
-        x = self.stem(repeat_edge(x, 0, -W % self.multiple, 0, -H % self.multiple))
+        x = self.stem(repeat_edge(x, left, -(left + W) % self.multiple, top, -(top + H) % self.multiple))
         return x.contiguous(memory_format=torch.channels_last)  # and so all features after it: a step takes 5 % less
 
     def rise(self, conv: Conv, x: Tensor) -> Tensor:
@@ -120,15 +122,15 @@ class ResidualUNet(nn.Module):
         """Features to the flow (B, 2, C, h, w) on their cells, float32."""
         return self.flow_head(F.silu(self.flow_norm(x))).float().unflatten(1, (2, -1))
 
-    def carry(self, now: Tensor, flow: Tensor, stage) -> Tensor:
-        """The change (B, C, H, W) by transport alone, in units of `scale`."""
-        H, W = now.shape[-2:]
+    def carry(self, now: Tensor, flow: Tensor, cells: tuple[slice, slice], stage) -> Tensor:
+        """The change (B, C, H, W) by transport alone, in units of `scale`; `cells`: where the domain lies in the padded
+        one."""
 
         def moved(now: Tensor, flow: Tensor, scale: Tensor) -> Tensor:
             fine = flow.flatten(1, 2)
             for _ in range(self.flow_level + 1):  # by twos: rounder than at once, whose kinks show as lines
                 fine = enlarge(fine, 2)
-            return (warp(now, fine[..., :H, :W].unflatten(1, (2, -1))) - now) / scale
+            return (warp(now, fine[..., cells[0], cells[1]].unflatten(1, (2, -1))) - now) / scale
 
         channels = [slice(c, c + 1) for c in range(now.shape[1])] if self.lean else [slice(None)]
         scale = self.scale[:, None, None]

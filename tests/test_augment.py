@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.augment import add_noise, mirror, mirror_state, random_axes, state_parity
+from data.augment import add_noise, mirror, mirror_state, random_axes, random_offset, state_parity
 from data.forcing import Forcing
 from tests.conftest import hour, small_grid
 
@@ -75,3 +75,9 @@ def test_the_season_moves_the_day_of_the_year_and_nothing_else():
     assert torch.equal(fields, moved_fields) and torch.equal(clock[:, [0, 1, 4, 5]], moved[:, [0, 1, 4, 5]])
     later = forcing(time + np.timedelta64(30, "D"))[1]
     assert torch.equal(moved[:, [2, 3, 6, 7]], later[:, [2, 3, 6, 7]])
+
+
+def test_every_offset_of_a_coarse_cell_occurs_and_no_other():
+    drawn = [random_offset(4, 7, n) for n in range(400)]
+    assert set(drawn) == {(y, x) for y in range(4) for x in range(4)}
+    assert drawn == [random_offset(4, 7, n) for n in range(400)]  # a run that is resumed draws the same

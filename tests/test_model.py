@@ -76,6 +76,21 @@ def test_a_crop_gives_the_same_in_its_middle():
     assert torch.allclose(whole, part, atol=1e-4)
 
 
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("offset", [(0, 0), (1, 3), (6, 2), (7, 7)])
+def test_an_offset_moves_the_coarse_cells_and_not_the_fields(offset, lean):
+    """What the network is given is the same as with the padding put on by hand and taken off again."""
+    model = net(lean=lean)
+    state, forcing, clock = torch.randn(2, 2, 3, 42, 45), torch.randn(2, 2, 42, 45), torch.randn(2, 8)
+    top, left = offset
+    pad = lambda x: torch.nn.functional.pad(x, (left, 0, top, 0), mode="replicate")  # noqa: E731
+    by_hand = model(torch.stack([pad(s) for s in state.unbind(1)], dim=1), pad(forcing), clock)[..., top:, left:]
+    found = model(state, forcing, clock, offset=offset)
+    inside = slice(4, -4)  # the refinement at full resolution repeats the edge where it is
+    assert torch.allclose(found[..., inside, inside], by_hand[..., inside, inside], atol=1e-4)
+    assert offset == (0, 0) or not torch.allclose(found, model(state, forcing, clock), atol=1e-2)
+
+
 def test_a_uniform_field_stays_uniform():
     """No frame from zero padding and no checkerboard from upsampling: nothing in the input tells cells apart."""
     out = net()(torch.ones(1, 2, 3, 40, 48), torch.ones(1, 2, 40, 48), torch.randn(1, 8))

@@ -319,6 +319,7 @@ def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkey
     constants |= {
         "epochs": 1,
         "flip": False,
+        "shift": False,
         "noise": 0.0,
         "season": 0.0,
         "lr": 1e-12,
