@@ -111,10 +111,12 @@ class HourcastModel:
         shape = tuple(len(v) for v in coords.values())
         if tuple(x.shape) != shape:
             raise ValueError(f"x: got the shape {tuple(x.shape)}, expected {shape}, as in coords. Fix: pass both alike")
-        now = np.asarray(coords["time"]).astype("datetime64[ns]") + np.asarray(coords["lead_time"])[-1]
+        last = np.asarray(coords["lead_time"])[-1]
+        now = np.asarray(coords["time"]).astype("datetime64[ns]") + last
+        done = max(0, round(last / self.forecaster.lead))
         members = x.reshape(-1, len(now), *x.shape[-4:]).float()
         self._refuse_missing(members)
-        steps = [[self._step(states, time) for states, time in zip(m, now, strict=True)] for m in members]
+        steps = [[self._step(states, time, done) for states, time in zip(m, now, strict=True)] for m in members]
         out = torch.stack([torch.stack(m) for m in steps])[:, :, None]
         return out.reshape(*x.shape[:-4], 1, *x.shape[-3:]).to(x.device), after
 
@@ -130,9 +132,11 @@ class HourcastModel:
             coords = OrderedDict(coords, lead_time=np.concatenate([coords["lead_time"][1:], told["lead_time"]]))
             yield after, told
 
-    def _step(self, states: Tensor, time: np.datetime64) -> Tensor:
-        """(1 + history, C, H, W) at hours up to `time` to the fields (C, H, W) one lead later."""
-        return next(self.forecaster.roll(states[None], time, self.forcing, 1))[0][0]
+    def _step(self, states: Tensor, time: np.datetime64, done: int) -> Tensor:
+        """(1 + history, C, H, W) at hours up to `time`, `done` steps after the analysis, to the fields (C, H, W) one
+        lead later."""
+        sharpened = self.forecaster.sharpened(False, done)
+        return next(self.forecaster.roll(states[None], time, self.forcing, 1, sharpened=sharpened))[0][0]
 
     def _refuse_missing(self, members: Tensor) -> None:
         """ValueError where a value is missing that is not masked."""

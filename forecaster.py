@@ -30,6 +30,7 @@ from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
 from data.variables import lookup
 from models.rollout import rollout
+from models.sharpen import sharpen
 from models.unet import ResidualUNet
 from training.checkpoint import file_hash, load_checkpoint
 from training.device import autocast, choose_device
@@ -65,6 +66,7 @@ class Forecaster:
             ) from error
         self.network.eval().requires_grad_(False)
         self.limit = limiter(self.statistics, self.mask)
+        self.gains = {k: g.to(device) for k, g in checkpoint.get("sharpening", {}).items()}
 
     def forcing(self, grid: Grid, where: str = "this grid") -> Forcing:
         """Sun, clock, terrain and masks of a grid; ValueError where it lacks some that the model was trained with."""
@@ -72,11 +74,21 @@ class Forecaster:
         refuse_other_grid(self.checkpoint, forcing, grid, where)
         return forcing
 
+    def sharpened(self, with_edge: bool, first: int = 0) -> Callable[[Tensor, int], Tensor] | None:
+        """What gives a state after step `first` + k its detail back; None where that was not measured for forecasts
+        of this kind, with or without boundary data. Beyond the steps that were measured a state stays as it is."""
+        gains = self.gains.get("edge" if with_edge else "free")
+        if gains is None:
+            return None
+        return lambda state, k: sharpen(state, gains[first + k]) if first + k < len(gains) else state
+
     @torch.no_grad()
     def roll(
-        self, states: Tensor, init_times: np.ndarray, forcing: Forcing, steps: int, nudge: Callable | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self, states: Tensor, init_times: np.ndarray, forcing: Forcing, steps: int, nudge: Callable | None = None,
+        sharpened: Callable | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
         """Forecast `steps` leads from states (B, 1 + history, C, H, W) in physical units, the last at init_times (B,).
+        nudge and sharpened as in models/rollout.py.
 
         Yields after each step the fields (B, C, H, W), physical units inside the bounds and NaN where masked, and the
         shares of clipped cells (B, C). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
@@ -86,6 +98,7 @@ class Forecaster:
             out = rollout(
                 self.network, normalise(states.to(self.device), self.statistics, self.mask),
                 lambda k: forcing(init_times + k * self.lead), self.statistics.scale, self.limit, steps, nudge,
+                sharpened,
             )  # fmt: skip
             for k, (state, clipped) in enumerate(out):
                 fields = denormalise(state.float(), self.statistics, self.mask)
@@ -117,14 +130,15 @@ def forecast(
     hours: float = 24.0,
     boundary: str = "",
     batch_size: int = 1,
+    sharpen: bool = True,
 ) -> xr.Dataset:
     """A forecast from one or several hours of a training store, as infer_iterative.py would write it, in memory.
 
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
     multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
-    are computed together. Dimensions (init_time, lead_time, y,
-    x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError for a time, variable or
-    grid that the store lacks.
+    are computed together; `sharpen`: give back the detail that a step loses, as measured after training. Dimensions
+    (init_time, lead_time, y, x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError
+    for a time, variable or grid that the store lacks.
     """
     refuse_no_batch(batch_size)
     model = model if isinstance(model, Forecaster) else load_model(model)
@@ -142,15 +156,16 @@ def forecast(
 
     fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
     clipped = np.zeros((len(names), len(times), steps + 1), np.float32)
-    for batch, k, after, share in roll_out(model, series, times, forcing, steps, edge, batch_size):
+    sharpened = model.sharpened(edge is not None) if sharpen else None
+    for batch, k, after, share in roll_out(model, series, times, forcing, steps, edge, batch_size, sharpened):
         fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
-    attributes = describe(model, store, boundary)
+    attributes = describe(model, store, boundary, sharpened is not None)
     return _dataset(names, store.grid, times, np.arange(steps + 1) * model.lead, fields, clipped, attributes)
 
 
 def roll_out(
     model: Forecaster, series: Series, times: np.ndarray, forcing: Forcing, steps: int, edge: Boundary | None,
-    batch_size: int = 1,
+    batch_size: int = 1, sharpened: Callable | None = None,
 ) -> Iterator[tuple[slice, int, np.ndarray, np.ndarray]]:  # fmt: skip
     """The forecasts from `times`, `batch_size` of them together, from the analysis (lead 0) to the last lead.
 
@@ -161,7 +176,7 @@ def roll_out(
         analysis = clip_physical(states[:, -1], model.statistics.names)
         yield batch, 0, analysis.cpu().numpy(), np.zeros(analysis.shape[:2], np.float32)
         nudge = edge_at(edge, model, times[batch]) if edge else None
-        for k, (fields, clipped) in enumerate(model.roll(states, times[batch], forcing, steps, nudge)):
+        for k, (fields, clipped) in enumerate(model.roll(states, times[batch], forcing, steps, nudge, sharpened)):
             yield batch, k + 1, fields.cpu().numpy(), clipped.cpu().numpy()
 
 
@@ -210,7 +225,7 @@ def _dataset(names, grid: Grid, times, leads, fields, clipped, attributes: dict)
     return out
 
 
-def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
+def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: bool = False) -> dict:
     """The attributes that tell where a forecast came from."""
     checkpoint = model.checkpoint
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
@@ -222,7 +237,7 @@ def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
         "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
-        "store_source": str(store.dataset.attrs.get("source", "")),
+        "sharpened": "yes" if sharpened else "no", "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip
 
 

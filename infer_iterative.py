@@ -44,6 +44,7 @@ class Config:
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
     boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
+    sharpen: bool = True  # give back the detail that a step loses, where training has measured it
     batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
 
@@ -77,13 +78,17 @@ def main(cfg: Config) -> int:
     if os.path.exists(cfg.out):  # not Path.exists, which fails for a name that is too long
         print(f"note: the forecast that is in {cfg.out} stays until this one is complete, which then replaces it")
     series.states(init_times[:1])  # a broken first hour shows before anything is made
-    attributes = describe(model, store, cfg.boundary)
+    sharpened = model.sharpened(edge is not None) if cfg.sharpen else None
+    attributes = describe(model, store, cfg.boundary, sharpened is not None)
     if edge:
         print(f"boundary data: {attributes['boundary']}", flush=True)
+    if cfg.sharpen and not sharpened:
+        kind = "with boundary data" if edge else "without boundary data"
+        print(f"note: not sharpened; {cfg.checkpoint} has nothing measured for forecasts {kind}", flush=True)
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
     with ForecastWriter(cfg.out, names, store.grid, init_times, lead_times, attributes) as out:
-        for batch, k, fields, clipped in roll_out(model, series, init_times, forcing, steps, edge, cfg.batch_size):
+        for batch, k, fields, clipped in roll_out(model, series, init_times, forcing, steps, edge, cfg.batch_size, sharpened):
             for i, some, share in zip(range(batch.start, batch.stop), fields, clipped, strict=True):
                 out.write(i, k, some, share)
             clipped_sum += clipped.sum(axis=0)

@@ -29,17 +29,20 @@ def rollout(
     limit: Callable[[Tensor], tuple[Tensor, Tensor]],
     steps: int,
     nudge: Callable[[Tensor, int], Tensor] | None = None,
+    sharpened: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Roll states (B, T, C, H, W), the last of them now, forward; yields after each step the new state (B, C, H, W)
     and its clipped share (B, C).
 
     forcing_at(k) gives the forcing fields and clock of step k (from k to k + 1 leads after the initial time); limit
     holds a state inside its physical bounds; nudge(state, k), where given, draws the edge of the state after step k
-    towards a boundary store. Memory does not grow with `steps`.
+    towards a boundary store; sharpened(state, k), where given, is the state after step k with the detail that was lost
+    (models/sharpen.py). Memory does not grow with `steps`.
     """
     for k in range(steps):
         forcing, clock = forcing_at(k)
-        state, clipped = limit(rollout_step(model, states, forcing, clock, scale))
+        state = rollout_step(model, states, forcing, clock, scale)
+        state, clipped = limit(state if sharpened is None else sharpened(state, k))
         if nudge is not None:
             state = nudge(state, k)
         states = push(states, state)

@@ -2,7 +2,8 @@
 
 safetensors (pip install safetensors) is optional. The file holds tensors and text only; nothing in it can run code.
 The metadata has one entry, "hourcast", JSON with the tables below. Among the tensors stand also a mask and what is
-known of the grid (latitude, longitude, x, y, static fields), under names that begin with "grid.".
+known of the grid (latitude, longitude, x, y, static fields), under names that begin with "grid.", and the gains of
+models/sharpen.py under "sharpening.".
 """
 
 import json
@@ -13,7 +14,7 @@ import torch
 from training.checkpoint import FORMAT
 
 TABLES = ["format", "step", "epoch", "config", "variables", "statistics", "lead", "grid", "split"]
-GRID = "grid."
+GRID, SHARPENING = "grid.", "sharpening."
 
 
 def library(what: str):
@@ -37,6 +38,7 @@ def save_weights(checkpoint: dict, path: Path, fields: dict[str, torch.Tensor], 
     tables["grid"] = {**checkpoint["grid"], "mask": None, "projection": projection}
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint["ema"].items()}
     fields = fields | ({} if checkpoint["grid"]["mask"] is None else {"mask": checkpoint["grid"]["mask"]})
+    tensors |= {SHARPENING + k: v.cpu().contiguous() for k, v in checkpoint.get("sharpening", {}).items()}
     tensors |= {GRID + k: v.cpu().contiguous() for k, v in fields.items()}
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(save(tensors, metadata={"hourcast": json.dumps(tables)}))  # save_file: readable by us alone
@@ -70,6 +72,7 @@ def load_weights(path: str | Path, device: str | torch.device = "cpu") -> dict:
             f"{FORMAT}. Fix: use the version of the code that wrote it, or export it again"
         )
     fields = {k.removeprefix(GRID): v for k, v in tensors.items() if k.startswith(GRID)}
-    checkpoint["ema"] = {k: v for k, v in tensors.items() if not k.startswith(GRID)}
+    checkpoint["sharpening"] = {k.removeprefix(SHARPENING): v for k, v in tensors.items() if k.startswith(SHARPENING)}
+    checkpoint["ema"] = {k: v for k, v in tensors.items() if not k.startswith((GRID, SHARPENING))}
     checkpoint["grid"] |= {"mask": fields.pop("mask", None), "fields": fields}
     return checkpoint

@@ -1,0 +1,113 @@
+"""Sharpening: what a forecast loses of its detail from step to step is given back, scale by scale.
+
+A network that learns from errors hedges: where it cannot place detail it keeps less of it, a few percent at every step,
+and after a day half of the variance is gone. How much, by variable, scale and lead, is measured once, on forecasts of the
+validation hours; from then on each step's field is multiplied, wavelength by wavelength, by the gain that gives the
+forecast the truth's power there. The next step starts from the sharpened field, so that it is one like those that the
+network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has not made.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from models.rollout import push
+
+OCTAVE = 2  # bands an octave
+LONGEST = 64  # cells; longer waves are left as they are
+TILE = 128  # cells; side of the windows in which power is measured
+HIGHEST = 2.0  # a gain is between 1 / HIGHEST and HIGHEST
+LEAST = 1e-3  # power that counts as none, as a share of the climate's: there is nothing to compare
+ROUNDS = 3  # of measuring and correcting: bounds (no echo) take back a part of what a gain does
+
+
+def sharpen(state: Tensor, gains: Tensor) -> Tensor:
+    """state (B, C, H, W) with its waves multiplied by gains (C, bands); see `weights` for the bands. The mean and what
+    is longer than the last band stay. The domain is mirrored at its edges, as the cosine transform does, so that no
+    edge is a jump; channel by channel, because a transform holds several times a field."""
+    H, W = state.shape[-2:]
+    table = weights((2 * H, 2 * W), gains.shape[-1], state.device)
+    out = []
+    for c, own in enumerate(gains.float()):
+        field = state[:, c].float()
+        field = torch.cat([field, field.flip(-1)], dim=-1)
+        field = torch.fft.rfft2(torch.cat([field, field.flip(-2)], dim=-2))
+        field = field * (1 + torch.tensordot(own - 1, table, dims=1))
+        out.append(torch.fft.irfft2(field, s=(2 * H, 2 * W))[..., :H, :W])
+    return torch.stack(out, dim=1).to(state.dtype)
+
+
+def power(state: Tensor, bands: int) -> Tensor:
+    """Mean power by band (C, bands) of states (B, C, H, W), in Hann windows of TILE cells (or the shorter side), which
+    do not see the edges of the domain: what comes in there is not known."""
+    n = min(TILE, *state.shape[-2:])
+    hann = torch.hann_window(n, periodic=False, device=state.device)
+    tiles = state.float().unfold(-2, n, max(n // 2, 1)).unfold(-2, n, max(n // 2, 1))  # (B, C, down, along, n, n)
+    tiles = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
+    modes = torch.fft.rfft2(tiles, norm="ortho").abs().square().mean(dim=(0, 2, 3))
+    twice = torch.full((n // 2 + 1,), 2.0, device=state.device)  # the half spectrum has each conjugate pair once,
+    twice[0] = 1  # but not in the first column, and not in the last where n is even
+    if n % 2 == 0:
+        twice[-1] = 1
+    return torch.einsum("chw,bhw->cb", modes * twice, weights((n, n), bands, state.device))
+
+
+def count_bands(shape: tuple[int, int]) -> int:
+    """Bands from 2 cells up to LONGEST, or to the shorter side."""
+    return int(OCTAVE * math.log2(min(LONGEST, *shape) / 2) + 1e-9) + 1
+
+
+@lru_cache(maxsize=8)
+def weights(shape: tuple[int, int], bands: int, device: torch.device) -> Tensor:
+    """(bands, H, W // 2 + 1): the share of each band in each wave of a half spectrum of this shape.
+
+    Band b is centred on a wavelength of 2 * 2^(b / OCTAVE) cells and falls to 0 at its neighbours' centres, linear in
+    the logarithm; shorter waves (on the diagonals) belong to the first band; beyond the last centre its own share
+    falls to 0 as well, and nothing takes its place."""
+    ky, kx = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
+    place = OCTAVE * (torch.log2(1 / torch.hypot(ky, kx).clamp(min=1e-9)) - 1).clamp(min=0)
+    return torch.stack([(1 - (place - b).abs()).clamp(min=0) for b in range(bands)]).to(device)
+
+
+@torch.no_grad()
+def measure_gains(
+    starts: list[Tensor],
+    step: Callable[[int, int, Tensor], Tensor],
+    limit: Callable[[Tensor], tuple[Tensor, Tensor]],
+    truth: Callable[[int, int], Tensor],
+    climate: Tensor,
+    steps: int,
+    nudge: Callable[[int, int, Tensor], Tensor] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Tensor | None:
+    """The gains (steps, C, bands) with which forecasts keep the power of the truth, on average over some forecasts.
+
+    starts: the states (B, T, C, H, W) of groups of forecasts, on the CPU, where what waits is kept: a device has room
+    for one group. step(i, k, states) gives group i after step k before it is limited, truth(i, k) the fields
+    (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. climate (C, bands): the power by
+    band in training; where truth or forecast has next to none of it a gain stays 1. One step after the other: the gain
+    of a step makes up for what is missing after the gains before it. None where `stopped()` says so.
+    """
+    states, gains, device = list(starts), [], climate.device
+    count = sum(len(some) for some in starts)
+    for k in range(steps):
+        raw, wanted = [], torch.zeros_like(climate)
+        for i, some in enumerate(states):
+            if stopped():
+                return None
+            raw.append(step(i, k, some.to(device)).cpu())
+            wanted += power(truth(i, k), climate.shape[-1]) * len(some) / count
+        gain = torch.ones_like(climate)
+        for _ in range(ROUNDS):
+            fields = (limit(sharpen(x.to(device), gain))[0] for x in raw)
+            found = sum(power(x, climate.shape[-1]) * len(x) for x in fields) / count
+            known = torch.minimum(wanted, found) > LEAST * climate
+            gain = torch.where(known, gain * (wanted / found).sqrt(), gain).clamp(1 / HIGHEST, HIGHEST)
+        gains.append(gain)
+        for i, x in enumerate(raw):
+            state = limit(sharpen(x.to(device), gain))[0]
+            states[i] = push(states[i], (state if nudge is None else nudge(i, k, state)).cpu())
+    return torch.stack(gains)

@@ -1,0 +1,128 @@
+"""Detail that a forecast loses is measured and given back, wavelength by wavelength."""
+
+import math
+
+import pytest
+import torch
+
+from models.rollout import push
+from models.sharpen import count_bands, measure_gains, power, sharpen, weights
+
+
+def wave(length: float, n: int = 64) -> torch.Tensor:
+    """(1, 1, n, n): a wave along x that is a cosine mode of the domain, of unit amplitude."""
+    x = torch.arange(n) + 0.5
+    return torch.cos(2 * math.pi * x / length).expand(1, 1, n, n).contiguous()
+
+
+def unlimited(state):
+    return state, torch.zeros(state.shape[:2])
+
+
+def test_gains_of_one_change_nothing():
+    state = torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(sharpen(state, torch.ones(3, count_bands((40, 50)))), state, atol=1e-5)
+
+
+def test_a_wave_is_multiplied_by_the_gain_of_its_band_and_the_mean_stays():
+    gains = torch.ones(1, 11)
+    gains[0, 4] = 1.5  # centred on 8 cells: 2 * 2^(4 / 2)
+    state = 3.0 + wave(8) + wave(32)
+    assert torch.allclose(sharpen(state, gains), 3.0 + 1.5 * wave(8) + wave(32), atol=1e-4)
+    # half way between the centres of two bands, in the logarithm, each has half a say
+    between = 2 * 2 ** (4.5 / 2)
+    modes = torch.hypot(torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128))
+    share = weights((128, 128), 11, torch.device("cpu"))[4]
+    nearest = (modes - 1 / between).abs().argmin()
+    assert share.flatten()[nearest] == pytest.approx(0.5, abs=0.05)
+
+
+def test_each_variable_has_gains_of_its_own():
+    gains = torch.tensor([[1.0], [2.0]]).expand(2, 11)
+    state = torch.cat([wave(8), wave(8)], dim=1)
+    assert torch.allclose(sharpen(state, gains), torch.cat([wave(8), 2 * wave(8)], dim=1), atol=1e-4)
+
+
+def test_what_is_longer_than_the_last_band_stays():
+    state = wave(256, 128)  # half a wave in the domain
+    assert torch.allclose(sharpen(state, torch.full((1, 11), 1.7)), state, atol=1e-4)
+
+
+def test_power_of_a_wave_stands_in_its_band():
+    found = power(wave(8), 11)[0]
+    assert found.argmax() == 4
+    assert found[3:6].sum() > 0.95 * found.sum()
+    assert power(2 * wave(8), 11)[0, 4] == pytest.approx(4 * found[4].item(), rel=1e-4)
+
+
+def test_bands_reach_to_the_shorter_side():
+    assert [count_bands(s) for s in ((64, 64), (1059, 1799), (41, 78), (2, 2))] == [11, 11, 9, 1]
+
+
+def damped(by: float, groups: int = 3):
+    """Forecasts whose every step keeps `by` of a field that ought to stay as it is."""
+    g = torch.Generator().manual_seed(1)
+    starts = [torch.randn(4, 2, 2, 64, 64, generator=g) for _ in range(groups)]
+    truth = [s[:, -1] for s in starts]
+    return starts, (lambda i, k, states: by * states[:, -1]), (lambda i, k: truth[i])
+
+
+def test_the_gains_undo_a_known_loss_at_every_step():
+    starts, step, truth = damped(0.9)
+    climate = power(truth(0, 0), 11)
+    gains = measure_gains(starts, step, unlimited, truth, climate, 3)
+    assert gains.shape == (3, 2, 11)
+    # white noise has little power in the longest waves: there a few modes decide
+    assert torch.allclose(gains[..., :8], torch.full((3, 2, 8), 1 / 0.9), rtol=2e-3)
+    state = starts[0]
+    for k in range(3):
+        state = push(state, sharpen(step(0, k, state), gains[k]))
+    assert power(state[:, -1], 11)[:, :8] == pytest.approx(power(truth(0, 0), 11)[:, :8].numpy(), rel=0.02)
+
+
+def test_a_bound_that_takes_a_part_of_the_gain_back_is_reckoned_with():
+    starts, step, truth = damped(0.8)
+    starts, field = [s.clamp(min=0) for s in starts], [truth(i, 0).clamp(min=0) for i in range(3)]
+    floor = lambda state: (state.clamp(min=0), torch.zeros(state.shape[:2]))  # noqa: E731
+    gains = measure_gains(starts, step, floor, lambda i, k: field[i], power(field[0], 11), 1)
+    made = [floor(sharpen(step(i, 0, s), gains[0]))[0] for i, s in enumerate(starts)]
+    found, wanted = (sum(power(x, 11) for x in some) for some in (made, field))
+    assert found[:, :8] == pytest.approx(wanted[:, :8].numpy(), rel=0.03)
+
+
+def test_no_power_is_nothing_to_compare():
+    starts, step, _ = damped(0.9)
+    nothing = torch.zeros(4, 2, 64, 64)
+    climate = power(starts[0][:, -1], 11)
+    assert torch.equal(measure_gains(starts, step, unlimited, lambda i, k: nothing, climate, 1), torch.ones(1, 2, 11))
+    dry = [torch.zeros_like(s) for s in starts]
+    assert torch.equal(measure_gains(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1), torch.ones(1, 2, 11))
+
+
+def test_a_gain_is_at_most_two():
+    starts, step, truth = damped(0.1)
+    gains = measure_gains(starts, step, unlimited, truth, power(truth(0, 0), 11), 1)
+    assert gains.max() == 2.0
+
+
+def test_a_boundary_is_put_in_before_the_next_step():
+    starts, step, truth = damped(0.9, 1)
+    seen = []
+
+    def spy(i, k, states):
+        seen.append(states[0, -1, 0, 0, 0].item())
+        return step(i, k, states)
+
+    def edge(i, k, state):
+        state = state.clone()
+        state[..., 0, 0] = 7.0 + k
+        return state
+
+    measure_gains(starts, spy, unlimited, truth, power(truth(0, 0), 11), 3, edge)
+    assert seen[1:] == [7.0, 8.0]
+
+
+def test_a_request_to_stop_is_heard():
+    starts, step, truth = damped(0.9)
+    asked = iter([False, False, False, True])
+    assert measure_gains(starts, step, unlimited, truth, power(truth(0, 0), 11), 9, None, lambda: next(asked)) is None

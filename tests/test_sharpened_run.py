@@ -1,0 +1,116 @@
+"""A training run measures its own loss of detail at the end; forecasts give it back unless told not to."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import infer_iterative
+import train_deterministic
+import train_sharpen
+from forecaster import forecast, load_model
+from tests.conftest import TINY
+from training.checkpoint import load_checkpoint
+
+DATES = ("--train_end", "2024-05-21T04", "--val_end", "2024-05-22T02", "--gap", "2h")  # 20 h of validation
+
+
+@pytest.fixture(scope="module")
+def run_of_two(seven_store, tmp_path_factory):
+    """A run of two epochs with the store itself as its boundary."""
+    run_dir = tmp_path_factory.mktemp("sharpened") / "run"
+    sizes = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
+    dates = {k.removeprefix("--"): v for k, v in zip(DATES[::2], DATES[1::2], strict=True)}
+    constants = dict(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, rollout_epochs=1, **sizes, **dates)
+    constants |= {"boundary": str(seven_store), "lr": 0.02, "muon_lr": 0.02}
+    assert train_deterministic.main(train_deterministic.Config(**constants)) == 0
+    return run_dir, constants
+
+
+def test_the_run_keeps_gains_for_both_kinds_of_forecast(run_of_two):
+    gains = load_checkpoint(run_of_two[0] / "best.pt")["sharpening"]
+    assert set(gains) == {"free", "edge"}
+    # 20 hours, one of them history: 12 initial times have 8 hours of truth
+    assert gains["free"].shape == gains["edge"].shape == (8, 7, 6)
+    assert not torch.equal(gains["free"], gains["edge"])
+    assert "sharpening" not in load_checkpoint(run_of_two[0] / "last.pt")
+
+
+def test_a_forecast_is_sharpened_by_them_and_not_where_told_not_to(run_of_two, seven_store):
+    model, hours = load_model(run_of_two[0] / "best.pt"), dict(init_time="2024-05-22T06", hours=3)
+    plain, sharp = (forecast(model, seven_store, **hours, sharpen=s) for s in (False, True))
+    assert [ds.attrs["sharpened"] for ds in (plain, sharp)] == ["no", "yes"]
+    first = model.gains["free"][0]
+    assert not np.allclose(plain.T2M[0, 1], sharp.T2M[0, 1])
+    # the mean is nobody's: a gain leaves it, but for what the bounds cut off
+    assert plain.T2M[0, 1].mean().item() == pytest.approx(sharp.T2M[0, 1].mean().item(), abs=0.05)
+    model.gains = {"free": torch.ones_like(first).expand(8, -1, -1)}
+    np.testing.assert_allclose(forecast(model, seven_store, **hours).T2M, plain.T2M, atol=1e-3)
+
+
+def test_boundary_data_choose_the_gains(run_of_two, seven_store):
+    model = load_model(run_of_two[0] / "best.pt")
+    asked = dict(init_time="2024-05-22T06", hours=2, boundary=str(seven_store))
+    before = forecast(model, seven_store, **asked)
+    model.gains["free"] = 2 * model.gains["free"]
+    assert forecast(model, seven_store, **asked).identical(before)
+    del model.gains["edge"]
+    assert not forecast(model, seven_store, **asked).equals(before)
+
+
+def test_the_command_says_where_nothing_was_measured(run_of_two, seven_store, tmp_path, command):
+    asked = ("--zarr", seven_store, "--init_time", "2024-05-22T06", "--hours", 2, "--out", tmp_path / "f.zarr")
+    code, out, _ = command(infer_iterative, "--checkpoint", run_of_two[0] / "last.pt", *asked)
+    assert code == 0
+    assert "note: not sharpened; " in out
+    code, out, _ = command(infer_iterative, "--checkpoint", run_of_two[0] / "best.pt", *asked)
+    assert "not sharpened" not in out
+    code, out, _ = command(infer_iterative, "--checkpoint", run_of_two[0] / "best.pt", *asked, "--sharpen", False)
+    assert "not sharpened" not in out
+    assert xr.open_zarr(tmp_path / "f.zarr").attrs["sharpened"] == "no"
+
+
+def test_a_finished_run_that_lacks_them_measures_them(run_of_two, tmp_path, capsys):
+    run_dir, constants = run_of_two
+    shutil.copytree(run_dir, tmp_path / "run")
+    constants = constants | {"run_dir": str(tmp_path / "run")}
+    again = train_deterministic.Config(**constants)
+    before = (tmp_path / "run" / "best.pt").read_bytes()
+    assert train_deterministic.main(again) == 0
+    assert (tmp_path / "run" / "best.pt").read_bytes() == before  # it has them
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
+    measured = checkpoint.pop("sharpening")
+    torch.save(checkpoint, tmp_path / "run" / "best.pt")
+    assert train_deterministic.main(train_deterministic.Config(**constants, sharpen=False)) == 0
+    assert "sharpening" not in load_checkpoint(tmp_path / "run" / "best.pt")
+    assert train_deterministic.main(again) == 0
+    found = load_checkpoint(tmp_path / "run" / "best.pt")["sharpening"]
+    assert all(torch.equal(found[k], measured[k]) for k in measured)
+    assert "sharpening: measured on 12 forecasts of 8 h" in capsys.readouterr().out
+
+
+def test_too_short_a_validation_part_is_said_and_nothing_is_kept(run_of_two, tmp_path, capsys, monkeypatch):
+    run_dir, constants = run_of_two
+    shutil.copytree(run_dir, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
+    del checkpoint["sharpening"]
+    torch.save(checkpoint, tmp_path / "run" / "best.pt")
+    monkeypatch.setattr(train_sharpen, "FEWEST", 30)
+    assert train_deterministic.main(train_deterministic.Config(**constants | {"run_dir": str(tmp_path / "run")})) == 0
+    assert "sharpening: none; the validation part has no 30 initial times" in capsys.readouterr().out
+    assert "sharpening" not in load_checkpoint(tmp_path / "run" / "best.pt")
+
+
+def test_hours_of_the_day_get_their_turn():
+    times = np.datetime64("2024-05-20", "ns") + np.arange(258) * np.timedelta64(1, "h")
+
+    class Data:
+        lead = np.timedelta64(1, "h")
+        store = type("Store", (), {"times": times, "grid": type("Grid", (), {"shape": (64, 64)})})
+        split = type("Split", (), {"validation": (times[0], times[-1])})
+
+    steps, starts = train_sharpen.choose_starts(Data, 1)
+    assert (steps, len(starts)) == (24, 36)  # every 5 h: 6, 4 or 3 would meet some hours only
+    assert len({t.astype("datetime64[h]").astype(int) % 24 for t in starts}) == 24

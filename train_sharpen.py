@@ -1,0 +1,103 @@
+"""After training: how much of its detail a forecast from best.pt loses, measured on the validation part and kept in the
+file (models/sharpen.py)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.dataset import find_pairs, stack
+from data.normalise import limiter, normalise
+from data.retry import Unreadable
+from data.times import hours_of
+from models.rollout import rollout_step
+from models.sharpen import count_bands, measure_gains, power
+from models.unet import ResidualUNet
+from train_data import SAMPLED, TrainingData
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.device import autocast
+from training.signals import StopRequest
+
+HOURS = 24.0  # length of the forecasts; later steps are not sharpened
+FEWEST = 12  # initial times below which a mean says nothing; then the forecasts are shorter
+MOST, LEAST = 36, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
+CELLS = 150_000  # that all forecasts together have, between the two
+TOGETHER = 2**15  # cells of the forecasts that are computed together
+
+
+def measure_sharpening(constants, data: TrainingData, model: ResidualUNet, path: Path) -> int:
+    """Add the gains to the checkpoint at `path`, if it has none: under "sharpening", by kind of forecast ("free", and
+    "edge" where there is a boundary store), (steps, C, bands). Where they cannot be measured the file stays and a line
+    says why. Returns the number of the signal that stopped it, or 0."""
+    checkpoint = load_checkpoint(path, data.device)
+    if "sharpening" in checkpoint:
+        return 0
+    steps, starts = choose_starts(data, constants.history)
+    if not steps:
+        print(f"sharpening: none; the validation part has no {FEWEST} initial times to measure on")
+        return 0
+    model.load_state_dict(checkpoint["ema"])
+    gains = {}
+    with StopRequest() as stop:
+        for kind, edge in {"free": None, **({"edge": data.edge} if data.edge else {})}.items():
+            try:
+                if edge:
+                    edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the validation part")
+                gains[kind] = forecasts_gains(data, model, starts, steps, edge, stop)
+            except ValueError as error:  # an hour that cannot be read or is not there; the training is done all the same
+                print(f"sharpening: none {TOLD[kind]}; {error}")
+            if stop.received:
+                return stop.received
+    if gains:
+        save_checkpoint({**checkpoint, "sharpening": {k: g.cpu() for k, g in gains.items()}}, path)
+        means = ", ".join(f"{float(g.mean()):.3f} {TOLD[k]}" for k, g in gains.items())
+        print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from the validation "
+              f"part; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
+    return 0
+
+
+TOLD = {"free": "without boundary data", "edge": "with it"}
+
+
+def choose_starts(data: TrainingData, history: int) -> tuple[int, np.ndarray]:
+    """The number of steps, and the initial times, spread over the validation part; 0 where it has too few. Every so
+    many hours that all hours of the day get their turn."""
+    for steps in range(max(1, round(HOURS / hours_of(data.lead))), 0, -1):
+        starts = find_pairs(data.store.times, data.lead, data.split.validation, history, steps)
+        if len(starts) >= FEWEST:
+            count = min(max(round(CELLS / np.prod(data.store.grid.shape)), LEAST), MOST, len(starts))
+            every = next(n for n in range((len(starts) - 1) // (count - 1), 0, -1) if math.gcd(n, 24) == 1)
+            return steps, starts[::every][:count]
+    return 0, starts
+
+
+def forecasts_gains(data: TrainingData, model, times: np.ndarray, steps: int, edge, stop: StopRequest) -> Tensor | None:
+    """measure_gains on forecasts from `times`; None where it was stopped."""
+    size = max(1, TOGETHER // int(np.prod(data.store.grid.shape)))
+    groups = [times[i : i + size] for i in range(0, len(times), size)]
+    bar = tqdm(total=steps * len(groups), desc="sharpening", unit="step", disable=None, leave=False)
+
+    def prepared(fields: Tensor) -> Tensor:
+        return normalise(fields.to(data.device), data.statistics, data.mask)
+
+    def step(i: int, k: int, states: Tensor) -> Tensor:
+        bar.update()
+        with torch.no_grad(), autocast(data.device):
+            return rollout_step(model, states, *data.forcing(groups[i] + k * data.lead), data.statistics.scale)
+
+    def nudge(i: int, k: int, state: Tensor) -> Tensor:
+        return edge.nudge(state, prepared(edge.fields(groups[i] + k * data.lead, data.lead, 1)[0]))
+
+    def truth(i: int, k: int) -> Tensor:
+        return prepared(stack([data.hours(t + (k + 1) * data.lead) for t in groups[i]]))
+
+    bands = count_bands(data.store.grid.shape)
+    climate = torch.stack([power(states[:, -1], bands) for states, _ in data.samples(SAMPLED)]).mean(dim=0)
+    with bar:
+        return measure_gains(
+            [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
+            truth, climate, steps, nudge if edge else None, lambda: bool(stop.received),
+        )  # fmt: skip
