@@ -88,7 +88,8 @@ def main(cfg: Config) -> int:
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
     with ForecastWriter(cfg.out, names, store.grid, init_times, lead_times, attributes) as out:
-        for batch, k, fields, clipped in roll_out(model, series, init_times, forcing, steps, edge, cfg.batch_size, sharpened):
+        forecasts = roll_out(model, series, init_times, forcing, steps, edge, cfg.batch_size, sharpened)
+        for batch, k, fields, clipped in forecasts:
             for i, some, share in zip(range(batch.start, batch.stop), fields, clipped, strict=True):
                 out.write(i, k, some, share)
             clipped_sum += clipped.sum(axis=0)

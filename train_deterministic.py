@@ -135,7 +135,7 @@ def train(cfg: Config, team: Team) -> int:
                   f"{cfg.epochs} from the start", flush=True)  # fmt: skip
         data = TrainingData(cfg, previous, device)
         if previous and previous["epoch"] >= cfg.epochs:
-            if stopped := finish(cfg, team, data, build_model(cfg, data, fit=False)):
+            if stopped := measure_sharpening(cfg, team, data, build_model(cfg, data, fit=False)):
                 return say_stopped(stopped, previous["step"], run_dir / "last.pt")
             done = f"{previous['epoch']} epochs, {previous['step']} steps"
             print(f"this run is finished: {done}; {run_dir / 'best.pt'} is its result")
@@ -277,18 +277,12 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
             at.saved = time.monotonic()
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
                 return say_stopped(stopped, at.step, last_path)
-    if stopped := finish(cfg, team, data, model):
+    if stopped := measure_sharpening(cfg, team, data, model):
         return say_stopped(stopped, at.step, last_path)
     print(f"done: best mean skill in validation {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
           f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} --init_time test "
           f"--out {run_dir / 'forecast.zarr'}")  # fmt: skip
     return 0
-
-
-def finish(cfg: Config, team: Team, data: TrainingData, model: ResidualUNet) -> int:
-    """What is left after the last epoch; the number of the signal that stopped it, or 0."""
-    best = Path(cfg.run_dir) / "best.pt"
-    return measure_sharpening(cfg, data, model, best) if cfg.sharpen and team.first and best.exists() else 0
 
 
 def build_model(cfg: Config, data: TrainingData, fit: bool) -> ResidualUNet:

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from data.dataset import find_pairs, stack
 from data.normalise import limiter, normalise
-from data.retry import Unreadable
 from data.times import hours_of
 from models.rollout import rollout_step
 from models.sharpen import count_bands, measure_gains, power
@@ -20,6 +19,7 @@ from train_data import SAMPLED, TrainingData
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.device import autocast
 from training.signals import StopRequest
+from training.team import Team
 
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
 FEWEST = 12  # initial times below which a mean says nothing; then the forecasts are shorter
@@ -28,10 +28,13 @@ CELLS = 150_000  # that all forecasts together have, between the two
 TOGETHER = 2**15  # cells of the forecasts that are computed together
 
 
-def measure_sharpening(constants, data: TrainingData, model: ResidualUNet, path: Path) -> int:
-    """Add the gains to the checkpoint at `path`, if it has none: under "sharpening", by kind of forecast ("free", and
-    "edge" where there is a boundary store), (steps, C, bands). Where they cannot be measured the file stays and a line
-    says why. Returns the number of the signal that stopped it, or 0."""
+def measure_sharpening(constants, team: Team, data: TrainingData, model: ResidualUNet) -> int:
+    """Add the gains to best.pt, if it has none and the constants want them: under "sharpening", by kind of forecast
+    ("free", and "edge" where there is a boundary store), (steps, C, bands). Where they cannot be measured the file
+    stays and a line says why. Returns the number of the signal that stopped it, or 0."""
+    path = Path(constants.run_dir) / "best.pt"
+    if not (constants.sharpen and team.first and path.exists()):
+        return 0
     checkpoint = load_checkpoint(path, data.device)
     if "sharpening" in checkpoint:
         return 0
@@ -47,15 +50,15 @@ def measure_sharpening(constants, data: TrainingData, model: ResidualUNet, path:
                 if edge:
                     edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the validation part")
                 gains[kind] = forecasts_gains(data, model, starts, steps, edge, stop)
-            except ValueError as error:  # an hour that cannot be read or is not there; the training is done all the same
+            except ValueError as error:  # an hour that is not there or cannot be read: the training is done
                 print(f"sharpening: none {TOLD[kind]}; {error}")
             if stop.received:
                 return stop.received
     if gains:
         save_checkpoint({**checkpoint, "sharpening": {k: g.cpu() for k, g in gains.items()}}, path)
         means = ", ".join(f"{float(g.mean()):.3f} {TOLD[k]}" for k, g in gains.items())
-        print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from the validation "
-              f"part; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
+        print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from the "
+              f"validation part; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
     return 0
 
 

@@ -1,10 +1,11 @@
 """Sharpening: what a forecast loses of its detail from step to step is given back, scale by scale.
 
-A network that learns from errors hedges: where it cannot place detail it keeps less of it, a few percent at every step,
-and after a day half of the variance is gone. How much, by variable, scale and lead, is measured once, on forecasts of the
-validation hours; from then on each step's field is multiplied, wavelength by wavelength, by the gain that gives the
-forecast the truth's power there. The next step starts from the sharpened field, so that it is one like those that the
-network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has not made.
+A network that learns from errors hedges: where it cannot place detail it keeps less of it, a few percent at every
+step, and after a day half of the variance is gone. How much, by variable, scale and lead, is measured once, on
+forecasts of the validation hours; from then on each step's field is multiplied, wavelength by wavelength, by the gain
+that gives the forecast the truth's power there. The next step starts from the sharpened field, so that it is one like
+those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has
+not made.
 """
 
 import math
@@ -25,19 +26,20 @@ ROUNDS = 3  # of measuring and correcting: bounds (no echo) take back a part of 
 
 
 def sharpen(state: Tensor, gains: Tensor) -> Tensor:
-    """state (B, C, H, W) with its waves multiplied by gains (C, bands); see `weights` for the bands. The mean and what
+    """state (B, C, H, W) with its waves multiplied by gains (C, bands); see `place` for the bands. The mean and what
     is longer than the last band stay. The domain is mirrored at its edges, as the cosine transform does, so that no
     edge is a jump; channel by channel, because a transform holds several times a field."""
-    H, W = state.shape[-2:]
-    table = weights((2 * H, 2 * W), gains.shape[-1], state.device)
-    out = []
-    for c, own in enumerate(gains.float()):
+    (H, W), bands = state.shape[-2:], gains.shape[-1]
+    where = place((2 * H, 2 * W), state.device).clamp(max=bands)
+    below = where.int()
+    out = torch.empty_like(state)
+    for c, own in enumerate(torch.nn.functional.pad(gains.float(), (0, 2), value=1.0)):
         field = state[:, c].float()
         field = torch.cat([field, field.flip(-1)], dim=-1)
         field = torch.fft.rfft2(torch.cat([field, field.flip(-2)], dim=-2))
-        field = field * (1 + torch.tensordot(own - 1, table, dims=1))
-        out.append(torch.fft.irfft2(field, s=(2 * H, 2 * W))[..., :H, :W])
-    return torch.stack(out, dim=1).to(state.dtype)
+        field *= torch.lerp(own[below], own[below + 1], where - below)
+        out[:, c] = torch.fft.irfft2(field, s=(2 * H, 2 * W))[..., :H, :W]
+    return out
 
 
 def power(state: Tensor, bands: int) -> Tensor:
@@ -52,7 +54,7 @@ def power(state: Tensor, bands: int) -> Tensor:
     twice[0] = 1  # but not in the first column, and not in the last where n is even
     if n % 2 == 0:
         twice[-1] = 1
-    return torch.einsum("chw,bhw->cb", modes * twice, weights((n, n), bands, state.device))
+    return torch.einsum("chw,bhw->cb", modes * twice, weights(n, bands, state.device))
 
 
 def count_bands(shape: tuple[int, int]) -> int:
@@ -60,16 +62,19 @@ def count_bands(shape: tuple[int, int]) -> int:
     return int(OCTAVE * math.log2(min(LONGEST, *shape) / 2) + 1e-9) + 1
 
 
-@lru_cache(maxsize=8)
-def weights(shape: tuple[int, int], bands: int, device: torch.device) -> Tensor:
-    """(bands, H, W // 2 + 1): the share of each band in each wave of a half spectrum of this shape.
-
-    Band b is centred on a wavelength of 2 * 2^(b / OCTAVE) cells and falls to 0 at its neighbours' centres, linear in
-    the logarithm; shorter waves (on the diagonals) belong to the first band; beyond the last centre its own share
-    falls to 0 as well, and nothing takes its place."""
+@lru_cache(maxsize=4)
+def place(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(H, W // 2 + 1): for each wave of a half spectrum of this shape, where among the bands it lies. Band b is centred
+    on b, a wavelength of 2 * 2^(b / OCTAVE) cells; shorter waves (on the diagonals) lie at 0, the first band."""
     ky, kx = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
-    place = OCTAVE * (torch.log2(1 / torch.hypot(ky, kx).clamp(min=1e-9)) - 1).clamp(min=0)
-    return torch.stack([(1 - (place - b).abs()).clamp(min=0) for b in range(bands)]).to(device)
+    return (OCTAVE * (-torch.log2(torch.hypot(ky, kx).clamp(min=1e-9)) - 1)).clamp(min=0).to(device)
+
+
+@lru_cache(maxsize=4)
+def weights(n: int, bands: int, device: torch.device) -> Tensor:
+    """(bands, n, n // 2 + 1): the share of each band in each wave of a window of n cells. It falls to 0 at its
+    neighbours' centres; beyond the last centre nothing takes its place."""
+    return torch.stack([(1 - (place((n, n), device) - b).abs()).clamp(min=0) for b in range(bands)])
 
 
 @torch.no_grad()

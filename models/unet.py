@@ -31,8 +31,9 @@ class ResidualUNet(nn.Module):
     GraphCast, eq. 19), for any H and W. T = 1 + history states in order of time, the last is now. The input is padded
     by repeating its edge to a multiple of 2**(levels + 1) and the output cropped back; `offset` (y, x) says how many of
     the padded cells lie above and to the left, where not none: training draws it, so that no place in a coarse cell is
-    like another and lines of their width have nothing to feed on. Upsampling is bilinear with a convolution. (A pixel shuffle with ICNR weights as the last one starts without a checkerboard and learns one: after
-    24 steps the winds had a line of period 2 of 12 dB; docs/ablation.md.)
+    like another and lines of their width have nothing to feed on. Upsampling is bilinear with a convolution. (A pixel
+    shuffle with ICNR weights as the last one starts without a checkerboard and learns one: after 24 steps the winds had
+    a line of period 2 of 12 dB; docs/ablation.md.)
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def test_a_wave_is_multiplied_by_the_gain_of_its_band_and_the_mean_stays():
     # half way between the centres of two bands, in the logarithm, each has half a say
     between = 2 * 2 ** (4.5 / 2)
     modes = torch.hypot(torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128))
-    share = weights((128, 128), 11, torch.device("cpu"))[4]
+    share = weights(128, 11, torch.device("cpu"))[4]
     nearest = (modes - 1 / between).abs().argmin()
     assert share.flatten()[nearest] == pytest.approx(0.5, abs=0.05)
 
@@ -94,9 +94,9 @@ def test_no_power_is_nothing_to_compare():
     starts, step, _ = damped(0.9)
     nothing = torch.zeros(4, 2, 64, 64)
     climate = power(starts[0][:, -1], 11)
-    assert torch.equal(measure_gains(starts, step, unlimited, lambda i, k: nothing, climate, 1), torch.ones(1, 2, 11))
-    dry = [torch.zeros_like(s) for s in starts]
-    assert torch.equal(measure_gains(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1), torch.ones(1, 2, 11))
+    dry, ones = [torch.zeros_like(s) for s in starts], torch.ones(1, 2, 11)
+    assert torch.equal(measure_gains(starts, step, unlimited, lambda i, k: nothing, climate, 1), ones)
+    assert torch.equal(measure_gains(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1), ones)
 
 
 def test_a_gain_is_at_most_two():

@@ -35,6 +35,8 @@ class Fields:
         cells = math.prod(store.grid.shape)
         self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / (4 * len(names) * cells))))(self.read_truth)
         self.forecast = lru_cache(maxsize=3)(self._read_forecast)
+        self._leads = lru_cache(maxsize=1)(self._read_leads)
+        self._small = 4 * len(names) * cells * forecast.sizes["lead_time"] < CACHE_BYTES / 4
 
     def read_truth(self, time: np.datetime64) -> dict[str, np.ndarray]:
         """The truth at a time, {} where the store has none."""
@@ -42,7 +44,13 @@ class Fields:
 
     def _read_forecast(self, i: int, j: int) -> dict[str, np.ndarray]:
         """The forecast of the i-th initial and the j-th lead time."""
-        return self._floored([v[i, j].values for v in self.variables])
+        return self._floored(
+            [v[j] for v in self._leads(i)] if self._small else [v[i, j].values for v in self.variables]
+        )
+
+    def _read_leads(self, i: int) -> list[np.ndarray]:
+        """All lead times of the i-th initial time, where that is little: zarr reads their chunks together."""
+        return [v[i].values for v in self.variables]
 
     def _floored(self, fields) -> dict[str, np.ndarray]:
         """max(x, floor) by variable, alike for forecast, truth and baselines; NaN stays."""
