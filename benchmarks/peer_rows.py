@@ -73,7 +73,7 @@ def patches(cfg, row: Row, setting: Setting | None) -> list[tuple]:
 
 
 def constants_of(cfg, row: Row) -> train_deterministic.Config:
-    constants = train_deterministic.Config(base_features=cfg.base_features, season=0.0)
+    constants = train_deterministic.Config(base_features=cfg.base_features, season=0.0, shift=False)
     return constants if row.kind == "ours" or cfg.muon else replace(constants, muon_lr=0.0)
 
 

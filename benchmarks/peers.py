@@ -126,7 +126,7 @@ def refuse_bad(cfg: Config) -> None:
 
 def networks(cfg: Config) -> dict:
     """By kind, for the seven variables: parameters, widths by level, multiply-adds of a forward pass per cell."""
-    constants, out, side = train_deterministic.Config(base_features=cfg.base_features), {}, 64
+    constants, out, side = train_deterministic.Config(base_features=cfg.base_features, shift=False), {}, 64
     sizes = (cfg.base_features, constants.levels, constants.blocks, constants.history)
     forcing = len(memory.Forcing(memory.grid_of((side, side)), memory.LEAD, NAMES, None).names)
     fields = [torch.zeros(1, 1 + constants.history, len(NAMES), side, side), torch.zeros(1, forcing, side, side)]

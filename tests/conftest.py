@@ -106,6 +106,8 @@ TINY = (
     2,
     "--rollout_hours",
     3,
+    "--sharpen",
+    False,
 )
 SIZES = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}  # the same for Config(...)
 

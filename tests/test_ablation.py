@@ -18,7 +18,15 @@ from data.synthetic_storms import one_thread
 from models.unet import ResidualUNet
 from training.checkpoint import load_checkpoint
 
-TINY = {"batch_size": 2, "accumulate": 1, "base_features": 4, "levels": 1, "blocks": 1, "rollout_hours": 5.0}
+TINY = {
+    "batch_size": 2,
+    "accumulate": 1,
+    "base_features": 4,
+    "levels": 1,
+    "blocks": 1,
+    "rollout_hours": 5.0,
+    "sharpen": False,
+}
 SHAPE = (16, 16)
 SPLIT = {"train_end": "2024-05-20T15", "val_end": "2024-05-20T20", "gap": "1h"}
 PATCHED = [n for n, c in choices(train_deterministic.Config(**TINY)).items() if c.patches]

@@ -203,12 +203,12 @@ def test_what_counts_as_an_explosion():
 def test_a_full_memory_in_the_night_is_answered_by_lean_mode(source, tmp_path, monkeypatch, capsys):
     forward, calls = ResidualUNet.forward, []
 
-    def hungry(self, *arguments):
+    def hungry(self, *arguments, **where):
         if not self.lean and torch.is_grad_enabled():
             calls.append(1)
             if len(calls) > 12:
                 torch.empty(2**50)
-        return forward(self, *arguments)
+        return forward(self, *arguments, **where)
 
     monkeypatch.setattr(ResidualUNet, "forward", hungry)
     assert train(source, tmp_path / "run", epochs=2, rollout_epochs=0, memory="fast") == 0
@@ -219,7 +219,7 @@ def test_a_full_memory_in_the_night_is_answered_by_lean_mode(source, tmp_path, m
 
 def test_a_full_memory_in_the_rehearsal_is_an_error_before_the_first_step(source, tmp_path, monkeypatch):
     forward = ResidualUNet.forward
-    monkeypatch.setattr(ResidualUNet, "forward", lambda self, *a: (torch.empty(2**50), forward(self, *a))[1])
+    monkeypatch.setattr(ResidualUNet, "forward", lambda self, *a, **w: (torch.empty(2**50), forward(self, *a, **w))[1])
     with pytest.raises(ValueError, match=r"memory: got a step of fast mode that does not fit on cpu.*--memory lean"):
         train(source, tmp_path / "run", memory="fast")
     assert not (tmp_path / "run").exists()

@@ -127,7 +127,7 @@ def test_a_failed_forecast_leaves_the_old_one_in_place(untrained, seven_store, t
     out = tmp_path / "f.zarr"
     cfg = infer_iterative.Config(str(untrained / "best.pt"), str(seven_store), ["latest"], 2.0, out=str(out))
     infer_iterative.main(cfg)
-    assert "note: " not in capsys.readouterr().out
+    assert "stays until this one is complete" not in capsys.readouterr().out
     before = xr.open_zarr(out).load()
 
     def broken(*_):

@@ -1,5 +1,6 @@
 """A training run measures its own loss of detail at the end; forecasts give it back unless told not to."""
 
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 import infer_iterative
 import train_deterministic
 import train_sharpen
+from benchmarks import other_weather
 from forecaster import forecast, load_model
 from tests.conftest import TINY
 from training.checkpoint import load_checkpoint
@@ -24,7 +26,7 @@ def run_of_two(seven_store, tmp_path_factory):
     sizes = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
     dates = {k.removeprefix("--"): v for k, v in zip(DATES[::2], DATES[1::2], strict=True)}
     constants = dict(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, rollout_epochs=1, **sizes, **dates)
-    constants |= {"boundary": str(seven_store), "lr": 0.02, "muon_lr": 0.02}
+    constants |= {"boundary": str(seven_store), "lr": 0.02, "muon_lr": 0.02, "sharpen": True}
     assert train_deterministic.main(train_deterministic.Config(**constants)) == 0
     return run_dir, constants
 
@@ -83,7 +85,7 @@ def test_a_finished_run_that_lacks_them_measures_them(run_of_two, tmp_path, caps
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
     measured = checkpoint.pop("sharpening")
     torch.save(checkpoint, tmp_path / "run" / "best.pt")
-    assert train_deterministic.main(train_deterministic.Config(**constants, sharpen=False)) == 0
+    assert train_deterministic.main(train_deterministic.Config(**constants | {"sharpen": False})) == 0
     assert "sharpening" not in load_checkpoint(tmp_path / "run" / "best.pt")
     assert train_deterministic.main(again) == 0
     found = load_checkpoint(tmp_path / "run" / "best.pt")["sharpening"]
@@ -114,3 +116,15 @@ def test_hours_of_the_day_get_their_turn():
     steps, starts = train_sharpen.choose_starts(Data, 1)
     assert (steps, len(starts)) == (24, 36)  # every 5 h: 6, 4 or 3 would meet some hours only
     assert len({t.astype("datetime64[h]").astype(int) % 24 for t in starts}) == 24
+
+
+def test_true_weather_in_the_place_of_the_forecast_is_scored_as_such(run_of_two, seven_store, tmp_path, capsys):
+    """benchmarks/other_weather.py, with the truth itself as the other weather: no line can fail by chance."""
+    ds = forecast(run_of_two[0] / "best.pt", seven_store, ["2024-05-22T06", "2024-05-22T07"], hours=3)
+    for variable in ds.variables.values():
+        variable.encoding.clear()
+    ds.to_zarr(tmp_path / "f.zarr", consolidated=False)
+    told = {"forecast": str(tmp_path / "f.zarr"), "other": str(seven_store), "zarr": str(seven_store)}
+    other_weather.main(other_weather.Config(**told, json=str(tmp_path / "o.json")))
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["starts"] == 2 and found["judged"] > 20 and found["failed"] == []
