@@ -114,7 +114,7 @@ demo)
     synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-06-15T00
     say "train in $DEMO_DIR"
     train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 17h # every start has another hour of the day
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 29h # every start has another hour of the day
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every "$OTHER_EVERY"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every "$OTHER_EVERY" --boundary "$DEMO_DIR/other_seed.zarr"

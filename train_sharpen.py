@@ -22,7 +22,7 @@ from training.signals import StopRequest
 from training.team import Team
 
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
-FEWEST = 12  # initial times below which a mean says nothing; then the forecasts are shorter
+FEWEST = 72  # initial times to choose from; fewer are of a day or two, and what they lost says little of other days
 MOST, LEAST = 36, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
 CELLS = 150_000  # that all forecasts together have, between the two
 TOGETHER = 2**15  # cells of the forecasts that are computed together

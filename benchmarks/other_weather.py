@@ -5,7 +5,7 @@
         --other runs/demo/third_seed.zarr --zarr runs/demo/other_seed.zarr --json benchmarks/results/other_weather.json
 
 Takes the times of a forecast store and puts the fields of another store at the same valid times in the place of the
-forecast (the analysis stays), then scores that against the truth. A line that such a forecast fails and that does not
+forecast, then scores that against the truth. A line that such a forecast fails and that does not
 ask for skill is one that these start times are too few for: chance decides.
 """
 
@@ -60,14 +60,13 @@ def main(cfg: Config) -> None:
 
 
 def write(path: str, given: xr.Dataset, other: Store, names: list[str]) -> None:
-    """A forecast store with the times and analyses of `given` and, after them, the fields of `other`."""
+    """A forecast store with the times of `given` and the fields of `other`."""
     inits, leads = (given[k].values for k in ("init_time", "lead_time"))
     told = {k: given.attrs[k] for k in ("split", "statistics", "lead")}
     with ForecastWriter(path, names, other.grid, inits, leads, told) as out:
         for i, init in enumerate(inits):
             for k, lead in enumerate(leads):
-                fields = np.stack([given[n][i, 0].values for n in names]) if k == 0 else other.load(init + lead, names)
-                out.write(i, k, fields, np.zeros(len(names)))
+                out.write(i, k, other.load(init + lead, names), np.zeros(len(names)))
 
 
 if __name__ == "__main__":

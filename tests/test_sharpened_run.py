@@ -27,8 +27,10 @@ def run_of_two(seven_store, tmp_path_factory):
     dates = {k.removeprefix("--"): v for k, v in zip(DATES[::2], DATES[1::2], strict=True)}
     constants = dict(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, rollout_epochs=1, **sizes, **dates)
     constants |= {"boundary": str(seven_store), "lr": 0.02, "muon_lr": 0.02, "sharpen": True}
-    assert train_deterministic.main(train_deterministic.Config(**constants)) == 0
-    return run_dir, constants
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_sharpen, "FEWEST", 12)
+        assert train_deterministic.main(train_deterministic.Config(**constants)) == 0
+        yield run_dir, constants
 
 
 def test_the_run_keeps_gains_for_both_kinds_of_forecast(run_of_two):
