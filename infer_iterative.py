@@ -84,7 +84,11 @@ def main(cfg: Config) -> int:
         print(f"boundary data: {attributes['boundary']}", flush=True)
     if cfg.sharpen and not sharpened:
         kind = "with boundary data" if edge else "without boundary data"
-        print(f"note: not sharpened; {cfg.checkpoint} has nothing measured for forecasts {kind}", flush=True)
+        print(
+            f"note: not sharpened; {cfg.checkpoint} has nothing measured for forecasts {kind} "
+            "(where validation is short, or training had --sharpen False, that is so)",
+            flush=True,
+        )
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
     clipped_sum = np.zeros(len(names))
     with ForecastWriter(cfg.out, names, store.grid, init_times, lead_times, attributes) as out:
