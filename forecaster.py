@@ -30,7 +30,7 @@ from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
 from data.variables import lookup
 from models.rollout import rollout
-from models.sharpen import sharpen
+from models.sharpen import Sharpening
 from models.unet import ResidualUNet
 from training.checkpoint import file_hash, load_checkpoint
 from training.device import autocast, choose_device
@@ -66,7 +66,8 @@ class Forecaster:
             ) from error
         self.network.eval().requires_grad_(False)
         self.limit = limiter(self.statistics, self.mask)
-        self.gains = {k: g.to(device) for k, g in checkpoint.get("sharpening", {}).items()}
+        table = {k: x.to(device) for k, x in checkpoint.get("sharpening", {}).items()}
+        self.sharpening = {kind: Sharpening.from_table(table, kind) for kind in ("free", "edge")}
 
     def forcing(self, grid: Grid, where: str = "this grid") -> Forcing:
         """Sun, clock, terrain and masks of a grid; ValueError where it lacks some that the model was trained with."""
@@ -77,10 +78,8 @@ class Forecaster:
     def sharpened(self, with_edge: bool, first: int = 0) -> Callable[[Tensor, int], Tensor] | None:
         """What gives a state after step `first` + k its detail back; None where that was not measured for forecasts
         of this kind, with or without boundary data. Beyond the steps that were measured a state stays as it is."""
-        gains = self.gains.get("edge" if with_edge else "free")
-        if gains is None:
-            return None
-        return lambda state, k: sharpen(state, gains[first + k]) if first + k < len(gains) else state
+        measured = self.sharpening["edge" if with_edge else "free"]
+        return None if measured is None else lambda state, k: measured(state, first + k)
 
     @torch.no_grad()
     def roll(

@@ -1,6 +1,7 @@
 """After training: how much of its detail a forecast from best.pt loses, measured on the validation part and kept in the
 file (models/sharpen.py)."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import find_pairs, stack
-from data.normalise import limiter, normalise
+from data.normalise import limiter, normalise, piles
 from data.times import hours_of
 from models.rollout import rollout_step
-from models.sharpen import count_bands, measure_gains, power
+from models.sharpen import Sharpening, count_bands, measure, power
 from models.unet import ResidualUNet
 from train_data import SAMPLED, TrainingData
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -23,15 +24,15 @@ from training.team import Team
 
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
 FEWEST = 72  # initial times to choose from; fewer are of a day or two, and what they lost says little of other days
-MOST, LEAST = 36, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
-CELLS = 150_000  # that all forecasts together have, between the two
+MOST, LEAST = 72, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
+CELLS = 300_000  # that all forecasts together have, between the two
 TOGETHER = 2**15  # cells of the forecasts that are computed together
 
 
 def measure_sharpening(constants, team: Team, data: TrainingData, model: ResidualUNet) -> int:
-    """Add the gains to best.pt, if it has none and the constants want them: under "sharpening", by kind of forecast
-    ("free", and "edge" where there is a boundary store), (steps, C, bands). Where they cannot be measured the file
-    stays and a line says why. Returns the number of the signal that stopped it, or 0."""
+    """Add to best.pt what was measured, if it has none and the constants want it: under "sharpening", by kind of
+    forecast ("free", and "edge" where there is a boundary store), as Sharpening.table names it. Where it cannot be
+    measured the file stays and a line says why. Returns the number of the signal that stopped it, or 0."""
     path = Path(constants.run_dir) / "best.pt"
     if not (constants.sharpen and team.first and path.exists()):
         return 0
@@ -43,20 +44,21 @@ def measure_sharpening(constants, team: Team, data: TrainingData, model: Residua
         print(f"sharpening: none; the validation part has no {FEWEST} initial times to measure on")
         return 0
     model.load_state_dict(checkpoint["ema"])
-    gains = {}
+    found = {}
     with StopRequest() as stop:
         for kind, edge in {"free": None, **({"edge": data.edge} if data.edge else {})}.items():
             try:
                 if edge:
                     edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the validation part")
-                gains[kind] = forecasts_gains(data, model, starts, steps, edge, stop)
+                found[kind] = of_forecasts(data, model, starts, steps, edge, stop)
             except ValueError as error:  # an hour that is not there or cannot be read: the training is done
                 print(f"sharpening: none {TOLD[kind]}; {error}")
             if stop.received:
                 return stop.received
-    if gains:
-        save_checkpoint({**checkpoint, "sharpening": {k: g.cpu() for k, g in gains.items()}}, path)
-        means = ", ".join(f"{float(g.mean()):.3f} {TOLD[k]}" for k, g in gains.items())
+    if found:
+        tables = [s.table(kind) for kind, s in found.items()]
+        save_checkpoint({**checkpoint, "sharpening": {n: x.cpu() for t in tables for n, x in t.items()}}, path)
+        means = ", ".join(f"{float(s.gains.mean()):.3f} {TOLD[kind]}" for kind, s in found.items())
         print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from the "
               f"validation part; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
     return 0
@@ -66,19 +68,19 @@ TOLD = {"free": "without boundary data", "edge": "with it"}
 
 
 def choose_starts(data: TrainingData, history: int) -> tuple[int, np.ndarray]:
-    """The number of steps, and the initial times, spread over the validation part; 0 where it has too few. Every so
-    many hours that all hours of the day get their turn."""
+    """The number of steps, and the initial times, spread over the whole validation part; 0 where it has too few. Every
+    so many hours that all hours of the day get their turn."""
     for steps in range(max(1, round(HOURS / hours_of(data.lead))), 0, -1):
         starts = find_pairs(data.store.times, data.lead, data.split.validation, history, steps)
         if len(starts) >= FEWEST:
             count = min(max(round(CELLS / np.prod(data.store.grid.shape)), LEAST), MOST, len(starts))
-            every = next(n for n in range((len(starts) - 1) // (count - 1), 0, -1) if math.gcd(n, 24) == 1)
+            every = next(n for n in itertools.count((len(starts) - 1) // (count - 1)) if math.gcd(n, 24) == 1)
             return steps, starts[::every][:count]
     return 0, starts
 
 
-def forecasts_gains(data: TrainingData, model, times: np.ndarray, steps: int, edge, stop: StopRequest) -> Tensor | None:
-    """measure_gains on forecasts from `times`; None where it was stopped."""
+def of_forecasts(data: TrainingData, model, times: np.ndarray, steps: int, edge, stop) -> Sharpening | None:
+    """models/sharpen.py's measure on forecasts from `times`; None where it was stopped."""
     size = max(1, TOGETHER // int(np.prod(data.store.grid.shape)))
     groups = [times[i : i + size] for i in range(0, len(times), size)]
     bar = tqdm(total=steps * len(groups), desc="sharpening", unit="step", disable=None, leave=False)
@@ -100,7 +102,8 @@ def forecasts_gains(data: TrainingData, model, times: np.ndarray, steps: int, ed
     bands = count_bands(data.store.grid.shape)
     climate = torch.stack([power(states[:, -1], bands) for states, _ in data.samples(SAMPLED)]).mean(dim=0)
     with bar:
-        return measure_gains(
+        return measure(
             [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
-            truth, climate, steps, nudge if edge else None, lambda: bool(stop.received),
+            truth, climate, steps, ~piles(data.statistics), data.valid, nudge if edge else None,
+            lambda: bool(stop.received),
         )  # fmt: skip

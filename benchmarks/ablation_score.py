@@ -23,7 +23,7 @@ from data.times import parse_duration
 from data.variables import lookup
 from data.write import StoreWriter
 from models.rollout import rollout
-from models.sharpen import sharpen
+from models.sharpen import Sharpening
 from models.unet import ResidualUNet
 from training.checkpoint import load_checkpoint
 from verification import lines, scores, spectra
@@ -139,9 +139,9 @@ def score(checkpoint_path: Path, truth: Path, setup: Setup) -> dict:
         return torch.stack([torch.maximum(hours(t + k * lead), floor) for t in starts])
 
     states = normalise(Series(hours, lead, constants["history"]).states(starts), statistics)
-    gains = checkpoint.get("sharpening", {}).get("free", ())
+    sharpened = Sharpening.from_table(checkpoint.get("sharpening", {}), "free")
     steps = rollout(model, states, lambda k: forcing(starts + k * lead), statistics.scale, limiter(statistics),
-                    setup.leads[-1], sharpened=lambda x, k: sharpen(x, gains[k]) if k < len(gains) else x)  # fmt: skip
+                    setup.leads[-1], sharpened=sharpened)  # fmt: skip
     analysis, out = clip_physical(true(0), names), {}
     for k, (state, _) in enumerate(steps, start=1):
         if k in {1, 3, *setup.leads}:

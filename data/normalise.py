@@ -137,6 +137,12 @@ def censor(statistics: Statistics) -> Callable[[Tensor, Tensor], Tensor]:
     return apply
 
 
+def piles(statistics: Statistics) -> Tensor:
+    """(C,) bool: whether cells of a variable pile up at one of its bounds, as no echo and no CAPE do at 0."""
+    lower, upper = _piles(statistics)
+    return (lower | upper).flatten()
+
+
 def _bounds(statistics: Statistics) -> tuple[Tensor, Tensor]:
     """Physical bounds as states, each (C, 1, 1)."""
     out = []

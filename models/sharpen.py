@@ -5,12 +5,13 @@ step, and after a day half of the variance is gone. How much, by variable, scale
 forecasts of the validation hours; from then on each step's field is multiplied, wavelength by wavelength, by the gain
 that gives the forecast the truth's power there. The next step starts from the sharpened field, so that it is one like
 those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has
-not made.
+not made. Where the mean of the domain drifts, it is shifted back in the same way.
 """
 
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,31 @@ TILE = 128  # cells; side of the windows in which power is measured
 HIGHEST = 2.0  # a gain is between 1 / HIGHEST and HIGHEST
 LEAST = 1e-3  # power that counts as none, as a share of the climate's: there is nothing to compare
 ROUNDS = 3  # of measuring and correcting: bounds (no echo) take back a part of what a gain does
+
+
+class Sharpening(NamedTuple):
+    """What is done to the state (B, C, H, W) after step k: its waves multiplied by gains[k], its means shifted by
+    shift[k]. After the last step that was measured a state stays as it is."""
+
+    gains: Tensor  # (steps, C, bands)
+    shift: Tensor  # (steps, C)
+
+    def __call__(self, state: Tensor, k: int) -> Tensor:
+        if k >= len(self.gains):
+            return state
+        return sharpen(state, self.gains[k]) + self.shift[k][:, None, None]
+
+    def table(self, kind: str) -> dict[str, Tensor]:
+        """As it is kept in a checkpoint, under the kind of forecast that it was measured on."""
+        return {kind: self.gains, f"{kind}_shift": self.shift}
+
+    @staticmethod
+    def from_table(table: dict[str, Tensor], kind: str) -> "Sharpening | None":
+        """None where the table has nothing for this kind; one of gains alone shifts nothing."""
+        if kind not in table:
+            return None
+        gains = table[kind]
+        return Sharpening(gains, table.get(f"{kind}_shift", torch.zeros_like(gains[..., 0])))
 
 
 def sharpen(state: Tensor, gains: Tensor) -> Tensor:
@@ -78,41 +104,67 @@ def weights(n: int, bands: int, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def measure_gains(
+def measure(
     starts: list[Tensor],
     step: Callable[[int, int, Tensor], Tensor],
     limit: Callable[[Tensor], tuple[Tensor, Tensor]],
     truth: Callable[[int, int], Tensor],
     climate: Tensor,
     steps: int,
+    shifted: Tensor,
+    valid: Tensor | None = None,
     nudge: Callable[[int, int, Tensor], Tensor] | None = None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Tensor | None:
-    """The gains (steps, C, bands) with which forecasts keep the power of the truth, on average over some forecasts.
+) -> Sharpening | None:
+    """The sharpening with which forecasts keep the power of the truth and its mean, on average over some forecasts.
 
     starts: the states (B, T, C, H, W) of groups of forecasts, on the CPU, where what waits is kept: a device has room
     for one group. step(i, k, states) gives group i after step k before it is limited, truth(i, k) the fields
     (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. climate (C, bands): the power by
-    band in training; where truth or forecast has next to none of it a gain stays 1. One step after the other: the gain
-    of a step makes up for what is missing after the gains before it. None where `stopped()` says so.
+    band in training; where truth or forecast has next to none of it a gain stays 1. shifted (C,) bool: the variables
+    whose mean is shifted; where a variable piles up at a bound, a shift would change how many cells do. valid
+    (C, H, W) bool: the cells that count in a mean; None: all. One step after the other: the gain of a step makes up for
+    what is missing after those before it. None where `stopped()` says so.
     """
-    states, gains, device = list(starts), [], climate.device
-    count = sum(len(some) for some in starts)
+    states, gains, shifts, device = list(starts), [], [], climate.device
+    count, bands = sum(len(some) for some in starts), climate.shape[-1]
+
+    def corrected(field: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        return limit(sharpen(field.to(device), gain) + shift[:, None, None])[0]
+
     for k in range(steps):
         raw, wanted = [], torch.zeros_like(climate)
         for i, some in enumerate(states):
             if stopped():
                 return None
             raw.append(step(i, k, some.to(device)).cpu())
-            wanted += power(truth(i, k), climate.shape[-1]) * len(some) / count
-        gain = torch.ones_like(climate)
+            wanted += power(truth(i, k), bands) * len(some) / count
+        gain, shift = torch.ones_like(climate), torch.zeros_like(climate[:, 0])
         for _ in range(ROUNDS):
-            fields = (limit(sharpen(x.to(device), gain))[0] for x in raw)
-            found = sum(power(x, climate.shape[-1]) * len(x) for x in fields) / count
+            found = sum(power(corrected(x, gain, shift), bands) * len(x) for x in raw) / count
             known = torch.minimum(wanted, found) > LEAST * climate
             gain = torch.where(known, gain * (wanted / found).sqrt(), gain).clamp(1 / HIGHEST, HIGHEST)
+        missing = [means(truth(i, k) - corrected(x, gain, shift), valid) for i, x in enumerate(raw)]
+        shift = torch.where(shifted, shrunk(torch.cat(missing)), 0.0)
         gains.append(gain)
+        shifts.append(shift)
         for i, x in enumerate(raw):
-            state = limit(sharpen(x.to(device), gain))[0]
+            state = corrected(x, gain, shift)
             states[i] = push(states[i], (state if nudge is None else nudge(i, k, state)).cpu())
-    return torch.stack(gains)
+    return Sharpening(torch.stack(gains), torch.stack(shifts))
+
+
+def means(fields: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, C): the mean of each field (B, C, H, W) over its valid cells (C, H, W)."""
+    if valid is None:
+        return fields.mean(dim=(-2, -1))
+    return (fields * valid).sum(dim=(-2, -1)) / valid.sum(dim=(-2, -1)).clamp(min=1)
+
+
+def shrunk(values: Tensor) -> Tensor:
+    """The mean (C,) of values (N, C), the nearer to 0 the less it stands out of its standard error (James and Stein
+    1961, the positive part): of a few forecasts a mean says little."""
+    mean, n = values.mean(dim=0), len(values)
+    if n < 2:
+        return torch.zeros_like(mean)
+    return mean * (1 - values.var(dim=0) / n / mean.square().clamp(min=1e-20)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Detail that a forecast loses is measured and given back, wavelength by wavelength."""
+"""Detail that a forecast loses is measured and given back, wavelength by wavelength, and a drift of its mean."""
 
 import math
 
@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from models.rollout import push
-from models.sharpen import count_bands, measure_gains, power, sharpen, weights
+from models.sharpen import Sharpening, count_bands, measure, power, sharpen, shrunk, weights
 
 
 def wave(length: float, n: int = 64) -> torch.Tensor:
     """(1, 1, n, n): a wave along x that is a cosine mode of the domain, of unit amplitude."""
     x = torch.arange(n) + 0.5
     return torch.cos(2 * math.pi * x / length).expand(1, 1, n, n).contiguous()
+
+
+NONE = torch.zeros(2, dtype=torch.bool)  # of the two variables: no mean is shifted
 
 
 def unlimited(state):
@@ -70,7 +73,8 @@ def damped(by: float, groups: int = 3):
 def test_the_gains_undo_a_known_loss_at_every_step():
     starts, step, truth = damped(0.9)
     climate = power(truth(0, 0), 11)
-    gains = measure_gains(starts, step, unlimited, truth, climate, 3)
+    gains, shift = measure(starts, step, unlimited, truth, climate, 3, NONE)
+    assert not shift.any()
     assert gains.shape == (3, 2, 11)
     # white noise has little power in the longest waves: there a few modes decide
     assert torch.allclose(gains[..., :8], torch.full((3, 2, 8), 1 / 0.9), rtol=2e-3)
@@ -84,7 +88,7 @@ def test_a_bound_that_takes_a_part_of_the_gain_back_is_reckoned_with():
     starts, step, truth = damped(0.8)
     starts, field = [s.clamp(min=0) for s in starts], [truth(i, 0).clamp(min=0) for i in range(3)]
     floor = lambda state: (state.clamp(min=0), torch.zeros(state.shape[:2]))  # noqa: E731
-    gains = measure_gains(starts, step, floor, lambda i, k: field[i], power(field[0], 11), 1)
+    gains, _ = measure(starts, step, floor, lambda i, k: field[i], power(field[0], 11), 1, NONE)
     made = [floor(sharpen(step(i, 0, s), gains[0]))[0] for i, s in enumerate(starts)]
     found, wanted = (sum(power(x, 11) for x in some) for some in (made, field))
     assert found[:, :8] == pytest.approx(wanted[:, :8].numpy(), rel=0.03)
@@ -95,13 +99,13 @@ def test_no_power_is_nothing_to_compare():
     nothing = torch.zeros(4, 2, 64, 64)
     climate = power(starts[0][:, -1], 11)
     dry, ones = [torch.zeros_like(s) for s in starts], torch.ones(1, 2, 11)
-    assert torch.equal(measure_gains(starts, step, unlimited, lambda i, k: nothing, climate, 1), ones)
-    assert torch.equal(measure_gains(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1), ones)
+    assert torch.equal(measure(starts, step, unlimited, lambda i, k: nothing, climate, 1, NONE).gains, ones)
+    assert torch.equal(measure(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1, NONE).gains, ones)
 
 
 def test_a_gain_is_at_most_two():
     starts, step, truth = damped(0.1)
-    gains = measure_gains(starts, step, unlimited, truth, power(truth(0, 0), 11), 1)
+    gains, _ = measure(starts, step, unlimited, truth, power(truth(0, 0), 11), 1, NONE)
     assert gains.max() == 2.0
 
 
@@ -118,11 +122,51 @@ def test_a_boundary_is_put_in_before_the_next_step():
         state[..., 0, 0] = 7.0 + k
         return state
 
-    measure_gains(starts, spy, unlimited, truth, power(truth(0, 0), 11), 3, edge)
+    measure(starts, spy, unlimited, truth, power(truth(0, 0), 11), 3, NONE, nudge=edge)
     assert seen[1:] == [7.0, 8.0]
 
 
 def test_a_request_to_stop_is_heard():
     starts, step, truth = damped(0.9)
     asked = iter([False, False, False, True])
-    assert measure_gains(starts, step, unlimited, truth, power(truth(0, 0), 11), 9, None, lambda: next(asked)) is None
+    stopped = lambda: next(asked)  # noqa: E731
+    assert measure(starts, step, unlimited, truth, power(truth(0, 0), 11), 9, NONE, stopped=stopped) is None
+
+
+def test_a_drift_of_the_mean_is_undone_at_every_step_where_it_is_asked_for():
+    starts, step, truth = damped(0.9)
+    away = torch.tensor([0.3, -0.2])[:, None, None]
+    drifting = lambda i, k, states: step(i, k, states) + away  # noqa: E731
+    climate = power(truth(0, 0), 11)
+    _, shift = measure(starts, drifting, unlimited, truth, climate, 3, torch.tensor([True, False]))
+    # the mean of each field is that of its noise, within 1/64: after the first step it is damped with it
+    assert shift[:, 0] == pytest.approx([-0.3] * 3, abs=0.01)
+    assert not shift[:, 1].any()
+
+
+def test_a_mean_leaves_the_invalid_cells_out():
+    starts, step, truth = damped(1.0)
+    valid = torch.ones(2, 64, 64, dtype=torch.bool)
+    valid[:, :, :32] = False
+    half = lambda i, k, states: step(i, k, states) + torch.where(valid, 0.5, 90.0)  # noqa: E731
+    nothing_known = torch.full((2, 11), 1e9)  # of power: the gains stay 1
+    _, shift = measure(starts, half, unlimited, truth, nothing_known, 1, ~NONE, valid)
+    assert shift[0] == pytest.approx([-0.5, -0.5], abs=1e-3)
+
+
+def test_a_mean_that_does_not_stand_out_of_its_error_counts_for_nothing():
+    values = torch.tensor([[1.0, 1.0, 0.0], [-1.2, 1.2, 2.0]])  # errors of the means: 1.1, 0.1, 1
+    assert shrunk(values) == pytest.approx([0.0, 1.1 - 0.01 / 1.1, 0.0], abs=1e-6)
+    assert shrunk(values[:1]) == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_after_the_last_measured_step_a_state_stays():
+    state = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(2))
+    measured = Sharpening(torch.full((1, 2, 11), 1.5), torch.tensor([[1.0, 0.0]]))
+    assert torch.equal(measured(state, 1), state)
+    changed = measured(state, 0)
+    assert (changed - state).mean(dim=(-2, -1))[0] == pytest.approx([1.0, 0.0], abs=1e-5)
+    kept = Sharpening.from_table(measured.table("free"), "free")
+    assert all(torch.equal(a, b) for a, b in zip(kept, measured, strict=True))
+    assert Sharpening.from_table(measured.table("free"), "edge") is None
+    assert not Sharpening.from_table({"edge": measured.gains}, "edge").shift.any()

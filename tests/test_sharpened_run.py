@@ -13,6 +13,7 @@ import train_deterministic
 import train_sharpen
 from benchmarks import other_weather
 from forecaster import forecast, load_model
+from models.sharpen import Sharpening
 from tests.conftest import TINY
 from training.checkpoint import load_checkpoint
 
@@ -36,9 +37,10 @@ def run_of_two(seven_store, tmp_path_factory):
 
 def test_the_run_keeps_gains_for_both_kinds_of_forecast(run_of_two):
     gains = load_checkpoint(run_of_two[0] / "best.pt")["sharpening"]
-    assert set(gains) == {"free", "edge"}
+    assert set(gains) == {"free", "free_shift", "edge", "edge_shift"}
     # 20 hours, one of them history: 12 initial times have 8 hours of truth
     assert gains["free"].shape == gains["edge"].shape == (8, 2, 6)
+    assert gains["free_shift"].shape == gains["edge_shift"].shape == (8, 2)
     assert not torch.equal(gains["free"], gains["edge"])
     assert "sharpening" not in load_checkpoint(run_of_two[0] / "last.pt")
 
@@ -47,11 +49,12 @@ def test_a_forecast_is_sharpened_by_them_and_not_where_told_not_to(run_of_two, s
     model, hours = load_model(run_of_two[0] / "best.pt"), dict(init_time="2024-05-22T06", hours=3)
     plain, sharp = (forecast(model, seven_store, **hours, sharpen=s) for s in (False, True))
     assert [ds.attrs["sharpened"] for ds in (plain, sharp)] == ["no", "yes"]
-    first = model.gains["free"][0]
     assert not np.allclose(plain.T2M[0, 1], sharp.T2M[0, 1])
-    # the mean is nobody's: a gain leaves it, but for what the bounds cut off
-    assert plain.T2M[0, 1].mean().item() == pytest.approx(sharp.T2M[0, 1].mean().item(), abs=0.05)
-    model.gains = {"free": torch.ones_like(first).expand(8, -1, -1)}
+    # a gain leaves the mean, but for what the bounds cut off
+    gains, shift = model.sharpening["free"]
+    moved = shift[0, 0].item() * model.statistics.std[0].item()
+    assert (sharp.T2M[0, 1] - plain.T2M[0, 1]).mean().item() == pytest.approx(moved, abs=0.05)
+    model.sharpening = {"free": Sharpening(torch.ones_like(gains), torch.zeros_like(shift))}
     np.testing.assert_allclose(forecast(model, seven_store, **hours).T2M, plain.T2M, atol=1e-3)
 
 
@@ -59,9 +62,10 @@ def test_boundary_data_choose_the_gains(run_of_two, seven_store):
     model = load_model(run_of_two[0] / "best.pt")
     asked = dict(init_time="2024-05-22T06", hours=2, boundary=str(seven_store))
     before = forecast(model, seven_store, **asked)
-    model.gains["free"] = 2 * model.gains["free"]
+    gains, shift = model.sharpening["free"]
+    model.sharpening["free"] = Sharpening(2 * gains, shift + 1)
     assert forecast(model, seven_store, **asked).identical(before)
-    del model.gains["edge"]
+    model.sharpening["edge"] = None
     assert not forecast(model, seven_store, **asked).equals(before)
 
 
@@ -117,7 +121,8 @@ def test_hours_of_the_day_get_their_turn():
         split = type("Split", (), {"validation": (times[0], times[-1])})
 
     steps, starts = train_sharpen.choose_starts(Data, 1)
-    assert (steps, len(starts)) == (24, 36)  # every 5 h: 6, 4 or 3 would meet some hours only
+    assert (steps, len(starts)) == (24, 47)  # every 5 h: 3 or 4 would meet some hours only
+    assert starts[-1] >= times[-1] - np.timedelta64(24 + 5, "h")
     assert len({t.astype("datetime64[h]").astype(int) % 24 for t in starts}) == 24
 
 
