@@ -65,6 +65,9 @@ class Forecaster:
                 "Fix: use the version that wrote it, or train again"
             ) from error
         self.network.eval().requires_grad_(False)
+        held = checkpoint.get("held", [])  # variables that stay as they are (train_restrain.py)
+        free = torch.tensor([n not in held for n in self.names], device=device)
+        self.scale = self.statistics.scale * free[:, None, None]
         self.limit = limiter(self.statistics, self.mask)
         table = {k: x.to(device) for k, x in checkpoint.get("sharpening", {}).items()}
         self.sharpening = {kind: Sharpening.from_table(table, kind) for kind in ("free", "edge")}
@@ -96,7 +99,7 @@ class Forecaster:
         with autocast(self.device):
             out = rollout(
                 self.network, normalise(states.to(self.device), self.statistics, self.mask),
-                lambda k: forcing(init_times + k * self.lead), self.statistics.scale, self.limit, steps, nudge,
+                lambda k: forcing(init_times + k * self.lead), self.scale, self.limit, steps, nudge,
                 sharpened,
             )  # fmt: skip
             for k, (state, clipped) in enumerate(out):
@@ -236,7 +239,8 @@ def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: boo
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
         "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
-        "sharpened": "yes" if sharpened else "no", "store_source": str(store.dataset.attrs.get("source", "")),
+        "sharpened": "yes" if sharpened else "no", "held": " ".join(checkpoint.get("held", [])),
+        "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip
 
 

@@ -82,6 +82,8 @@ def main(cfg: Config) -> int:
     attributes = describe(model, store, cfg.boundary, sharpened is not None)
     if edge:
         print(f"boundary data: {attributes['boundary']}", flush=True)
+    if held := attributes["held"]:
+        print(f"note: {held} stay as they are (persistence): validation did not show them forecast better", flush=True)
     if cfg.sharpen and not sharpened:
         kind = "with boundary data" if edge else "without boundary data"
         print(

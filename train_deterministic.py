@@ -33,7 +33,7 @@ from models.regression import fit_regression
 from models.unet import ResidualUNet
 from plotting.curves import add_events, save_loss_curves
 from train_data import REGRESSED, TrainingData
-from train_sharpen import measure_sharpening
+from train_sharpen import measure_after
 from train_step import Learner, accumulate
 from train_trouble import after_setback, investigate, leave_out
 from train_validation import build_validation, save_preview
@@ -83,6 +83,7 @@ class Config:
     rollout_width: float = 8.0  # width from the second step of those forecasts on
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     sharpen: bool = True  # at the end, measure on the validation part how much detail forecasts lose, to give it back
+    restrain: bool = True  # then hold the variables that the validation part does not show better than persistence
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
     shift: bool = True  # let the model's coarse cells lie anywhere on the grid, at random; against lines of their width
@@ -135,7 +136,7 @@ def train(cfg: Config, team: Team) -> int:
                   f"{cfg.epochs} from the start", flush=True)  # fmt: skip
         data = TrainingData(cfg, previous, device)
         if previous and previous["epoch"] >= cfg.epochs:
-            if stopped := measure_sharpening(cfg, team, data, build_model(cfg, data, fit=False)):
+            if stopped := measure_after(cfg, team, data, build_model(cfg, data, fit=False)):
                 return say_stopped(stopped, previous["step"], run_dir / "last.pt")
             done = f"{previous['epoch']} epochs, {previous['step']} steps"
             print(f"this run is finished: {done}; {run_dir / 'best.pt'} is its result")
@@ -277,7 +278,7 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
             at.saved = time.monotonic()
             if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
                 return say_stopped(stopped, at.step, last_path)
-    if stopped := measure_sharpening(cfg, team, data, model):
+    if stopped := measure_after(cfg, team, data, model):
         return say_stopped(stopped, at.step, last_path)
     print(f"done: best mean skill in validation {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
           f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} --init_time test "

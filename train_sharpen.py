@@ -1,5 +1,5 @@
-"""After training: how much of its detail a forecast from best.pt loses, measured on the validation part and kept in the
-file (models/sharpen.py)."""
+"""After training, on the validation part: which variables are held (train_restrain.py), and how much of its detail a
+forecast from best.pt loses (models/sharpen.py); kept in the file."""
 
 import itertools
 import math
@@ -17,6 +17,7 @@ from models.rollout import rollout_step
 from models.sharpen import Sharpening, count_bands, measure, power
 from models.unet import ResidualUNet
 from train_data import SAMPLED, TrainingData
+from train_restrain import find_held
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.device import autocast
 from training.signals import StopRequest
@@ -29,28 +30,40 @@ CELLS = 300_000  # that all forecasts together have, between the two
 TOGETHER = 2**15  # cells of the forecasts that are computed together
 
 
-def measure_sharpening(constants, team: Team, data: TrainingData, model: ResidualUNet) -> int:
-    """Add to best.pt what was measured, if it has none and the constants want it: under "sharpening", by kind of
-    forecast ("free", and "edge" where there is a boundary store), as Sharpening.table names it. Where it cannot be
-    measured the file stays and a line says why. Returns the number of the signal that stopped it, or 0."""
+def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet) -> int:
+    """Add to best.pt what is measured after training, where it has none and the constants want it: under "held" the
+    variables that are held, under "sharpening", by kind of forecast ("free", and "edge" where there is a boundary
+    store), what Sharpening.table names. Where it cannot be measured the file stays and a line says why. Returns the
+    number of the signal that stopped it, or 0."""
     path = Path(constants.run_dir) / "best.pt"
-    if not (constants.sharpen and team.first and path.exists()):
+    if not (team.first and path.exists()):
         return 0
     checkpoint = load_checkpoint(path, data.device)
-    if "sharpening" in checkpoint:
+    model.load_state_dict(checkpoint["ema"])
+    if not constants.restrain:
+        if checkpoint.pop("held", None):
+            save_checkpoint(checkpoint, path)
+    elif "held" not in checkpoint:
+        try:
+            checkpoint["held"] = find_held(data, model, constants.history)
+        except ValueError as error:  # an hour that is not there or cannot be read: the training is done
+            print(f"held: none; {error}")
+        else:
+            save_checkpoint(checkpoint, path)
+    free = torch.tensor([n not in checkpoint.get("held", []) for n in data.names], device=data.device)
+    if not constants.sharpen or "sharpening" in checkpoint:
         return 0
     steps, starts = choose_starts(data, constants.history)
     if not steps:
         print(f"sharpening: none; the validation part has no {FEWEST} initial times to measure on")
         return 0
-    model.load_state_dict(checkpoint["ema"])
     found = {}
     with StopRequest() as stop:
         for kind, edge in {"free": None, **({"edge": data.edge} if data.edge else {})}.items():
             try:
                 if edge:
                     edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the validation part")
-                found[kind] = of_forecasts(data, model, starts, steps, edge, stop)
+                found[kind] = of_forecasts(data, model, starts, steps, edge, free, stop)
             except ValueError as error:  # an hour that is not there or cannot be read: the training is done
                 print(f"sharpening: none {TOLD[kind]}; {error}")
             if stop.received:
@@ -79,10 +92,14 @@ def choose_starts(data: TrainingData, history: int) -> tuple[int, np.ndarray]:
     return 0, starts
 
 
-def of_forecasts(data: TrainingData, model, times: np.ndarray, steps: int, edge, stop) -> Sharpening | None:
-    """models/sharpen.py's measure on forecasts from `times`; None where it was stopped."""
+def of_forecasts(
+    data: TrainingData, model, times: np.ndarray, steps: int, edge, free: Tensor, stop: StopRequest
+) -> Sharpening | None:
+    """models/sharpen.py's measure on forecasts from `times`; None where it was stopped. free (C,) bool: the variables
+    that are not held; the others stay as they are."""
     size = max(1, TOGETHER // int(np.prod(data.store.grid.shape)))
     groups = [times[i : i + size] for i in range(0, len(times), size)]
+    scale = data.statistics.scale * free[:, None, None]
     bar = tqdm(total=steps * len(groups), desc="sharpening", unit="step", disable=None, leave=False)
 
     def prepared(fields: Tensor) -> Tensor:
@@ -91,7 +108,7 @@ def of_forecasts(data: TrainingData, model, times: np.ndarray, steps: int, edge,
     def step(i: int, k: int, states: Tensor) -> Tensor:
         bar.update()
         with torch.no_grad(), autocast(data.device):
-            return rollout_step(model, states, *data.forcing(groups[i] + k * data.lead), data.statistics.scale)
+            return rollout_step(model, states, *data.forcing(groups[i] + k * data.lead), scale)
 
     def nudge(i: int, k: int, state: Tensor) -> Tensor:
         return edge.nudge(state, prepared(edge.fields(groups[i] + k * data.lead, data.lead, 1)[0]))
@@ -102,8 +119,11 @@ def of_forecasts(data: TrainingData, model, times: np.ndarray, steps: int, edge,
     bands = count_bands(data.store.grid.shape)
     climate = torch.stack([power(states[:, -1], bands) for states, _ in data.samples(SAMPLED)]).mean(dim=0)
     with bar:
-        return measure(
+        found = measure(
             [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
             truth, climate, steps, ~piles(data.statistics), data.valid, nudge if edge else None,
             lambda: bool(stop.received),
         )  # fmt: skip
+    if found is None:
+        return None
+    return Sharpening(torch.where(free[:, None], found.gains, 1.0), torch.where(free, found.shift, 0.0))

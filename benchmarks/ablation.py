@@ -39,12 +39,13 @@ REFERENCE = {
     "batch_size": 4, "accumulate": 2, "base_features": 32, "levels": 2, "blocks": 4, "width": 2.0, "rollout_width": 8.0,
     "rollout_hours": 12.0, "rollout_lr": 0.5, "memory": "fast",
     # these came after the other rows and stand in rows of their own
-    "shift": False, "sharpen": False,
+    "shift": False, "sharpen": False, "restrain": False,
 }  # fmt: skip
 # of network, loss and training; one more where the same constants begin to give other runs. 1: two blocks on every
 # level; 2: they stand on the coarsest cells; 3: the spectral term compares powers
 REVISION = 3
-LATER = ("shift", "sharpen")  # constants that came with the revision as it is: a run without the name is without them
+# constants that came with the revision as it is: a run without the name is without them
+LATER = ("shift", "sharpen", "restrain")
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
 UNUSED = {"validate_hours": 0.01, "save_every": 60.0, "preview_every": 0}  # the shortest validation, at the end

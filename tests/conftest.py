@@ -108,6 +108,8 @@ TINY = (
     3,
     "--sharpen",
     False,
+    "--restrain",
+    False,
 )
 SIZES = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}  # the same for Config(...)
 

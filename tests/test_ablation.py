@@ -26,6 +26,7 @@ TINY = {
     "blocks": 1,
     "rollout_hours": 5.0,
     "sharpen": False,
+    "restrain": False,
 }
 SHAPE = (16, 16)
 SPLIT = {"train_end": "2024-05-20T15", "val_end": "2024-05-20T20", "gap": "1h"}

@@ -34,7 +34,7 @@ def save_weights(checkpoint: dict, path: Path, fields: dict[str, torch.Tensor], 
     `fields` (by name) and `projection` (CF attributes) describe the grid, as far as known. What resuming needs
     (optimizer, schedule, random numbers) is left out."""
     save = library(str(path)).save
-    tables = {k: checkpoint[k] for k in TABLES}
+    tables = {k: checkpoint[k] for k in TABLES} | {"held": checkpoint.get("held", [])}
     tables["grid"] = {**checkpoint["grid"], "mask": None, "projection": projection}
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint["ema"].items()}
     fields = fields | ({} if checkpoint["grid"]["mask"] is None else {"mask": checkpoint["grid"]["mask"]})
