@@ -120,8 +120,8 @@ demo)
     train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 29h # every start has another hour of the day
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every "$OTHER_EVERY"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every "$OTHER_EVERY" --boundary "$DEMO_DIR/other_seed.zarr"
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every "$OTHER_EVERY" --batch_size 5
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every "$OTHER_EVERY" --batch_size 5 --boundary "$DEMO_DIR/other_seed.zarr"
     report "$DEMO_DIR" "$DEMO_DIR/store.zarr"
     say "done: report.html, forecast.zarr, scores.json and figures (*.png) are in $DEMO_DIR, the latter three also in $DEMO_DIR/other_seed and $DEMO_DIR/boundary"
     ;;

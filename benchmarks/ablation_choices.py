@@ -152,6 +152,7 @@ def choices(base) -> dict[str, Choice]:
         "flip_on": Choice("mirrors", {"flip": True}),
         "shift_on": Choice("coarse cells that lie anywhere", {"shift": True}),
         "sharpen_on": Choice("detail that a step loses given back", {"sharpen": True}),
+        "restrain_on": Choice("what validation does not prove held", {"restrain": True}),
         "season_0": Choice("the day of the year told as it is", {"season": 0.0}),
         "noise_0": Choice("no noise on the input", {"noise": 0.0}),
         "noise_double": Choice("twice the noise", {"noise": base.noise * 2}),

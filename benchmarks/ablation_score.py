@@ -140,7 +140,8 @@ def score(checkpoint_path: Path, truth: Path, setup: Setup) -> dict:
 
     states = normalise(Series(hours, lead, constants["history"]).states(starts), statistics)
     sharpened = Sharpening.from_table(checkpoint.get("sharpening", {}), "free")
-    steps = rollout(model, states, lambda k: forcing(starts + k * lead), statistics.scale, limiter(statistics),
+    scale = statistics.scale * torch.tensor([n not in checkpoint.get("held", []) for n in names])[:, None, None]
+    steps = rollout(model, states, lambda k: forcing(starts + k * lead), scale, limiter(statistics),
                     setup.leads[-1], sharpened=sharpened)  # fmt: skip
     analysis, out = clip_physical(true(0), names), {}
     for k, (state, _) in enumerate(steps, start=1):
