@@ -18,7 +18,7 @@ HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=2328      # hours of synthetic weather, 97 days: 59 to train on (with half of them it knows its weather by heart
 DEMO_START=2023-05-20T00 # after 8 epochs), 24 to validate and to measure the sharpening on, 11 to test on
-OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 47 starts, two for
+OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 48 starts, two for
 OTHER_EVERY=35h      # each hour of the day: of five weeks already chance decides more about power than the model
 DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 20 --rollout_epochs 3 --rollout_hours 24
     --validate_every 17 --amplitude 8 --width 0 --memory fast --levels 1 --train_end 2023-07-18T11 --val_end 2023-08-12T12
@@ -118,7 +118,7 @@ demo)
     trap - EXIT
     say "train in $DEMO_DIR"
     train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 29h # every start has another hour of the day
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" --init_every 29h --batch_size 5 # every start has another hour of the day
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary)"
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_seed" --init_every "$OTHER_EVERY" --batch_size 5
     result "$DEMO_DIR/best.pt" "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/boundary" --init_every "$OTHER_EVERY" --batch_size 5 --boundary "$DEMO_DIR/other_seed.zarr"

@@ -164,7 +164,7 @@ class Store:
         out = np.empty((len(names), *self.grid.shape), np.float32)
         for c, name in enumerate(names):
             try:
-                out[c] = self.dataset[name][index].values
+                out[c] = self.dataset.variables[name][index].values  # without the coordinates, which cost as much again
             except (OSError, RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path}: {name} at {time.astype('datetime64[m]')} cannot be read ({error}), "
