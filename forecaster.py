@@ -67,7 +67,7 @@ class Forecaster:
         self.network.eval().requires_grad_(False)
         held = checkpoint.get("held", [])  # variables that stay as they are (train_restrain.py)
         free = torch.tensor([n not in held for n in self.names], device=device)
-        self.scale = self.statistics.scale * free[:, None, None]
+        self.held, self.scale = ~free, self.statistics.scale * free[:, None, None]
         self.limit = limiter(self.statistics, self.mask)
         table = {k: x.to(device) for k, x in checkpoint.get("sharpening", {}).items()}
         self.sharpening = {kind: Sharpening.from_table(table, kind) for kind in ("free", "edge")}
@@ -96,6 +96,7 @@ class Forecaster:
         shares of clipped cells (B, C). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
         on a GPU."""
         init_times = np.atleast_1d(init_times)
+        analysis = clip_physical(states[:, -1].to(self.device), self.statistics.names)
         with autocast(self.device):
             out = rollout(
                 self.network, normalise(states.to(self.device), self.statistics, self.mask),
@@ -105,6 +106,8 @@ class Forecaster:
             for k, (state, clipped) in enumerate(out):
                 fields = denormalise(state.float(), self.statistics, self.mask)
                 fields = clip_physical(fields, self.statistics.names)
+                if nudge is None:  # to the last digit: what is held is persistence
+                    fields[:, self.held] = analysis[:, self.held]
                 sound = fields.isfinite() if self.mask is None else fields.isfinite() | self.mask
                 if not sound.all():
                     first = init_times[int(sound.flatten(1).all(dim=1).int().argmin())]

@@ -83,7 +83,7 @@ def main(cfg: Config) -> int:
             break
         print(f"note: {len(html) / 1e6:.1f} MB with every {every}. lead as a frame; fewer frames")
     replace(out, html)
-    word, sentence = verdict(found.scores, found.records, boundary_of(found))
+    word, sentence = verdict(found.scores, found.records, attribute(found, "boundary"), attribute(found, "held"))
     print(f"{word}: {sentence}\nwrote {out} ({len(html) / 1e6:.1f} MB)")
     return 0
 
@@ -132,8 +132,8 @@ def truth_path(cfg: Config, forecast: xr.Dataset) -> str:
     return cfg.zarr or told
 
 
-def boundary_of(found: Run) -> str:
-    return str(found.forecast.attrs.get("boundary") or "") if found.forecast is not None else ""
+def attribute(found: Run, name: str) -> str:
+    return str(found.forecast.attrs.get(name) or "") if found.forecast is not None else ""
 
 
 # ---- the report
@@ -141,7 +141,7 @@ def boundary_of(found: Run) -> str:
 
 def report(cfg: Config, found: Run, told: "Cases | str", every: int) -> str:
     """The document, with every `every`-th lead as a frame."""
-    word, sentence = verdict(found.scores, found.records, boundary_of(found))
+    word, sentence = verdict(found.scores, found.records, attribute(found, "boundary"), attribute(found, "held"))
     defaults = asdict(train_deterministic.Config())
     sections = {
         "Certificate": parts.certificate(found.scores, found.others),

@@ -4,7 +4,7 @@ from plotting.report_html import is_number
 from plotting.report_sections import hours, leads_of
 
 
-def verdict(scores: dict | None, records: list[dict], boundary: str = "") -> tuple[str, str]:
+def verdict(scores: dict | None, records: list[dict], boundary: str = "", held: str = "") -> tuple[str, str]:
     """A word and a sentence: is the forecast better than persistence, and does the certificate pass?"""
     alarm = f"{records[-1].get('alarm')}. " if records and records[-1].get("alarm") else ""
     if scores is None or not scores["scores"]:
@@ -33,6 +33,8 @@ def verdict(scores: dict | None, records: list[dict], boundary: str = "") -> tup
     outside = scores.get("outside_test") or []
     if outside:
         told.append(f"{len(outside)} of the {len(scores['init_times'])} initial times lie outside the test part")
+    if held:
+        told.append(f"{held} are held (persistence), since validation did not show them forecast better")
     if boundary:
         told.append(f"its edge was given by {boundary}")
     sentence = "; ".join(told)

@@ -205,6 +205,7 @@ def test_the_verdict_is_that_of_the_numbers(near, far, passed, word, told):
 def test_the_verdict_tells_an_alarm_times_outside_test_and_a_boundary_from_the_truth():
     assert "1 of the 2 initial times lie outside" in verdict(scores_of([0.1], [0.1], [True], outside_test=["a"]), [])[1]
     told = verdict(scores_of([0.1], [0.1], [True]), [record(5) | {"alarm": "ALARM: x"}], "b.zarr (perfect)")[1]
+    assert "U10 V10 are held (persistence)" in verdict(scores_of([0.1], [0.1], [True]), [], "", "U10 V10")[1]
     assert told.startswith("ALARM: x. At 1 h") and "its edge was given by b.zarr (perfect)" in told
     assert "epoch 5 the validation finds skill +0.25 to +0.50" in verdict(None, [record(5)])[1]
 
