@@ -96,7 +96,8 @@ class Forecaster:
         shares of clipped cells (B, C). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
         on a GPU."""
         init_times = np.atleast_1d(init_times)
-        analysis = clip_physical(states[:, -1].to(self.device), self.statistics.names)
+        stays = self.held.any() and nudge is None
+        analysis = clip_physical(states[:, -1].to(self.device), self.statistics.names) if stays else None
         with autocast(self.device):
             out = rollout(
                 self.network, normalise(states.to(self.device), self.statistics, self.mask),
@@ -106,7 +107,7 @@ class Forecaster:
             for k, (state, clipped) in enumerate(out):
                 fields = denormalise(state.float(), self.statistics, self.mask)
                 fields = clip_physical(fields, self.statistics.names)
-                if nudge is None:  # to the last digit: what is held is persistence
+                if stays:  # to the last digit: what is held is persistence
                     fields[:, self.held] = analysis[:, self.held]
                 sound = fields.isfinite() if self.mask is None else fields.isfinite() | self.mask
                 if not sound.all():

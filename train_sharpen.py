@@ -42,6 +42,7 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
     model.load_state_dict(checkpoint["ema"])
     if not constants.restrain:
         if checkpoint.pop("held", None):
+            checkpoint.pop("sharpening", None)  # was measured with them held
             save_checkpoint(checkpoint, path)
     elif "held" not in checkpoint:
         try:
