@@ -146,10 +146,11 @@ class Step:
         self.read: dict = {}  # what the loader gave, by number of targets
 
     def host(self, *histories: int | None) -> list[torch.Tensor]:
-        """Tensors as the loader has them, in the host's memory, which is not the device's."""
-        out = []
+        """Tensors as the loader has them, in the host's memory (pinned beside a GPU), which is not the device's."""
+        out, pinned = [], self.statistics.mean.is_cuda
         for history in histories:
-            out.append(torch.randn(1, *([history] if history else []), len(NAMES), *self.shape))
+            size = (1, *([history] if history else []), len(NAMES), *self.shape)
+            out.append(torch.randn(size, pin_memory=pinned))
             if self.count is not None:
                 self.count.forget(out[-1].untyped_storage()._cdata)
         return out

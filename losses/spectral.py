@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 TILE = 256  # cells; side of the windows on large domains
 
@@ -39,7 +39,7 @@ class SpectralLoss(nn.Module):
     def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, lean: bool = False):
         super().__init__()
         self.spacing, self.amplitude, self.lean = spacing, amplitude, lean
-        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(self, pred: Tensor, target: Tensor, valid: Tensor | None = None, unit: Tensor | None = None) -> Tensor:
         with torch.autocast(pred.device.type, enabled=False):
@@ -47,37 +47,18 @@ class SpectralLoss(nn.Module):
             if valid is not None:
                 pred, target = torch.where(valid, pred, 0.0), torch.where(valid, target, 0.0)
             n = min(TILE, *pred.shape[-2:])
-            window, bands = self._table(n, pred.device)
+            window, bands, members = self._table(n, pred.device)
             floor = 1e-3 * bands.sum(dim=0) if unit is None else 1e-2 * n**2 * unit[:, None]  # (bands) or (C, 1, bands)
-            sums = []
-            for top in tile_starts(pred.shape[-2], n):
-                rows = (x[..., top : top + n, :] for x in (pred, target))
-                again = self.lean and pred.requires_grad  # computed once more in the backward pass, not kept for it
-                sums.append(checkpoint(self._sums, *rows, window, bands, use_reentrant=False, preserve_rng_state=False)
-                            if again else self._sums(*rows, window, bands))  # fmt: skip
-            power_p, power_t, common = (torch.cat(parts, dim=2) + floor for parts in zip(*sums, strict=True))
+            sums = _BandSums.apply(pred, target.detach(), window, bands, members, self.lean)
+            power_p, power_t, common = (x + floor for x in sums)
             amplitude = self.amplitude * apart(amount(power_p), amount(power_t))
             coherence = common / (power_p * power_t).sqrt()
             error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2
             return error if unit is None else error / unit
 
-    def _sums(self, pred: Tensor, target: Tensor, window: Tensor, bands: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """S_p, S_t and C, each (B, C, tiles, bands), of the tiles that rows (B, C, n, W) have side by side."""
-        P, T = (torch.fft.rfft2(self._windowed(x, window), norm="ortho").flatten(-2) for x in (pred, target))
-        return (
-            (P.real.square() + P.imag.square()) @ bands,
-            (T.real.square() + T.imag.square()) @ bands,
-            (P.real * T.real + P.imag * T.imag) @ bands,
-        )
-
-    def _windowed(self, x: Tensor, window: Tensor) -> Tensor:
-        """(B, C, n, W) to windowed anomalies of its tiles (B, C, tiles, n, n)."""
-        n = len(window)
-        tiles = torch.stack([x[..., c : c + n] for c in tile_starts(x.shape[-1], n)], dim=2)
-        return (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window
-
-    def _table(self, n: int, device) -> tuple[Tensor, Tensor]:
-        """The window (n, n) and the weights (coefficients, bands) of the half spectrum."""
+    def _table(self, n: int, device) -> tuple[Tensor, Tensor, Tensor]:
+        """The window (n, n), the weights (coefficients, bands) of the half spectrum, and which band each of its
+        coefficients belongs to, as ones in (bands, coefficients)."""
         key = (n, device)
         if key not in self._tables:
             hann = torch.hann_window(n, periodic=False, dtype=torch.float64)
@@ -92,10 +73,66 @@ class SpectralLoss(nn.Module):
             twice[0] = 1
             if n % 2 == 0:
                 twice[-1] = 1
-            weights = torch.nn.functional.one_hot(octave).double() * twice[:, None]
-            weights[0, 0] = 0  # the mean is not part of any band
-            self._tables[key] = (window.float().to(device), weights.flatten(0, 1).float().to(device))
+            members = torch.nn.functional.one_hot(octave).double()
+            members[0, 0] = 0  # the mean is not part of any band
+            weights = (members * twice[:, None]).flatten(0, 1)
+            table = (window, weights, members.flatten(0, 1).T.contiguous())
+            self._tables[key] = tuple(x.float().to(device) for x in table)
         return self._tables[key]
+
+
+class _BandSums(torch.autograd.Function):
+    """S_p, S_t and C of fields (B, C, H, W) and the spectral tables, each (B, C, tiles, bands); pred alone has a
+    gradient. `lean`: the spectra are not kept for it but taken again. Autograd would run eight times as many
+    operations, and a GPU takes longer to start one than to compute it."""
+
+    @staticmethod
+    def forward(ctx, pred: Tensor, target: Tensor, window: Tensor, bands: Tensor, members: Tensor, lean: bool):
+        P, T = spectra(pred, window), spectra(target, window)
+        ctx.save_for_backward(pred, target, window, members, *(() if lean else (P, T)))
+        # all three in one form, so that rounding leaves no error where pred = target
+        return tuple((X.real * Y.real).addcmul_(X.imag, Y.imag) @ bands for X, Y in ((P, P), (T, T), (P, T)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_power: Tensor, _, of_common: Tensor):
+        pred, target, window, members, *kept = ctx.saved_tensors
+        P, T = (torch.view_as_real(X) for X in kept or [spectra(x, window) for x in (pred, target)])
+        # the transform keeps sums of squares: the gradient of sum |P|^2 is 2 p, that of sum Re(P conj T) is t, of
+        # which the waves of the band alone
+        wave = torch.mul(P, (2 * of_power @ members)[..., None], out=None if kept else P)
+        wave.addcmul_(T, (of_common @ members)[..., None])
+        del P, T  # each of these takes several times the memory of the fields
+        n = len(window)
+        wave = torch.view_as_complex(wave).unflatten(-1, (n, -1))
+        tiles = torch.fft.irfft2(wave, s=(n, n), norm="ortho").mul_(window)
+        del wave
+        tiles -= tiles.mean(dim=(-2, -1), keepdim=True)
+        return put_together(tiles, pred.shape[-2:]), None, None, None, None, None
+
+
+def spectra(x: Tensor, window: Tensor) -> Tensor:
+    """The half spectra (B, C, tiles, coefficients) of the windowed anomalies of the tiles of x (B, C, H, W)."""
+    n = len(window)
+    rows = torch.stack([x[..., top : top + n, :] for top in tile_starts(x.shape[-2], n)], dim=2)
+    tiles = torch.stack([rows[..., left : left + n] for left in tile_starts(x.shape[-1], n)], dim=3).flatten(2, 3)
+    del rows
+    tiles.sub_(tiles.mean(dim=(-2, -1), keepdim=True)).mul_(window)
+    return torch.fft.rfft2(tiles, norm="ortho").flatten(-2)
+
+
+def put_together(tiles: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The sum (B, C, H, W) of overlapping tiles (B, C, tiles, n, n), each at its place: `spectra` cuts them."""
+    n = tiles.shape[-1]
+    tops, lefts = (tile_starts(side, n) for side in shape)
+    tiles = tiles.unflatten(2, (len(tops), len(lefts)))
+    rows = tiles.new_zeros(*tiles.shape[:3], n, shape[1])
+    for i, left in enumerate(lefts):
+        rows[..., left : left + n].add_(tiles[:, :, :, i])
+    out = tiles.new_zeros(*tiles.shape[:2], *shape)
+    for i, top in enumerate(tops):
+        out[..., top : top + n, :].add_(rows[:, :, i])
+    return out
 
 
 def amount(power: Tensor) -> Tensor:

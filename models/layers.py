@@ -8,10 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+ALIGNED = 8  # a GPU's matrix units take channels by so many
 
-def repeat_edge(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """x (B, C, H, W) with its edge cells repeated outside, in its own precision (autocast on a CPU goes to float32)."""
-    return _RepeatEdge.apply(x, left, right, top, bottom)
+
+def repeat_edge(x: Tensor, left: int, right: int, top: int, bottom: int, channels: int = 0) -> Tensor:
+    """x (B, C, H, W) with its edge cells repeated outside, in its own precision (autocast on a CPU goes to float32),
+    and behind its channels as many of zeros as make `channels`."""
+    return _RepeatEdge.apply(x, (left, right, top, bottom), max(channels, x.shape[1]))
+
+
+def by_eights(x: Tensor) -> bool:
+    """Whether convolutions take their channels last in memory and in eights: on a GPU. Else cuDNN there chooses
+    algorithms that need gigabytes for themselves."""
+    return x.is_cuda
+
+
+def half(x: Tensor) -> Tensor:
+    """x in the precision that autocast computes in, where it is on."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
@@ -35,9 +50,12 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pad:
-            x = repeat_edge(x, *[self.pad] * 4)
-        return F.conv2d(x, self.weight.view(self.shape), self.bias, self.stride)
+        weight, bias, (outputs, inputs) = self.weight.view(self.shape), self.bias, self.shape[:2]
+        if not by_eights(x):
+            return F.conv2d(repeat_edge(half(x), *[self.pad] * 4), weight, bias, self.stride)
+        more_in, more_out = -inputs % ALIGNED, -outputs % ALIGNED
+        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out)), F.pad(bias, (0, more_out))
+        return F.conv2d(repeat_edge(half(x), *[self.pad] * 4, inputs + more_in), weight, bias, self.stride)[:, :outputs]
 
     def zero(self) -> "Conv":
         nn.init.zeros_(self.weight)
@@ -78,27 +96,46 @@ class _RepeatEdge(torch.autograd.Function):
     in an order that changes from run to run."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-        ctx.sides, ctx.size = (left, top), x.shape[-2:]
+    def forward(ctx, x: Tensor, sides: tuple[int, int, int, int], channels: int) -> Tensor:
+        ctx.sides, ctx.size = sides, x.shape[1:]
         with torch.autocast(x.device.type, enabled=False):
-            return F.pad(x, (left, right, top, bottom), mode="replicate")
+            if by_eights(x):  # on a GPU F.pad puts channels first
+                return spread(x, *sides, channels)
+            return F.pad(x, sides, mode="replicate")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (left, top), (H, W) = ctx.sides, ctx.size
-        # (the cells of the gradient, the edge of x that they are a copy of), along each axis
-        rows = ((slice(0, top), slice(0, 1)), (slice(top + H, None), slice(H - 1, H)))
-        columns = ((slice(0, left), slice(0, 1)), (slice(left + W, None), slice(W - 1, W)))
-        inner = slice(top, top + H), slice(left, left + W)
-        of_x = gradient[..., inner[0], inner[1]].clone()  # in its layout
-        for outside, edge in rows:
-            of_x[..., edge, :] += gradient[..., outside, inner[1]].sum(dim=-2, keepdim=True)
-            for beyond, side in columns:
-                of_x[..., edge, side] += gradient[..., outside, beyond].sum(dim=(-2, -1), keepdim=True)
-        for outside, edge in columns:
-            of_x[..., edge] += gradient[..., inner[0], outside].sum(dim=-1, keepdim=True)
-        return of_x, None, None, None, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (left, _, top, _), (C, H, W) = ctx.sides, ctx.size
+        rows = fold(gradient[:, :C], -2, top, H, copy=True)
+        return fold(rows, -1, left, W, copy=False), None, None
+
+
+def spread(x: Tensor, left: int, right: int, top: int, bottom: int, channels: int) -> Tensor:
+    """What `repeat_edge` returns, with channels last in memory."""
+    B, C, H, W = x.shape
+    size = (B, channels, top + H + bottom, left + W + right)
+    whole = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    whole[:, C:] = 0
+    out, inner = whole[:, :C], slice(left, left + W)
+    out[..., top : top + H, inner] = x
+    out[..., :top, inner] = x[..., :1, :]
+    out[..., top + H :, inner] = x[..., -1:, :]
+    out[..., :left] = out[..., left : left + 1]
+    out[..., left + W :] = out[..., left + W - 1 : left + W]
+    return whole
+
+
+def fold(x: Tensor, axis: int, before: int, size: int, copy: bool) -> Tensor:
+    """x without the cells before and after `size` ones along an axis, which are added to the outermost of those; in
+    place, or into a copy. A strip of one cell, the usual one, needs no sum: on a GPU every operation counts."""
+    inner = x.narrow(axis, before, size)
+    inner = inner.clone() if copy else inner
+    for start, width, edge in ((0, before, 0), (before + size, x.shape[axis] - before - size, size - 1)):
+        if width:
+            strip = x.narrow(axis, start, width)
+            inner.narrow(axis, edge, 1).add_(strip if width == 1 else strip.sum(dim=axis, keepdim=True))
+    return inner
 
 
 class _Normalise(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """What the tests share: small stores whose values are known, the real data, and commands run in this process."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from data.write import StoreWriter
 PROJECT = Path(__file__).resolve().parent.parent
 REAL = PROJECT.parent / "shared" / "data"
 
+# the nets are tiny, and what is compared bit for bit is so on a CPU alone; tests/test_gpu.py looks for a GPU itself
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)  # the nets are tiny: a second thread gains nothing and waits where others use the machine
 
 

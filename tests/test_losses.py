@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import losses.spectral
 from losses.smooth import smooth
 from losses.spectral import SpectralLoss, tile_starts
 from losses.terms import gradient, l1, mse
@@ -86,7 +87,7 @@ def test_the_spectral_term_sees_a_blur_through_the_edges():
     field = red_noise(3)
     kernel = torch.outer(*[torch.tensor([1.0, 4, 6, 4, 1]) / 16] * 2)[None, None]
     blurred = F.conv2d(F.pad(field, (2, 2, 2, 2), mode="replicate"), kernel)
-    window, bands = SpectralLoss()._table(64, field.device)
+    window, bands, _ = SpectralLoss()._table(64, field.device)
 
     def finest(x: torch.Tensor, w) -> float:
         """Power in wavelengths of 1.4 to 2.8 cells."""
@@ -124,12 +125,39 @@ def test_bands_follow_physical_wavenumber():
     n = 64
     wave_y = torch.cos(2 * torch.pi * torch.arange(n) / 8)[:, None].expand(n, n)
     wave_x = torch.cos(2 * torch.pi * torch.arange(n) / 4)[None, :].expand(n, n)
-    _, bands = SpectralLoss(spacing=(1.0, 2.0))._table(n, torch.device("cpu"))
+    _, bands, _ = SpectralLoss(spacing=(1.0, 2.0))._table(n, torch.device("cpu"))
     band = [((torch.fft.rfft2(w).abs() ** 2).flatten() @ bands).argmax() for w in (wave_y, wave_x)]
     assert band[0] == band[1]
-    _, square = SpectralLoss()._table(n, torch.device("cpu"))
+    _, square, _ = SpectralLoss()._table(n, torch.device("cpu"))
     band = [((torch.fft.rfft2(w).abs() ** 2).flatten() @ square).argmax() for w in (wave_y, wave_x)]
     assert band[0] != band[1]
+
+
+def plain_band_sums(pred: torch.Tensor, target: torch.Tensor, window, bands, members, lean) -> list[torch.Tensor]:
+    """S_p, S_t and C as they are defined, tile by tile; autograd gives their gradient."""
+    n, (H, W) = len(window), pred.shape[-2:]
+    places = [(top, left) for top in tile_starts(H, n) for left in tile_starts(W, n)]
+    spectra = []
+    for x in (pred, target):
+        tiles = torch.stack([x[..., top : top + n, left : left + n] for top, left in places], dim=2)
+        tiles = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window
+        spectra.append(torch.fft.rfft2(tiles, norm="ortho").flatten(-2))
+    return [(a * b.conj()).real @ bands for a, b in [(spectra[0],) * 2, (spectra[1],) * 2, spectra]]
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("tile", [16, 15, 64])  # many tiles that overlap, of an even and of an odd side; a single one
+def test_the_spectral_term_and_its_gradient_are_those_of_the_plain_formula(monkeypatch, tile, lean):
+    monkeypatch.setattr(losses.spectral, "TILE", tile)
+    pred, target = torch.randn(2, 2, 3, 37, 64, generator=torch.Generator().manual_seed(2))
+    loss, found = SpectralLoss((1.0, 2.0), amplitude=3.0, lean=lean), []
+    for function in (losses.spectral._BandSums.apply, plain_band_sums):
+        monkeypatch.setattr(losses.spectral._BandSums, "apply", function)
+        leaf = pred.clone().requires_grad_()
+        value = loss(leaf, target)
+        found.append((value.detach(), *torch.autograd.grad(value.sin().sum(), leaf)))
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
 
 
 @pytest.mark.parametrize("storm", [False, True])

@@ -11,7 +11,8 @@ from conftest import TINY, hour, weather, write_store
 import models.unet
 import train_deterministic
 from benchmarks import memory, speed
-from models.layers import ChannelNorm, _Modulate, repeat_edge
+from models import layers
+from models.layers import ChannelNorm, Conv, _Modulate, repeat_edge
 from training.log import loss_sums
 from training.schedule import Task
 
@@ -89,7 +90,24 @@ def test_the_frugal_layers_are_their_formulas():
 def test_the_edge_is_repeated_and_its_gradient_adds_up(sides):
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.equal(repeat_edge(x, *sides), F.pad(x, sides, mode="replicate"))
+    assert torch.equal(layers.spread(x, *sides, 3), F.pad(x, sides, mode="replicate"))
     assert torch.autograd.gradcheck(lambda x: repeat_edge(x, *sides), x)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (4, 2)])
+def test_a_convolution_by_eights_is_the_same_one(monkeypatch, kernel, stride):
+    """As on a GPU: channels last in memory, and zeros up to a multiple of eight of them."""
+    conv, found = Conv(5, 7, kernel, stride).double(), []
+    x = torch.randn(2, 5, 10, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for eights in (False, True):
+        monkeypatch.setattr(layers, "by_eights", lambda x, eights=eights: eights)
+        leaf = x.clone().requires_grad_()
+        y = conv(leaf)
+        found.append((y, *torch.autograd.grad(y.sin().sum(), [leaf, *conv.parameters()])))
+    assert repeat_edge(x, 1, 1, 1, 1, 8).shape == (2, 8, 12, 14)
+    assert repeat_edge(x, 1, 1, 1, 1, 8).is_contiguous(memory_format=torch.channels_last)
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_the_rehearsal_changes_nothing_and_refuses_what_does_not_fit(tmp_path, command, monkeypatch):
