@@ -148,7 +148,7 @@ def choose_test_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: 
     starts = inside[in_time] if in_time.any() else inside[:1]
     if cfg.init_every:
         every = parse_duration(cfg.init_every, "init_every")
-        return starts[(starts - starts[0]) % every == np.timedelta64(0)], steps
+        return starts[(starts - starts[0]) % every == np.timedelta64(0, "ns")], steps
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(cfg.test_starts, len(starts))).round().astype(int))
     return starts[chosen], steps
 

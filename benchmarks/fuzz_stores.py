@@ -239,7 +239,7 @@ def play_split(case: dict, folder: Path) -> str:
     check(all(a <= b for a, b in parts[:2]), f"a part that ends before it begins: {split}")
     check(split.train[1] + split.gap <= split.validation[0], "validation begins inside the gap")
     check(split.validation[1] + split.gap <= split.test[0], "test begins inside the gap")
-    check(split.gap > np.timedelta64(0), "no gap")
+    check(split.gap > np.timedelta64(0, "ns"), "no gap")
     for first, last in parts:
         pairs = find_pairs(times, lead, (first, last), case["history"])
         inside = (pairs - case["history"] * lead >= first) & (pairs + lead <= last)

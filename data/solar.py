@@ -14,7 +14,7 @@ def clock(times: np.ndarray) -> np.ndarray:
     times = np.asarray(times, "datetime64[ns]")
     day = (times - times.astype("datetime64[D]")) / np.timedelta64(1, "D")
     start = times.astype("datetime64[Y]")
-    length = (start + 1).astype("datetime64[ns]") - start.astype("datetime64[ns]")
+    length = (start + np.timedelta64(1, "Y")).astype("datetime64[ns]") - start.astype("datetime64[ns]")
     year = (times - start.astype("datetime64[ns]")) / length
     angles = 2 * np.pi * np.stack([day, year], axis=-1)
     out = np.stack([np.sin(angles[..., 0]), np.cos(angles[..., 0]), np.sin(angles[..., 1]), np.cos(angles[..., 1])], -1)

@@ -136,7 +136,8 @@ class ZarrHours:
         if not self.times:
             raise ValueError(f"variables: got no hour that has {' '.join(self.names)} together, expected one. "
                              "Fix: fewer --variables")  # fmt: skip
-        unsorted = [p.path for p in self.parts if len(p.times) > 1 and (np.diff(p.times) <= np.timedelta64(0)).any()]
+        zero = np.timedelta64(0, "ns")
+        unsorted = [p.path for p in self.parts if len(p.times) > 1 and (np.diff(p.times) <= zero).any()]
         if unsorted:
             self.notes.append(f"times are not in order in {counted(unsorted)}; sorted")
 

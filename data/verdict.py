@@ -74,7 +74,7 @@ def check_times(dataset: xr.Dataset, report: Report) -> np.ndarray:
         report.fault("time_missing", "some times are missing (NaT)", count=np.isnat(times).sum())
         return np.array([], "datetime64[ns]")
     steps = np.diff(times)
-    back = np.flatnonzero(steps < np.timedelta64(0))
+    back = np.flatnonzero(steps < np.timedelta64(0, "ns"))
     if len(back):
         report.fault("time_order", "time is not sorted", hours=times[back + 1])
     values, counts = np.unique(times, return_counts=True)
@@ -88,7 +88,7 @@ def check_times(dataset: xr.Dataset, report: Report) -> np.ndarray:
             lost = round(float((steps[gaps] / step - 1).sum()))
             text = f"{len(gaps)} gaps, {lost} steps of {show_duration(step)} missing"
             report.note("gaps", text, hours=values[gaps] + step, count=lost)
-        odd = np.flatnonzero(steps % step != np.timedelta64(0))
+        odd = np.flatnonzero(steps % step != np.timedelta64(0, "ns"))
         if len(odd):
             text = f"times are not a multiple of {show_duration(step)} apart"
             report.fault("time_step", text, hours=values[odd + 1])

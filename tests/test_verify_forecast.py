@@ -59,7 +59,7 @@ def verify(tmp_path, command):
 
 def test_a_constant_error_gives_the_scores_worked_by_hand(verify):
     # one kelvin too warm at every lead; persistence is wrong by the lead in hours, yesterday by 24 or 48 K
-    code, printed, _, result = verify(lambda n, t, lead: truth(n, t + lead) + (lead > np.timedelta64(0)))
+    code, printed, _, result = verify(lambda n, t, lead: truth(n, t + lead) + (lead > np.timedelta64(0, "ns")))
     scores = result["scores"]["T2M"]
     assert code == 0 and list(scores) == ["1", "2", "24", "25"]
     for lead, back in ((1, 24), (2, 24), (24, 24), (25, 48)):
