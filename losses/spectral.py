@@ -83,7 +83,7 @@ class SpectralLoss(nn.Module):
 
 class _BandSums(torch.autograd.Function):
     """S_p, S_t and C of fields (B, C, H, W) and the spectral tables, each (B, C, tiles, bands); pred alone has a
-    gradient. `lean`: the spectra are not kept for it but taken again. Autograd would run eight times as many
+    gradient. `lean`: the spectra are not kept for it but taken again. Autograd would run several times as many
     operations, and a GPU takes longer to start one than to compute it."""
 
     @staticmethod
