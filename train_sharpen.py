@@ -1,5 +1,6 @@
-"""After training, on the validation part: which variables are held (train_restrain.py), and how much of its detail a
-forecast from best.pt loses (models/sharpen.py); kept in the file."""
+"""After training: which variables are held, by the validation part (train_restrain.py), and how much of its detail a
+forecast from best.pt loses (models/sharpen.py), by forecasts from the whole record but its test part, since a few weeks
+are one weather; kept in the file."""
 
 import itertools
 import math
@@ -11,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import find_pairs, stack
-from data.normalise import limiter, normalise, piles
+from data.normalise import denormalise, limiter, normalise, piles
 from data.times import hours_of
 from models.rollout import rollout_step
 from models.sharpen import Sharpening, count_bands, measure, power
@@ -24,9 +25,10 @@ from training.signals import StopRequest
 from training.team import Team
 
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
-FEWEST = 72  # initial times to choose from; fewer are of a day or two, and what they lost says little of other days
-MOST, LEAST = 72, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
-CELLS = 300_000  # that all forecasts together have, between the two
+FEWEST = 72  # initial times that the validation part must have; a shorter record is learned by heart, and what its
+# forecasts lose says nothing of other days
+MOST, LEAST = 144, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
+CELLS = 600_000  # that all forecasts together have, between the two
 TOGETHER = 2**15  # cells of the forecasts that are computed together
 
 
@@ -63,7 +65,7 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
         for kind, edge in {"free": None, **({"edge": data.edge} if data.edge else {})}.items():
             try:
                 if edge:
-                    edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the validation part")
+                    edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the whole record")
                 found[kind] = of_forecasts(data, model, starts, steps, edge, free, stop)
             except ValueError as error:  # an hour that is not there or cannot be read: the training is done
                 print(f"sharpening: none {TOLD[kind]}; {error}")
@@ -73,8 +75,8 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
         tables = [s.table(kind) for kind, s in found.items()]
         save_checkpoint({**checkpoint, "sharpening": {n: x.cpu() for t in tables for n, x in t.items()}}, path)
         means = ", ".join(f"{float(s.gains.mean()):.3f} {TOLD[kind]}" for kind, s in found.items())
-        print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from the "
-              f"validation part; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
+        print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from "
+              f"training and validation; factor on the amplitude at each step, mean over scales: {means}")  # fmt: skip
     return 0
 
 
@@ -82,15 +84,17 @@ TOLD = {"free": "without boundary data", "edge": "with it"}
 
 
 def choose_starts(data: TrainingData, history: int) -> tuple[int, np.ndarray]:
-    """The number of steps, and the initial times, spread over the whole validation part; 0 where it has too few. Every
-    so many hours that all hours of the day get their turn."""
+    """The number of steps, and the initial times, spread over the training and the validation part; 0 where the latter
+    has too few. Every so many hours that all hours of the day get their turn."""
     for steps in range(max(1, round(HOURS / hours_of(data.lead))), 0, -1):
-        starts = find_pairs(data.store.times, data.lead, data.split.validation, history, steps)
-        if len(starts) >= FEWEST:
+        split = data.split.train, data.split.validation
+        parts = [find_pairs(data.store.times, data.lead, part, history, steps) for part in split]
+        if len(parts[1]) >= FEWEST:
+            starts = np.concatenate(parts)
             count = min(max(round(CELLS / np.prod(data.store.grid.shape)), LEAST), MOST, len(starts))
             every = next(n for n in itertools.count((len(starts) - 1) // (count - 1)) if math.gcd(n, 24) == 1)
             return steps, starts[::every][:count]
-    return 0, starts
+    return 0, parts[1]
 
 
 def of_forecasts(
@@ -117,12 +121,15 @@ def of_forecasts(
     def truth(i: int, k: int) -> Tensor:
         return prepared(stack([data.hours(t + (k + 1) * data.lead) for t in groups[i]]))
 
+    def physical(state: Tensor) -> Tensor:
+        return denormalise(state, data.statistics)
+
     bands = count_bands(data.store.grid.shape)
-    climate = torch.stack([power(states[:, -1], bands) for states, _ in data.samples(SAMPLED)]).mean(dim=0)
+    climate = torch.stack([power(physical(x[:, -1]), bands) for x, _ in data.samples(SAMPLED)]).mean(dim=0)
     with bar:
         found = measure(
             [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
-            truth, climate, steps, ~piles(data.statistics), data.valid, nudge if edge else None,
+            truth, physical, climate, steps, ~piles(data.statistics), data.valid, nudge if edge else None,
             lambda: bool(stop.received),
         )  # fmt: skip
     if found is None:

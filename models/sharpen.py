@@ -6,6 +6,9 @@ forecasts of the validation hours; from then on each step's field is multiplied,
 that gives the forecast the truth's power there. The next step starts from the sharpened field, so that it is one like
 those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has
 not made. Where the mean of the domain drifts, it is shifted back in the same way.
+
+What a few dozen forecasts tell of one lead is partly the chance of their weather: gains that follow it from lead to
+lead carry it into every later forecast. So they are averaged over neighbouring leads in the end.
 """
 
 import math
@@ -23,7 +26,9 @@ LONGEST = 64  # cells; longer waves are left as they are
 TILE = 128  # cells; side of the windows in which power is measured
 HIGHEST = 2.0  # a gain is between 1 / HIGHEST and HIGHEST
 LEAST = 1e-3  # power that counts as none, as a share of the climate's: there is nothing to compare
-ROUNDS = 3  # of measuring and correcting: bounds (no echo) take back a part of what a gain does
+ROUNDS = 2  # of measuring and correcting: bounds (no echo) take back a part of what a gain does
+SPREAD = 0.3  # of the average over leads (the standard deviation of its weights), as a share of the lead,
+WIDEST = 3.0  # and at most, steps
 
 
 class Sharpening(NamedTuple):
@@ -109,6 +114,7 @@ def measure(
     step: Callable[[int, int, Tensor], Tensor],
     limit: Callable[[Tensor], tuple[Tensor, Tensor]],
     truth: Callable[[int, int], Tensor],
+    physical: Callable[[Tensor], Tensor],
     climate: Tensor,
     steps: int,
     shifted: Tensor,
@@ -116,42 +122,56 @@ def measure(
     nudge: Callable[[int, int, Tensor], Tensor] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Sharpening | None:
-    """The sharpening with which forecasts keep the power of the truth and its mean, on average over some forecasts.
+    """The sharpening with which forecasts keep the power of the truth and its mean, on average over some forecasts and
+    over neighbouring leads.
 
     starts: the states (B, T, C, H, W) of groups of forecasts, on the CPU, where what waits is kept: a device has room
     for one group. step(i, k, states) gives group i after step k before it is limited, truth(i, k) the fields
-    (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. climate (C, bands): the power by
-    band in training; where truth or forecast has next to none of it a gain stays 1. shifted (C,) bool: the variables
-    whose mean is shifted; where a variable piles up at a bound, a shift would change how many cells do. valid
-    (C, H, W) bool: the cells that count in a mean; None: all. One step after the other: the gain of a step makes up for
-    what is missing after those before it. None where `stopped()` says so.
+    (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. physical(state) is the state in
+    the units in which power is compared: the square root of a variable has the right power where the variable itself
+    has too much. climate (C, bands): the power so by band in training; where truth or forecast has next to none of it a
+    gain stays. shifted (C,) bool: the variables whose mean is shifted; where a variable piles up at a bound, a shift
+    would change how many cells do. valid (C, H, W) bool: the cells that count in a mean; None: all. One step after the
+    other: the gain of a step makes up for what is missing after those before it. None where `stopped()` says so.
     """
     states, gains, shifts, device = list(starts), [], [], climate.device
     count, bands = sum(len(some) for some in starts), climate.shape[-1]
+    gain = torch.ones_like(climate)  # each step begins with that of the step before
 
-    def corrected(field: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        return limit(sharpen(field.to(device), gain) + shift[:, None, None])[0]
+    def amount(state: Tensor) -> Tensor:
+        return power(physical(state), bands) * len(state) / count
 
     for k in range(steps):
-        raw, wanted = [], torch.zeros_like(climate)
+        raw, wanted, missing = [], torch.zeros_like(climate), []
         for i, some in enumerate(states):
             if stopped():
                 return None
             raw.append(step(i, k, some.to(device)).cpu())
-            wanted += power(truth(i, k), bands) * len(some) / count
-        gain, shift = torch.ones_like(climate), torch.zeros_like(climate[:, 0])
+            true = truth(i, k)
+            wanted += amount(true)
+            missing.append(means(true, valid))
         for _ in range(ROUNDS):
-            found = sum(power(corrected(x, gain, shift), bands) * len(x) for x in raw) / count
+            found = sum(amount(limit(sharpen(x.to(device), gain))[0]) for x in raw)
             known = torch.minimum(wanted, found) > LEAST * climate
             gain = torch.where(known, gain * (wanted / found).sqrt(), gain).clamp(1 / HIGHEST, HIGHEST)
-        missing = [means(truth(i, k) - corrected(x, gain, shift), valid) for i, x in enumerate(raw)]
+        raw = [sharpen(x.to(device), gain).cpu() for x in raw]
+        missing = [true - means(limit(x.to(device))[0], valid) for true, x in zip(missing, raw, strict=True)]
         shift = torch.where(shifted, shrunk(torch.cat(missing)), 0.0)
         gains.append(gain)
         shifts.append(shift)
         for i, x in enumerate(raw):
-            state = corrected(x, gain, shift)
+            state = limit(x.to(device) + shift[:, None, None])[0]
             states[i] = push(states[i], (state if nudge is None else nudge(i, k, state)).cpu())
-    return Sharpening(torch.stack(gains), torch.stack(shifts))
+    return Sharpening(smooth(torch.stack(gains).log()).exp(), smooth(torch.stack(shifts)))
+
+
+def smooth(values: Tensor) -> Tensor:
+    """Values (steps, ...) averaged over neighbouring steps with Gaussian weights, which are the wider the later the
+    step: the first steps differ most from one another."""
+    k = torch.arange(len(values), dtype=values.dtype, device=values.device)
+    width = (SPREAD * k).clamp(1e-3, WIDEST)[:, None]
+    weight = torch.exp(-((k - k[:, None]) / width).square() / 2)
+    return torch.tensordot(weight / weight.sum(dim=1, keepdim=True), values, dims=1)
 
 
 def means(fields: Tensor, valid: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.rollout import push
-from models.sharpen import Sharpening, count_bands, measure, power, sharpen, shrunk, weights
+from models.sharpen import Sharpening, count_bands, measure, power, sharpen, shrunk, smooth, weights
 
 
 def wave(length: float, n: int = 64) -> torch.Tensor:
@@ -20,6 +20,10 @@ NONE = torch.zeros(2, dtype=torch.bool)  # of the two variables: no mean is shif
 
 def unlimited(state):
     return state, torch.zeros(state.shape[:2])
+
+
+def same(state):  # where power is compared in the units of the state
+    return state
 
 
 def test_gains_of_one_change_nothing():
@@ -73,7 +77,7 @@ def damped(by: float, groups: int = 3):
 def test_the_gains_undo_a_known_loss_at_every_step():
     starts, step, truth = damped(0.9)
     climate = power(truth(0, 0), 11)
-    gains, shift = measure(starts, step, unlimited, truth, climate, 3, NONE)
+    gains, shift = measure(starts, step, unlimited, truth, same, climate, 3, NONE)
     assert not shift.any()
     assert gains.shape == (3, 2, 11)
     # white noise has little power in the longest waves: there a few modes decide
@@ -84,11 +88,42 @@ def test_the_gains_undo_a_known_loss_at_every_step():
     assert power(state[:, -1], 11)[:, :8] == pytest.approx(power(truth(0, 0), 11)[:, :8].numpy(), rel=0.02)
 
 
+def test_power_is_compared_in_physical_units():
+    """A state that is a square root and keeps its power has too little of the variable's, where it goes with the level:
+    here the forecast has the truth's waves on half of its mean."""
+    field = 3.0 + wave(8)
+    square = lambda state: state.square()  # noqa: E731
+    truth, step = lambda i, k: field, lambda i, k, states: states[:, -1] - 1.5
+    starts, climate = [field[:, None]], power(square(field), 11)
+    of_state, _ = measure(starts, step, unlimited, truth, same, power(field, 11), 1, NONE[:1])
+    of_square, _ = measure(starts, step, unlimited, truth, square, climate, 1, NONE[:1])
+    assert of_state[0, 0, 4] == pytest.approx(1.0, abs=1e-3)
+    assert of_square[0, 0, 4] == pytest.approx(2.0, abs=0.02)  # (m + a w)^2 has the wave with 2 m a
+
+
+def test_what_one_lead_alone_has_is_shared_with_its_neighbours():
+    """The sixth of ten leads has 1.44 times the truth's power, by chance."""
+    starts, step, truth = damped(1.0)
+    chance = lambda i, k: truth(i, k) * (1.2 if k == 5 else 1.0)  # noqa: E731
+    gains, _ = measure(starts, step, unlimited, chance, same, power(truth(0, 0), 11), 10, NONE)
+    total = gains[:, 0, 4].log().cumsum(dim=0).exp()  # what a forecast has of the truth's amplitude
+    assert 1.02 < total[5] < 1.15
+    assert total[-1] == pytest.approx(1.0, abs=0.02)
+
+
+def test_the_first_leads_are_averaged_least():
+    assert torch.allclose(smooth(torch.ones(6, 2)), torch.ones(6, 2))
+    weight = smooth(torch.eye(24))  # by step, of every step
+    assert weight[0, 0] == 1.0 and weight[1, 1] > 0.98
+    assert weight[12].argmax() == 12 and weight[12, 12] == pytest.approx(1 / (3 * math.sqrt(2 * math.pi)), rel=0.01)
+    assert torch.allclose(weight.sum(dim=1), torch.ones(24))
+
+
 def test_a_bound_that_takes_a_part_of_the_gain_back_is_reckoned_with():
     starts, step, truth = damped(0.8)
     starts, field = [s.clamp(min=0) for s in starts], [truth(i, 0).clamp(min=0) for i in range(3)]
     floor = lambda state: (state.clamp(min=0), torch.zeros(state.shape[:2]))  # noqa: E731
-    gains, _ = measure(starts, step, floor, lambda i, k: field[i], power(field[0], 11), 1, NONE)
+    gains, _ = measure(starts, step, floor, lambda i, k: field[i], same, power(field[0], 11), 1, NONE)
     made = [floor(sharpen(step(i, 0, s), gains[0]))[0] for i, s in enumerate(starts)]
     found, wanted = (sum(power(x, 11) for x in some) for some in (made, field))
     assert found[:, :8] == pytest.approx(wanted[:, :8].numpy(), rel=0.03)
@@ -99,13 +134,13 @@ def test_no_power_is_nothing_to_compare():
     nothing = torch.zeros(4, 2, 64, 64)
     climate = power(starts[0][:, -1], 11)
     dry, ones = [torch.zeros_like(s) for s in starts], torch.ones(1, 2, 11)
-    assert torch.equal(measure(starts, step, unlimited, lambda i, k: nothing, climate, 1, NONE).gains, ones)
-    assert torch.equal(measure(dry, step, unlimited, lambda i, k: starts[i][:, -1], climate, 1, NONE).gains, ones)
+    assert torch.equal(measure(starts, step, unlimited, lambda i, k: nothing, same, climate, 1, NONE).gains, ones)
+    assert torch.equal(measure(dry, step, unlimited, lambda i, k: starts[i][:, -1], same, climate, 1, NONE).gains, ones)
 
 
 def test_a_gain_is_at_most_two():
     starts, step, truth = damped(0.1)
-    gains, _ = measure(starts, step, unlimited, truth, power(truth(0, 0), 11), 1, NONE)
+    gains, _ = measure(starts, step, unlimited, truth, same, power(truth(0, 0), 11), 1, NONE)
     assert gains.max() == 2.0
 
 
@@ -122,7 +157,7 @@ def test_a_boundary_is_put_in_before_the_next_step():
         state[..., 0, 0] = 7.0 + k
         return state
 
-    measure(starts, spy, unlimited, truth, power(truth(0, 0), 11), 3, NONE, nudge=edge)
+    measure(starts, spy, unlimited, truth, same, power(truth(0, 0), 11), 3, NONE, nudge=edge)
     assert seen[1:] == [7.0, 8.0]
 
 
@@ -130,7 +165,7 @@ def test_a_request_to_stop_is_heard():
     starts, step, truth = damped(0.9)
     asked = iter([False, False, False, True])
     stopped = lambda: next(asked)  # noqa: E731
-    assert measure(starts, step, unlimited, truth, power(truth(0, 0), 11), 9, NONE, stopped=stopped) is None
+    assert measure(starts, step, unlimited, truth, same, power(truth(0, 0), 11), 9, NONE, stopped=stopped) is None
 
 
 def test_a_drift_of_the_mean_is_undone_at_every_step_where_it_is_asked_for():
@@ -138,7 +173,7 @@ def test_a_drift_of_the_mean_is_undone_at_every_step_where_it_is_asked_for():
     away = torch.tensor([0.3, -0.2])[:, None, None]
     drifting = lambda i, k, states: step(i, k, states) + away  # noqa: E731
     climate = power(truth(0, 0), 11)
-    _, shift = measure(starts, drifting, unlimited, truth, climate, 3, torch.tensor([True, False]))
+    _, shift = measure(starts, drifting, unlimited, truth, same, climate, 3, torch.tensor([True, False]))
     # the mean of each field is that of its noise, within 1/64: after the first step it is damped with it
     assert shift[:, 0] == pytest.approx([-0.3] * 3, abs=0.01)
     assert not shift[:, 1].any()
@@ -150,7 +185,7 @@ def test_a_mean_leaves_the_invalid_cells_out():
     valid[:, :, :32] = False
     half = lambda i, k, states: step(i, k, states) + torch.where(valid, 0.5, 90.0)  # noqa: E731
     nothing_known = torch.full((2, 11), 1e9)  # of power: the gains stay 1
-    _, shift = measure(starts, half, unlimited, truth, nothing_known, 1, ~NONE, valid)
+    _, shift = measure(starts, half, unlimited, truth, same, nothing_known, 1, ~NONE, valid)
     assert shift[0] == pytest.approx([-0.5, -0.5], abs=1e-3)
 
 

@@ -97,7 +97,8 @@ def test_a_finished_run_that_lacks_them_measures_them(run_of_two, tmp_path, caps
     assert train_deterministic.main(again) == 0
     found = load_checkpoint(tmp_path / "run" / "best.pt")["sharpening"]
     assert all(torch.equal(found[k], measured[k]) for k in measured)
-    assert "sharpening: measured on 12 forecasts of 8 h" in capsys.readouterr().out
+    # 20 of the 28 hours of training and 12 of the 20 of validation have 8 hours of truth after them
+    assert "sharpening: measured on 32 forecasts of 8 h" in capsys.readouterr().out
 
 
 def test_too_short_a_validation_part_is_said_and_nothing_is_kept(run_of_two, tmp_path, capsys, monkeypatch):
@@ -113,15 +114,16 @@ def test_too_short_a_validation_part_is_said_and_nothing_is_kept(run_of_two, tmp
 
 
 def test_hours_of_the_day_get_their_turn():
-    times = np.datetime64("2024-05-20", "ns") + np.arange(258) * np.timedelta64(1, "h")
+    times = np.datetime64("2024-05-20", "ns") + np.arange(516) * np.timedelta64(1, "h")
 
     class Data:
         lead = np.timedelta64(1, "h")
         store = type("Store", (), {"times": times, "grid": type("Grid", (), {"shape": (64, 64)})})
-        split = type("Split", (), {"validation": (times[0], times[-1])})
+        split = type("Split", (), {"train": (times[0], times[257]), "validation": (times[258], times[-1])})
 
     steps, starts = train_sharpen.choose_starts(Data, 1)
-    assert (steps, len(starts)) == (24, 47)  # every 5 h: 3 or 4 would meet some hours only
+    assert (steps, len(starts)) == (24, 94)  # every 5 h: 3 or 4 would meet some hours only
+    assert ((starts < times[258] - np.timedelta64(24, "h")).sum(), (starts > times[258]).sum()) == (47, 47)
     assert starts[-1] >= times[-1] - np.timedelta64(24 + 5, "h")
     assert len({t.astype("datetime64[h]").astype(int) % 24 for t in starts}) == 24
 
