@@ -58,6 +58,16 @@ def plain_arrays(store: Store, names: list[str]) -> list[Plain | None]:
     return [_plain(store, group, name) for name in names]
 
 
+def read_fields(store: Store, arrays: list[Plain | None], time: np.datetime64, names: list[str]) -> np.ndarray:
+    """The same as store.load(time, names), by `arrays` of `plain_arrays(store, names)` where they can: where hours are
+    small, it takes a tenth of the time."""
+    if None not in arrays and (index := store.position(time)) is not None:
+        out = np.empty((len(names), *store.grid.shape), np.float32)
+        if all(array.read(index, field) for array, field in zip(arrays, out, strict=True)):
+            return out
+    return store.load(time, names)
+
+
 def _plain(store: Store, group: zarr.Group, name: str) -> Plain | None:
     array, variable = group[name], store.dataset[name]
     fill = variable.encoding.get("_FillValue", np.nan)

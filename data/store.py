@@ -148,14 +148,18 @@ class Store:
 
     def has(self, time: np.datetime64) -> bool:
         """Whether the store holds this time."""
-        return int(time.astype("datetime64[ns]").astype("int64")) in self._index
+        return self.position(time) is not None
+
+    def position(self, time: np.datetime64) -> int | None:
+        """The index of this time in the arrays, None where the store does not hold it."""
+        return self._index.get(int(time.astype("datetime64[ns]").astype("int64")))
 
     def load(self, time: np.datetime64, names: list[str]) -> np.ndarray:
         """The fields of one time: (C, y, x) float32 in the store's units, NaN where the store has NaN.
 
         Raises ValueError for a time that the store does not hold or a chunk that cannot be read.
         """
-        index = self._index.get(int(time.astype("datetime64[ns]").astype("int64")))
+        index = self.position(time)
         if index is None:
             raise ValueError(
                 f"{self.path}: got no hour {time.astype('datetime64[m]')}, expected one of {self.nearest_times(time)}. "

@@ -12,7 +12,7 @@ import zarr
 from numcodecs.blosc import Blosc
 
 from data import cache, hours
-from data.chunks import plain_arrays
+from data.chunks import plain_arrays, read_fields
 from data.dataset import Hours, Series, find_pairs, read_ahead
 from data.metadata import COMPRESSION
 from data.store import Store
@@ -118,6 +118,8 @@ def test_the_fast_way_leaves_what_it_does_not_know_to_xarray(tmp_path, stepped):
         store = Store(path)
         assert (plain_arrays(store, ["T2M"]) == [None]) == (n < 7)
         assert torch.equal(Hours(store, ["T2M"], None)(hour(3)), torch.from_numpy(store.load(hour(3), ["T2M"])))
+        read = read_fields(store, plain_arrays(store, ["T2M"]), hour(3), ["T2M"])  # as verification does
+        assert np.array_equal(read, store.load(hour(3), ["T2M"]))
     plain.drop_encoding().to_zarr(
         tmp_path / "2.zarr", zarr_format=2, encoding={"T2M": {"chunks": (1, 12, 16)}}, mode="w"
     )
@@ -132,7 +134,7 @@ def test_a_harmed_chunk_ends_in_the_usual_line(tmp_path, harm):
     store = Store(path)
     loader = Hours(store, ["T2M"], None)
     loader.plan(store.times, 3)
-    chunk = path / "T2M/c/3/0/0"
+    arrays, chunk = plain_arrays(store, ["T2M"]), path / "T2M/c/3/0/0"
     if harm == "cut":
         chunk.write_bytes(chunk.read_bytes()[:-7])
     elif harm == "gone":
@@ -149,9 +151,12 @@ def test_a_harmed_chunk_ends_in_the_usual_line(tmp_path, harm):
     if harm in ("gone", "nan"):
         with pytest.raises(ValueError, match=r"T2M has .* missing or infinite values at 2024-05-20T03.*check_store"):
             loader(hour(3))
+        assert np.isnan(read_fields(store, arrays, hour(3), ["T2M"])).any()  # as verification does
     else:
         with pytest.raises(Exception, match=r"cannot be read|decompress"):
             loader(hour(3))
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_fields(store, arrays, hour(3), ["T2M"])
 
 
 def test_a_mask_keeps_float32_and_its_cells(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import data.forecast_store as forecast_store
 import infer_iterative as inference
 import train_deterministic as training
 import verify_forecast as verification
@@ -130,3 +131,20 @@ def test_ten_days_stay_finite_and_what_is_clipped_is_counted(infer, run, tmp_pat
     code, _, err = infer("--checkpoint", tmp_path / "wild.pt")
     assert code == 2 and "not finite after 1 steps" in err
     assert xr.open_zarr(tmp_path / "f.zarr").equals(out)
+
+
+@pytest.mark.parametrize("together", [64e6, 3000, 1], ids=["all together", "some together", "one by one"])
+def test_fields_stand_where_they_belong_however_many_wait_for_one_another(together, tmp_path, monkeypatch):
+    """Two forecasts hour by hour, then a third with its leads out of order; every field says whose it is."""
+    monkeypatch.setattr(forecast_store, "TOGETHER", together)
+    grid, inits = small_grid(), np.array([hour(n) for n in range(3)])
+    order = [(i, k) for k in range(4) for i in (0, 1)] + [(2, k) for k in (2, 0, 1, 3)]
+    field = np.empty((2, *grid.shape), np.float32)  # the caller's array, which it fills anew
+    with ForecastWriter(tmp_path / "f.zarr", NAMES, grid, inits, LEADS, {}) as out:
+        for i, k in order:
+            field[:] = [[[100 * i + 10 * k]], [[100 * i + 10 * k + 1]]]
+            out.write(i, k, field, np.array([i, k], np.float32))
+    ds = xr.open_zarr(tmp_path / "f.zarr")
+    for i, k in order:
+        assert (ds.T2M[i, k] == 100 * i + 10 * k).all() and (ds.U10[i, k] == 100 * i + 10 * k + 1).all()
+        assert (ds.T2M_clipped_share[i, k], ds.U10_clipped_share[i, k]) == (i, k)
