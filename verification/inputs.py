@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from data.chunks import plain_arrays, read_fields
 from data.command import nearest
 from data.grid import Grid, same_grid
 from data.metadata import KIND
@@ -31,6 +32,7 @@ class Fields:
 
     def __init__(self, forecast: xr.Dataset, store: Store, names: list[str]):
         self.names, self.store, self.truth_names = names, store, store.choose(names)
+        self._plain = plain_arrays(store, self.truth_names)
         self.variables = [forecast[name].variable for name in names]
         cells = math.prod(store.grid.shape)
         self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / (4 * len(names) * cells))))(self.read_truth)
@@ -40,7 +42,9 @@ class Fields:
 
     def read_truth(self, time: np.datetime64) -> dict[str, np.ndarray]:
         """The truth at a time, {} where the store has none."""
-        return self._floored(self.store.load(time, self.truth_names)) if self.store.has(time) else {}
+        if not self.store.has(time):
+            return {}
+        return self._floored(read_fields(self.store, self._plain, time, self.truth_names))
 
     def _read_forecast(self, i: int, j: int) -> dict[str, np.ndarray]:
         """The forecast of the i-th initial and the j-th lead time."""

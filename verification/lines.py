@@ -38,16 +38,20 @@ def line_sums(modes: np.ndarray) -> dict[str, list[float] | None]:
     out = {}
     for p in PERIODS:
         if fits[p]:
-            forecast, truth = np.mean([_excess(log, *place) for place in _places(tile, p)], axis=0)
+            forecast, truth = _excess(log, *_places(tile, p))
         out[str(p)] = [float(forecast - truth), 1.0] if fits[p] else None
     return out
 
 
-def _excess(log: np.ndarray, hood: tuple, ring: tuple) -> np.ndarray:
-    """Power of a line over that around it, dB: (2,) from log power (2, modes); places are (indices, log |k|)."""
-    slope = log[:, ring[0]] @ ring[1] / (ring[1] @ ring[1])  # log |k| of the ring has mean 0
-    powers = [np.exp(log[:, where] - slope[:, None] * log_k).mean(axis=1) for where, log_k in (hood, ring)]
-    return 10 * np.log10(powers[0] / powers[1])
+def _excess(log: np.ndarray, modes: np.ndarray, log_k: np.ndarray, fits: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Power of the lines of a period over that around them, dB: (2,) from log power (2, modes of the tile) and what
+    `_places` gives."""
+    near = log[:, modes]
+    slopes = np.add.reduceat(near * fits, starts, axis=1)  # of ring, hood, ring, hood, ...; those of hoods are 0
+    sizes = np.diff(starts, append=len(modes))
+    slopes[:, 1::2] = slopes[:, ::2]
+    powers = np.add.reduceat(np.exp(near - np.repeat(slopes, sizes, axis=1) * log_k), starts, axis=1) / sizes
+    return (10 * np.log10(powers[:, 1::2] / powers[:, ::2])).mean(axis=1)
 
 
 def line_index(sums: dict[str, list[float] | None] | None) -> dict[str, float | None]:
@@ -58,9 +62,10 @@ def line_index(sums: dict[str, list[float] | None] | None) -> dict[str, float | 
 
 
 @lru_cache(maxsize=16)
-def _places(tile: tuple[int, int], period: int) -> list[tuple]:
-    """For each line of this period, the line and its ring: flat indices of the modes and their log |k|, relative to
-    the mean of the ring."""
+def _places(tile: tuple[int, int], period: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each line of this period its ring and the line itself, one after the other: flat indices of the modes, their
+    log |k| relative to the mean of the ring, weights whose sum with log power is its slope in log |k| (0 outside
+    rings), and where each ring and each line begins."""
     ky, kx = np.fft.fftfreq(tile[0])[:, None], np.fft.rfftfreq(tile[1])[None, :]
     k, shortest = np.hypot(ky, kx), min(tile)
     reach = min(max(shortest // period // 5, 1), 6)
@@ -77,12 +82,15 @@ def _places(tile: tuple[int, int], period: int) -> list[tuple]:
     f = 1 / period
     lines = [(0.0, f), (f, 0.0), (f, f)] + ([(-f, f)] if period > 2 else [])
     every = np.any([square(y, x, reach) for y, x in lines], axis=0)
-    out = []
+    modes, log_k, fits = [], [], []
     for y, x in lines:
         hood, ring = square(y, x, reach), square(y, x, reach + 4) & ~every & (k > 1.5 / shortest)
         level = np.log(k[ring]).mean()
-        out.append(tuple((np.flatnonzero(m), np.log(k[m]) - level) for m in (hood, ring)))
-    return out
+        modes += [np.flatnonzero(ring), np.flatnonzero(hood)]
+        log_k += [np.log(k[m]) - level for m in (ring, hood)]
+        fits += [log_k[-2] / (log_k[-2] @ log_k[-2]), np.zeros(hood.sum())]
+    starts = np.cumsum([0, *map(len, modes)])[:-1]
+    return np.concatenate(modes), np.concatenate(log_k), np.concatenate(fits), starts
 
 
 def phase_sums(error, scored=None) -> dict[str, np.ndarray]:
