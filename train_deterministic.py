@@ -82,7 +82,7 @@ class Config:
     rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 8.0  # width from the second step of those forecasts on
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
-    sharpen: bool = True  # at the end, measure on the validation part how much detail forecasts lose, to give it back
+    sharpen: bool = True  # at the end, measure how much detail forecasts lose, to give it back
     restrain: bool = True  # then hold the variables that the validation part does not show better than persistence
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
