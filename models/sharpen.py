@@ -130,7 +130,7 @@ def measure(
     (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. physical(state) is the state in
     the units in which power is compared: the square root of a variable has the right power where the variable itself
     has too much. climate (C, bands): the power so by band in training; where truth or forecast has next to none of it a
-    gain stays. shifted (C,) bool: the variables whose mean is shifted; where a variable piles up at a bound, a shift
+    gain is 1. shifted (C,) bool: the variables whose mean is shifted; where a variable piles up at a bound, a shift
     would change how many cells do. valid (C, H, W) bool: the cells that count in a mean; None: all. One step after the
     other: the gain of a step makes up for what is missing after those before it. None where `stopped()` says so.
     """
@@ -153,7 +153,7 @@ def measure(
         for _ in range(ROUNDS):
             found = sum(amount(limit(sharpen(x.to(device), gain))[0]) for x in raw)
             known = torch.minimum(wanted, found) > LEAST * climate
-            gain = torch.where(known, gain * (wanted / found).sqrt(), gain).clamp(1 / HIGHEST, HIGHEST)
+            gain = torch.where(known, gain * (wanted / found).sqrt(), 1.0).clamp(1 / HIGHEST, HIGHEST)
         raw = [sharpen(x.to(device), gain).cpu() for x in raw]
         missing = [true - means(limit(x.to(device))[0], valid) for true, x in zip(missing, raw, strict=True)]
         shift = torch.where(shifted, shrunk(torch.cat(missing)), 0.0)

@@ -138,6 +138,17 @@ def test_no_power_is_nothing_to_compare():
     assert torch.equal(measure(dry, step, unlimited, lambda i, k: starts[i][:, -1], same, climate, 1, NONE).gains, ones)
 
 
+def test_a_gain_is_not_carried_on_to_leads_with_nothing_to_compare():
+    starts, step, truth = damped(0.9)
+    nothing = torch.zeros(4, 2, 64, 64)
+    ends = lambda i, k: nothing if k > 2 else truth(i, k)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.sharpen.smooth", lambda values: values)
+        gains, _ = measure(starts, step, unlimited, ends, same, power(truth(0, 0), 11), 5, NONE)
+    assert torch.allclose(gains[:3, :, :8], torch.full((3, 2, 8), 1 / 0.9), rtol=2e-3)
+    assert torch.equal(gains[3:], torch.ones(2, 2, 11))
+
+
 def test_a_gain_is_at_most_two():
     starts, step, truth = damped(0.1)
     gains, _ = measure(starts, step, unlimited, truth, same, power(truth(0, 0), 11), 1, NONE)
