@@ -17,8 +17,8 @@ RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
 HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
 DEMO_HOURS=2328      # hours of synthetic weather, 97 days: 59 to train on (with half of them it knows its weather by heart
-DEMO_START=2023-05-20T00 # after 8 epochs), 24 to validate and to measure the sharpening on, 11 to test on
-OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 150 starts, six for
+DEMO_START=2023-05-20T00 # after 8 epochs), 24 to validate on (the sharpening is measured on both), 11 to test on
+OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 151 starts, six for
 OTHER_EVERY=11h      # each hour of the day: of fewer, chance decides more about power than the model
 DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 20 --rollout_epochs 3 --rollout_hours 24
     --validate_every 17 --amplitude 8 --width 0 --memory fast --levels 1 --train_end 2023-07-18T11 --val_end 2023-08-12T12
