@@ -13,7 +13,7 @@ from data.normalise import Statistics, censor, limiter, normalise
 from data.retry import Unreadable
 from losses.weather import EVERY, WeatherLoss
 from models.rollout import push, rollout_step
-from training.device import autocast
+from training.device import training_autocast
 from training.log import add_loss, loss_sums
 from training.progress import Progress
 from training.schedule import Task, generator
@@ -59,7 +59,7 @@ class Learner:
             fields, clock = self.forcing(times + k * self.lead, season)
             fields = mirror_forcing(fields, axes, self.forcing.parity)
             target = prepared(targets[k - task.skip]) if k >= task.skip else None
-            with torch.set_grad_enabled(target is not None), autocast(self.device):
+            with torch.set_grad_enabled(target is not None), training_autocast(self.device):
                 where = {"offset": random_offset(self.model.multiple, rng.initial_seed(), k)} if constants.shift else {}
                 pred = rollout_step(self.model, states, fields, clock, scale, **where)
             if target is not None:

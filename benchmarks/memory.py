@@ -104,7 +104,9 @@ def as_on_a_gpu() -> Iterator[None]:
 
 def half_precision():
     """While open, a training step computes in bfloat16 on any device."""
-    return mock.patch.object(train_step, "autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    return mock.patch.object(
+        train_step, "training_autocast", lambda device: torch.autocast(device.type, torch.bfloat16)
+    )
 
 
 def grid_of(shape: tuple[int, int]) -> Grid:

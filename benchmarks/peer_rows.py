@@ -68,7 +68,7 @@ def patches(cfg, row: Row, setting: Setting | None) -> list[tuple]:
         def precision(device: torch.device) -> torch.autocast:
             return torch.autocast(device.type, torch.bfloat16, enabled=setting.half)
 
-        out.append((train_step, "autocast", precision))
+        out.append((train_step, "training_autocast", precision))
     return out
 
 

@@ -47,7 +47,8 @@ def step(mode: str, monkeypatch, precision) -> tuple:
     """Loss and gradients of one pair and one chain, with weights whose zeros are filled."""
     monkeypatch.setattr(models.unet, "BAND", 16)  # several bands, the last of them short
     monkeypatch.setattr(
-        memory.train_step, "autocast", lambda d: torch.autocast("cpu", precision, enabled=precision != torch.float32)
+        memory.train_step, "training_autocast",
+        lambda d: torch.autocast("cpu", precision, enabled=precision != torch.float32),
     )
     torch.manual_seed(0)
     made = memory.Step((50, 70), mode, train_deterministic.Config(**WIDTHS, season=0.0), memory.Count())
