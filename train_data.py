@@ -105,7 +105,7 @@ class TrainingData:
         fields."""
         times, stop = starts[list(task.starts)], task.skip + task.steps
         edges = self.edge.fields(times, self.lead, stop) if self.edge is not None and stop > 1 else []
-        return *self.series.batches(times, range(task.skip, stop)), edges
+        return *self.series.batches(times, task.targets), edges
 
     def keep_hours(self, constants, team, at) -> None:
         """Choose where decoded hours stay, from what is free, and say it. A resumed run keeps its order."""

@@ -54,11 +54,14 @@ class Learner:
             return normalise(mirror_state(self.fetch(x), axes, self.statistics.names), self.statistics, flipped)
 
         states, targets, edges = data
+        truth = dict(zip(task.targets, targets, strict=True))
         states = add_noise(prepared(states), scale, constants.noise, flipped, rng)
         for k in range(task.skip + task.steps):
             fields, clock = self.forcing(times + k * self.lead, season)
             fields = mirror_forcing(fields, axes, self.forcing.parity)
-            target = prepared(targets[k - task.skip]) if k >= task.skip else None
+            target, change = prepared(truth[k]) if k >= task.skip else None, None
+            if target is not None and k > 0:  # before the forward pass, whose memory it would add to
+                change = self.loss.change(prepared(truth[k - 1]) / scale, target / scale, valid)
             with torch.set_grad_enabled(target is not None), training_autocast(self.device):
                 where = {"offset": random_offset(self.model.multiple, rng.initial_seed(), k)} if constants.shift else {}
                 pred = rollout_step(self.model, states, fields, clock, scale, **where)
@@ -66,7 +69,9 @@ class Learner:
                 # detail an hour ahead has a place; later the three terms of the loss that know nothing else must not
                 # see it
                 width = constants.width if k == 0 else constants.rollout_width
-                self._descend(pred, target, valid, width, task.share, sums)
+                since = None if change is None else (states[:, -1], change)
+                self._descend(pred, target, valid, width, task.share, sums, since)
+                del since
             if k + 1 < task.skip + task.steps:
                 state = self.limit(pred.detach())[0]
                 state = state if self.edge is None else self.edge.nudge(state, prepared(edges[k]))
@@ -78,17 +83,19 @@ class Learner:
         """A tensor of the loader on the device."""
         return x.to(self.device, non_blocking=True)
 
-    def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: Tensor):
-        """Add the gradient of one step's loss; in lean mode channel by channel, so that the loss is never held for
-        all of them at once."""
+    def _descend(self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, share: float, sums: Tensor,
+                 since: tuple[Tensor, Tensor] | None):  # fmt: skip
+        """Add the gradient of one step's loss; since: the state a step earlier, and the power of the truth's change.
+        In lean mode channel by channel, so that the loss is never held for all of them at once."""
         if not self.lean:
-            loss, terms = self._loss(pred, target, valid, width)
+            loss, terms = self._loss(pred, target, valid, width, since=since)
             (loss * share).backward()
             return self._note(sums, loss, terms, len(pred))
         losses, every = [], []
         for c in range(pred.shape[1]):
             one, channel = slice(c, c + 1), pred[:, c : c + 1].detach().requires_grad_()
-            loss, terms = self._loss(channel, target[:, one], None if valid is None else valid[one], width, one)
+            counts = None if valid is None else valid[one]
+            loss, terms = self._loss(channel, target[:, one], counts, width, one, since)
             every.append(terms)
             if self.counted[c]:
                 (loss * share / sum(self.counted)).backward()
@@ -105,9 +112,11 @@ class Learner:
             self.seen.append({name: values.detach().tolist() for name, values in terms.items()})
         add_loss(sums, loss, terms, samples)
 
-    def _loss(self, pred: Tensor, target: Tensor, valid, width: float, channels: slice = EVERY):
+    def _loss(self, pred: Tensor, target: Tensor, valid, width: float, channels: slice = EVERY, since=None):
         scale = self.statistics.scale[channels]
-        return self.loss(self.held(pred, target, channels) / scale, target / scale, valid, width, channels)
+        if since is not None:
+            since = since[0][:, channels] / scale, since[1][:, channels]
+        return self.loss(self.held(pred, target, channels) / scale, target / scale, valid, width, channels, since)
 
 
 def accumulate(learn: Learner, starts: np.ndarray, group: list[Task], reads, at: Progress, team: Team):

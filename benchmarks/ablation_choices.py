@@ -5,6 +5,7 @@ benchmark: `patches` are (object, attribute, value), and the same ones hold whil
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -106,6 +107,8 @@ def choices(base) -> dict[str, Choice]:
         "amplitude_2": Choice("a sixth of the weight on the amount of detail", {"amplitude": 2.0}),
         "amplitude_36": Choice("three times the weight on the amount of detail", {"amplitude": 36.0}),
         "amplitude_0": Choice("amount of detail left free", {"amplitude": 0.0}),
+        "change_off": Choice("amount of change left free", patches=((losses.spectral, "CHANGE", 0.0),)),
+        "change_triple": Choice("three times the weight on it", patches=((losses.spectral, "CHANGE", 3.0),)),
         "amounts_single": Choice(
             "amount of detail compared tile by tile", patches=((losses.spectral, "amount", lambda power: power),)
         ),
@@ -147,6 +150,10 @@ def choices(base) -> dict[str, Choice]:
         "batch_half": Choice("half the batch", {"batch_size": max(base.batch_size // 2, 1)}),
         "batch_double": Choice("twice the batch", {"batch_size": base.batch_size * 2}),
         "accumulate_1": Choice("no accumulation", {"accumulate": 1}),
+        "half_off": Choice(
+            "training in float32 where the processor would take bfloat16",
+            patches=((train_step, "training_autocast", lambda device: nullcontext()),),
+        ),
         "ema_off": Choice("no averaged weights", patches=((training.schedule, "ema_decay", lambda n: 0.0),)),
         "flip_off": Choice("no mirrors", {"flip": False}),
         "flip_on": Choice("mirrors", {"flip": True}),

@@ -159,11 +159,12 @@ class Step:
 
     def train(self, skip: int = 0, steps: int = 1) -> None:
         """One optimizer step of one task."""
-        if steps not in self.read:
-            states, *targets = self.host(1 + self.history, *[None] * steps)
-            self.read = {steps: (states, targets, [])}
+        task = Task((0,), skip, steps, 1 / steps)
+        if (count := len(task.targets)) not in self.read:
+            states, *targets = self.host(1 + self.history, *[None] * count)
+            self.read = {count: (states, targets, [])}
         rng = torch.Generator(self.statistics.mean.device)
-        self.learn(START, Task((0,), skip, steps, 1 / steps), self.read[steps], rng, self.sums)
+        self.learn(START, task, self.read[count], rng, self.sums)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         update_ema(self.ema, self.model, self.steps)

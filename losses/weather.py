@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.smooth import smooth
-from losses.spectral import SpectralLoss
+from losses.spectral import SpectralLoss, counted
 from losses.terms import gradient, l1, mse
 
 LEAST = 1e-4  # smallest unit of a spectral band, as a share of the channel's largest
@@ -23,8 +23,9 @@ class WeatherLoss(nn.Module):
 
     forward(pred, target, valid=None, width=0.0): fields (B, C, H, W) in units in which every channel changes by about
     1 per step (the standard deviation of the change), valid (C, H, W) bool or None; channels without a valid cell do
-    not count. `channels` says which ones the fields are, where they are not all. Returns (loss, terms): a scalar, and
-    per term its unweighted values (C,), detached, as divided.
+    not count. `channels` says which ones the fields are, where they are not all; `since`, for the amount of change in
+    the spectral term, is the forecast a step earlier and what `change` gives for the truth. Returns (loss, terms): a
+    scalar, and per term its unweighted values (C,), detached, as divided.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class WeatherLoss(nn.Module):
             self.reference[width] = {n: torch.where(m > 0, m, 1.0) for n, m in means.items()}
 
     def terms(
-        self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, channels: slice = EVERY
-    ) -> dict[str, Tensor]:
+        self, pred: Tensor, target: Tensor, valid: Tensor | None, width: float, channels: slice = EVERY,
+        since: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """The terms (C,), and (C, bands) for the spectral one, divided by the reference of this width. The fields are
         those of `channels` alone."""
         unit = {n: u[channels] for n, u in self.reference.get(width, {}).items()}
@@ -62,12 +64,18 @@ class WeatherLoss(nn.Module):
             n: term(error, zero, valid) / unit.get(n, 1.0)
             for n, term in (("l1", l1), ("mse", mse), ("gradient", gradient))
         }
-        return terms | {"spectral": self.spectral(pred, target, valid, unit.get("spectral"))}
+        return terms | {"spectral": self.spectral(pred, target, valid, unit.get("spectral"), since)}
+
+    @torch.no_grad()
+    def change(self, before: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """The power of the truth's change over one step, by band, for `since`."""
+        return self.spectral.power(counted(target - before, valid))
 
     def forward(
-        self, pred: Tensor, target: Tensor, valid: Tensor | None = None, width: float = 0.0, channels: slice = EVERY
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = self.terms(pred, target, valid, width, channels)
+        self, pred: Tensor, target: Tensor, valid: Tensor | None = None, width: float = 0.0, channels: slice = EVERY,
+        since: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        terms = self.terms(pred, target, valid, width, channels, since)
         bands = terms["spectral"]
         terms["spectral"] = bands.mean(dim=-1) if width in self.reference else bands.sum(dim=-1)
         total = sum(weight * terms[name] for name, weight in self.weights.items())

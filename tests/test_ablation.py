@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from training.checkpoint import load_checkpoint
 
 TINY = {
     "batch_size": 2,
-    "accumulate": 1,
+    "accumulate": 2,
     "base_features": 4,
     "levels": 1,
     "blocks": 1,
@@ -35,7 +36,8 @@ PATCHED = [n for n, c in choices(train_deterministic.Config(**TINY)).items() if 
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    with one_thread():
+    """One thread; bfloat16 in training, whatever the processor has."""
+    with one_thread(), mock.patch.object(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}):
         yield
 
 
@@ -68,7 +70,7 @@ def two_steps(store, folder, choice):
             constants, run_dir=str(folder), epochs=2, rollout_epochs=1, validate_every=2, validate_hours=1
         )
         train(constants, meter)
-    assert len(meter.ends) == 2 and meter.samples == 4
+    assert len(meter.ends) == 2 and meter.samples == 8
     return load_checkpoint(folder / "best.pt")["ema"]
 
 
@@ -77,7 +79,7 @@ def test_finished_runs_are_kept_and_not_run_again(cfg, monkeypatch, capsys):
     runs = read_runs(cfg.json)
     assert [r["choice"] for r in runs] == ["reference", "history_0", "advected_off"]
     for r in runs:
-        assert r["samples"] == 2 * r["steps"] and r["steps"] % r["epochs"] == 0
+        assert r["samples"] == 4 * r["steps"] and r["steps"] % r["epochs"] == 0
         assert r["scores"]["1"]["T2M"]["skill"] is not None and len(r["start_times"]) == 2
     capsys.readouterr()
     monkeypatch.setattr(ablation, "make_run", lambda *_: pytest.fail("a finished run was run again"))

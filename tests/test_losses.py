@@ -120,6 +120,36 @@ def test_the_best_amount_of_detail_is_the_mean_of_what_may_come():
     assert slope() < -0.1 * unit
 
 
+def test_a_forecast_that_stands_still_has_all_the_detail_and_too_little_change():
+    truth_before, truth = (torch.cat([red_noise(s + i) for s in range(0, 40, 2)]) for i in (0, 1))
+    spectral = SpectralLoss()
+    change = spectral.power(truth - truth_before)
+    turned = truth.flip(-1).flip(-2)  # the detail of the truth, elsewhere
+    plain = spectral(turned, truth)
+    still = spectral(turned, truth, since=(turned, change))
+    assert (still[:, 1:] > 2 * plain[:, 1:]).all()  # in every band but the finest, which does not count
+    assert torch.equal(still[:, 0], plain[:, 0])
+    moved = spectral(turned, truth, since=(truth_before.flip(-1).flip(-2), change))  # the change, elsewhere
+    torch.testing.assert_close(moved, plain, rtol=1e-3, atol=0)
+    assert (spectral(truth, truth, since=(truth_before, change)) == 0).all()
+
+
+def test_the_amount_of_change_has_a_gradient_that_ends_the_stillness():
+    truth_before, truth = red_noise(0), red_noise(1)
+    before = truth.flip(-1)
+    change = (truth_before - truth).flip(-1)
+    size = torch.tensor(0.5, requires_grad=True)  # of the forecast's change
+
+    def slope(since) -> torch.Tensor:
+        return torch.autograd.grad(SpectralLoss()(before + size * change, truth, since=since).sum(), size)[0]
+
+    since = before, SpectralLoss().power(truth - truth_before)
+    extra = slope(since) - slope(None)
+    assert extra < 0
+    size.data.fill_(1.0)  # the right amount
+    assert abs(slope(since) - slope(None)) < 1e-3 * abs(extra)
+
+
 def test_bands_follow_physical_wavenumber():
     """On a grid with dx = 2 dy, a wave of 8 rows and one of 4 columns have the same length, so the same band."""
     n = 64
@@ -208,6 +238,12 @@ def test_constants_and_width_zero_are_left_alone():
     field = red_noise(0)
     assert smooth(field, 0.0) is field
     assert smooth(field, 1.0).mean() == pytest.approx(field.mean().item(), abs=0.02)  # it moves no amount
+
+
+@pytest.mark.parametrize("shape,width", [((2, 3, 7, 11), 1.5), ((1, 2, 5, 40), 8.0)])
+def test_the_gradient_of_the_smoothing_is_that_of_its_formula(shape, width):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: smooth(x, width), x)
 
 
 def test_smoothing_takes_fine_detail_from_three_terms_and_leaves_it_to_the_spectral_one():

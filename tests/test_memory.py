@@ -47,7 +47,8 @@ def step(mode: str, monkeypatch, precision) -> tuple:
     """Loss and gradients of one pair and one chain, with weights whose zeros are filled."""
     monkeypatch.setattr(models.unet, "BAND", 16)  # several bands, the last of them short
     monkeypatch.setattr(
-        memory.train_step, "training_autocast",
+        memory.train_step,
+        "training_autocast",
         lambda d: torch.autocast("cpu", precision, enabled=precision != torch.float32),
     )
     torch.manual_seed(0)
@@ -56,7 +57,7 @@ def step(mode: str, monkeypatch, precision) -> tuple:
         if not p.abs().sum():
             torch.nn.init.normal_(p, std=0.02)
     sums, rng = loss_sums(made.learn.loss.weights, "cpu"), torch.Generator().manual_seed(1)
-    data = torch.randn(2, 2, 7, 50, 70), [torch.randn(2, 7, 50, 70) for _ in range(2)], []
+    data = torch.randn(2, 2, 7, 50, 70), [torch.randn(2, 7, 50, 70) for _ in range(3)], []
     times = np.repeat(memory.START, 2)
     made.learn(times, Task((0, 1), 1, 2, 0.5), (data[0], data[1], []), rng, sums)
     return sums, torch.cat([p.grad.flatten() for p in made.model.parameters()])

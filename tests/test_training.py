@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 import matplotlib.image
 import numpy as np
@@ -11,12 +12,25 @@ import pytest
 import torch
 
 import train_deterministic
+import train_step
+from benchmarks import memory
 from losses.terms import mse
+from losses.weather import EVERY
 from tests.conftest import SIZES
 from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
+from training.device import autocast, training_autocast
 from training.lock import RunLock
 from training.progress import Progress
-from training.schedule import ema_decay, generator, pair_tasks, rollout_tasks, two_phases, update_ema, warmup_cosine
+from training.schedule import (
+    Task,
+    ema_decay,
+    generator,
+    pair_tasks,
+    rollout_tasks,
+    two_phases,
+    update_ema,
+    warmup_cosine,
+)
 from verification.validation import change_sums, persistence_alarm, skill_table
 
 
@@ -73,6 +87,52 @@ def test_chains_of_the_fine_tuning_fit_and_add_up(longest, accumulate):
     assert {i for step in plan for t in step for i in t.starts} == set(range(7))
     from_analyses = sum(t.skip == 0 for step in plan for t in step) / sum(len(step) for step in plan)
     assert from_analyses > 0.45  # half of them by rule, more where a chain has little room for other steps
+
+
+def test_a_chain_needs_the_truth_of_its_steps_and_of_the_one_before():
+    assert Task((0,), 0, 1, 1.0).targets == range(0, 1)
+    assert Task((0,), 0, 4, 0.25).targets == range(0, 4)
+    assert Task((0,), 3, 2, 0.5).targets == range(2, 5)
+
+
+@pytest.mark.parametrize("mode", ["lean", "fast"])
+def test_the_loss_of_each_step_sees_forecast_and_truth_a_step_earlier(mode, monkeypatch):
+    made = memory.Step((32, 32), mode, train_deterministic.Config(base_features=8, blocks=1, flip=False, season=0.0))
+    monkeypatch.setattr(train_step, "training_autocast", lambda device: nullcontext())
+    states, seen, changes = torch.full((1, 2, 7, 32, 32), 0.5), [], []
+    loss, power = made.learn.loss.forward, made.learn.loss.change
+
+    def change(before, target, valid):
+        changes.append([round(float(x[:, 3].mean()), 3) for x in (before, target)])
+        return power(before, target, valid)
+
+    def spy(pred, target, valid, width, channels, since):
+        if channels == EVERY or channels.start == 3:  # a wind
+            t = 3 if channels == EVERY else 0
+            values = [pred[:, t], target[:, t], *([] if since is None else [since[0][:, t]])]
+            seen.append([round(float(v.mean()), 3) for v in values])
+        return loss(pred, target, valid, width, channels, since)
+
+    monkeypatch.setattr(made.learn.loss, "change", change)
+    monkeypatch.setattr(made.learn.loss, "forward", spy)
+    for task in (Task((0,), 0, 2, 0.5), Task((0,), 2, 2, 0.5)):
+        targets = [torch.full((1, 7, 32, 32), 10.0 + k) for k in task.targets]  # the value tells the step
+        made.learn(memory.START, task, (states, targets, []), torch.Generator().manual_seed(0), made.sums)
+    # the untrained model is persistence: the forecast stays what it was
+    now = seen[0][0]
+    assert [s[1] for s in seen] == [10, 11, 12, 13]
+    assert len(seen[0]) == 2  # from an analysis: its detail has a place
+    assert [s[2:] for s in seen[1:]] == [[now], [now], [now]] and changes == [[10, 11], [11, 12], [12, 13]]
+
+
+def test_a_training_step_takes_bfloat16_where_the_processor_has_units_for_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
+        with training_autocast(cpu):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if has else torch.float32)
+        with autocast(cpu):  # forecasts
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_random_numbers_depend_on_the_counters_alone():

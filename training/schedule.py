@@ -61,6 +61,11 @@ class Task:
     steps: int
     share: float
 
+    @property
+    def targets(self) -> range:
+        """The steps (0: the first) whose truth it needs: those with gradient and the one before."""
+        return range(max(self.skip - 1, 0), self.skip + self.steps)
+
 
 def pair_tasks(order: list[int], batch_size: int, accumulate: int) -> list[list[Task]]:
     """Cut the order of an epoch into optimizer steps of single pairs, each a list of tasks of one batch.
