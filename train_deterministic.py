@@ -81,6 +81,7 @@ class Config:
     rollout_hours: float = 24.0  # length of those forecasts, hours
     rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 8.0  # width from the second step of those forecasts on
+    rollout_amplitude: float = 12.0  # and amplitude
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     sharpen: bool = True  # at the end, measure how much detail forecasts lose, to give it back
     restrain: bool = True  # then hold the variables that the validation part does not show better than persistence
@@ -106,8 +107,8 @@ class Config:
 
 LOWEST = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "noise": 0.0,
-    "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
+    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "rollout_amplitude": 0.0,
+    "noise": 0.0, "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
     "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
     "explode": 0.0, "preview_every": 0,
 }  # fmt: skip
@@ -299,7 +300,7 @@ def build_model(cfg: Config, data: TrainingData, fit: bool) -> ResidualUNet:
 
 def build_loss(cfg: Config, data: TrainingData, lean: bool) -> WeatherLoss:
     """The loss; its terms are in units of those of persistence over the training pairs."""
-    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean)
+    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean, later=cfg.rollout_amplitude)
     changes = list(data.changes())
     for width in {cfg.width, cfg.rollout_width}:
         loss.set_reference(changes, data.valid, width)

@@ -48,6 +48,7 @@ def choices(base) -> dict[str, Choice]:
     rates = {"lr": base.lr, "muon_lr": base.muon_lr}
     piled = ("REFC", "CAPE", "CIN")
     set_reference, forcing_call = WeatherLoss.set_reference, data.forcing.Forcing.__call__
+    amounts = lambda weight: {"amplitude": weight, "rollout_amplitude": weight}  # noqa: E731
     every = {
         "reference": Choice("the reference set"),
         # --- what the model sees and is
@@ -104,9 +105,10 @@ def choices(base) -> dict[str, Choice]:
         "rollout_width_0": Choice("and in roll-outs", {"rollout_width": 0.0}),
         "rollout_width_4": Choice("half the width in roll-outs", {"rollout_width": 4.0}),
         "widths_0": Choice("L1, MSE, gradient see every scale, in both", {"width": 0.0, "rollout_width": 0.0}),
-        "amplitude_2": Choice("a sixth of the weight on the amount of detail", {"amplitude": 2.0}),
-        "amplitude_36": Choice("three times the weight on the amount of detail", {"amplitude": 36.0}),
-        "amplitude_0": Choice("amount of detail left free", {"amplitude": 0.0}),
+        "amplitude_2": Choice("a sixth of the weight on the amount of detail", amounts(2.0)),
+        "amplitude_36": Choice("three times the weight on the amount of detail", amounts(36.0)),
+        "amplitude_0": Choice("amount of detail left free", amounts(0.0)),
+        "rollout_amplitude_36": Choice("and that in roll-outs alone", {"rollout_amplitude": 36.0}),
         "change_off": Choice("amount of change left free", patches=((losses.spectral, "CHANGE", 0.0),)),
         "change_triple": Choice("three times the weight on it", patches=((losses.spectral, "CHANGE", 3.0),)),
         "amounts_single": Choice(
@@ -306,4 +308,4 @@ def without(term: str) -> Callable[..., WeatherLoss]:
     """WeatherLoss with one of its terms left out and the other weights raised to the same sum."""
     rest = {k: v for k, v in WEIGHTS.items() if k != term}
     weights = {k: v / sum(rest.values()) for k, v in rest.items()}
-    return lambda spacing, amplitude, lean: WeatherLoss(spacing, amplitude, weights, lean)
+    return lambda spacing, amplitude, **more: WeatherLoss(spacing, amplitude, weights, **more)

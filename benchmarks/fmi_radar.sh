@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 DAY=2016-09-28
 SETTINGS=(--lead 5min --train_end "${DAY}T16:35" --val_end "${DAY}T17:00" --gap 5min --epochs 27 --rollout_epochs 8
     --rollout_hours 0.5 --width 0 --rollout_width 3 --rollout_lr 0.3 --accumulate 1 --base_features 16 --blocks 1 --memory fast
-    --amplitude 2 --shift False --validate_every 9 --validate_hours 0.25)
+    --amplitude 2 --rollout_amplitude 2 --shift False --validate_every 9 --validate_hours 0.25)
 INIT_TIMES=("${DAY}T17:05" "${DAY}T17:10" "${DAY}T17:15" "${DAY}T17:20" "${DAY}T17:25" "${DAY}T17:30")
 
 .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" "${SETTINGS[@]}"

@@ -32,10 +32,11 @@ class SpectralLoss(nn.Module):
     every gradient finite where a field is constant (no echo at all), and leaves the error exactly 0 where
     pred = target.
 
-    With `since` a third part, CHANGE A (<D_p> - <D_t>)^2 / 4 <D_p>', wants the right amount of change: D_p and D_t are
-    the powers of what forecast and truth have changed since the step before. A forecast from its own forecasts can
-    have all the detail of the truth and stand still, which nothing else here would see. The finest octave is left out:
-    there the change is more easily made of lines of two cells than of weather (1.7 dB in U10 with CHANGE = 3).
+    With `since` A is `later`, and a third part, CHANGE A (<D_p> - <D_t>)^2 / 4 <D_p>', wants the right amount of
+    change: D_p and D_t are the powers of what forecast and truth have changed since the step before. A forecast from
+    its own forecasts can have all the detail of the truth and stand still, which nothing else here would see. The
+    finest octave is left out: there the change is more easily made of lines of two cells than of weather (1.7 dB in U10
+    with CHANGE = 3).
 
     spacing: (dy, dx) in any one unit; only their ratio matters. forward(pred, target, valid, unit, since): fields
     (B, C, H, W) twice, valid (C, H, W) bool or None (cells that do not count are set to 0). Without `unit` it returns
@@ -44,9 +45,13 @@ class SpectralLoss(nn.Module):
     since: None, or the forecast a step earlier and `power` of the truth's change since then.
     """
 
-    def __init__(self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, lean: bool = False):
+    def __init__(
+        self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, lean: bool = False,
+        later: float | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.spacing, self.amplitude, self.lean = spacing, amplitude, lean
+        self.later = amplitude if later is None else later
         self._tables: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(
@@ -60,10 +65,11 @@ class SpectralLoss(nn.Module):
             floor = 1e-3 * bands.sum(dim=0) if unit is None else 1e-2 * n**2 * unit[:, None]  # (bands) or (C, 1, bands)
             sums = _BandSums.apply(pred, target.detach(), window, bands, members, self.lean)
             power_p, power_t, common = (x + floor for x in sums)
-            amplitude = self.amplitude * apart(amount(power_p), amount(power_t))
+            weight = self.amplitude if since is None else self.later
+            amplitude = weight * apart(amount(power_p), amount(power_t))
             if since is not None:
                 powers = (x + floor for x in (self.power(pred - counted(since[0], valid)), since[1]))
-                change = CHANGE * self.amplitude * apart(*map(amount, powers))
+                change = CHANGE * weight * apart(*map(amount, powers))
                 amplitude = amplitude + F.pad(change[..., 1:], (1, 0))  # without the finest octave, where lines grow
             coherence = common / (power_p * power_t).sqrt()
             error = (amplitude + 2 * power_t * (1 - coherence)).mean(dim=(0, 2)) / n**2

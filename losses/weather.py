@@ -30,10 +30,10 @@ class WeatherLoss(nn.Module):
 
     def __init__(
         self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, weights: dict[str, float] = WEIGHTS,
-        lean: bool = False,
+        lean: bool = False, later: float | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.weights, self.spectral = dict(weights), SpectralLoss(spacing, amplitude, lean)
+        self.weights, self.spectral = dict(weights), SpectralLoss(spacing, amplitude, lean, later)
         self.reference: dict[float, dict[str, Tensor]] = {}
 
     @torch.no_grad()

@@ -134,6 +134,20 @@ def test_a_forecast_that_stands_still_has_all_the_detail_and_too_little_change()
     assert (spectral(truth, truth, since=(truth_before, change)) == 0).all()
 
 
+def test_the_amount_of_detail_counts_otherwise_in_later_steps():
+    truth, now = red_noise(0), red_noise(1)
+    parts = []
+    for first, later in ((0.0, 0.0), (2.0, 6.0)):
+        spectral = SpectralLoss(amplitude=first, later=later)
+        forecast = 2 * now  # four times the power of its own
+        since = forecast - (truth - now), spectral.power(truth - now)  # with the truth's change
+        parts.append((spectral(forecast, truth), spectral(forecast, truth, since=since)))
+    (place, same), (first, later) = parts
+    torch.testing.assert_close(same, place)
+    torch.testing.assert_close(later - place, 3 * (first - place), rtol=1e-3, atol=0)
+    assert (first > place).all()
+
+
 def test_the_amount_of_change_has_a_gradient_that_ends_the_stillness():
     truth_before, truth = red_noise(0), red_noise(1)
     before = truth.flip(-1)
