@@ -110,7 +110,7 @@ def test_the_loss_of_each_step_sees_forecast_and_truth_a_step_earlier(mode, monk
         if channels == EVERY or channels.start == 3:  # a wind
             t = 3 if channels == EVERY else 0
             values = [pred[:, t], target[:, t], *([] if since is None else [since[0][:, t]])]
-            seen.append([round(float(v.mean()), 3) for v in values])
+            seen.append([round(float(v.detach().mean()), 3) for v in values])
         return loss(pred, target, valid, width, channels, since)
 
     monkeypatch.setattr(made.learn.loss, "change", change)
