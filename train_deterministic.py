@@ -100,6 +100,7 @@ class Config:
     cache_gb: float = -1.0  # memory for decoded hours, GB; below 0: what is free
     tensorboard: bool = True  # event files in run_dir/tensorboard too, where tensorboard is installed
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keeps what lean computes twice
+    half: bool = False  # bfloat16 on CPUs with matrix units for it: a third faster, less exact on short, smooth records
     memory_gb: float = 0.0  # refuse to begin where a step peaks above, GB; 0: no limit
     empty_cache_every: int = 0  # optimizer steps between returns of unused memory to the GPU; 0: only at validations
     seed: int = 0  # of initial weights, order, mirrors and noise

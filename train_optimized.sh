@@ -21,7 +21,7 @@ DEMO_START=2023-05-20T00 # after 8 epochs), 24 to validate on (the sharpening is
 OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 151 starts, six for
 OTHER_EVERY=11h      # each hour of the day: of fewer, chance decides more about power than the model
 DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 18 --rollout_epochs 3 --rollout_hours 24
-    --validate_every 15 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --levels 1
+    --validate_every 15 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --half True --levels 1
     --train_end 2023-07-18T11 --val_end 2023-08-12T12 --flip False --boundary "$DEMO_DIR/store.zarr") # no mirrors: one terrain, known by heart
 
 # glibc gives large buffers back to the system after each use, which costs a CPU run a tenth of its time: let it keep them

@@ -62,7 +62,7 @@ class Learner:
             target, change = prepared(truth[k]) if k >= task.skip else None, None
             if target is not None and k > 0:  # before the forward pass, whose memory it would add to
                 change = self.loss.change(prepared(truth[k - 1]) / scale, target / scale, valid)
-            with torch.set_grad_enabled(target is not None), training_autocast(self.device):
+            with torch.set_grad_enabled(target is not None), training_autocast(self.device, constants.half):
                 where = {"offset": random_offset(self.model.multiple, rng.initial_seed(), k)} if constants.shift else {}
                 pred = rollout_step(self.model, states, fields, clock, scale, **where)
             if target is not None:

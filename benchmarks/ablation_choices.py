@@ -5,7 +5,6 @@ benchmark: `patches` are (object, attribute, value), and the same ones hold whil
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -152,10 +151,7 @@ def choices(base) -> dict[str, Choice]:
         "batch_half": Choice("half the batch", {"batch_size": max(base.batch_size // 2, 1)}),
         "batch_double": Choice("twice the batch", {"batch_size": base.batch_size * 2}),
         "accumulate_1": Choice("no accumulation", {"accumulate": 1}),
-        "half_off": Choice(
-            "training in float32 where the processor would take bfloat16",
-            patches=((train_step, "training_autocast", lambda device: nullcontext()),),
-        ),
+        "half_on": Choice("training in bfloat16 on processors with matrix units for it", {"half": True}),
         "ema_off": Choice("no averaged weights", patches=((training.schedule, "ema_decay", lambda n: 0.0),)),
         "flip_off": Choice("no mirrors", {"flip": False}),
         "flip_on": Choice("mirrors", {"flip": True}),

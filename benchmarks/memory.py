@@ -105,7 +105,7 @@ def as_on_a_gpu() -> Iterator[None]:
 def half_precision():
     """While open, a training step computes in bfloat16 on any device."""
     return mock.patch.object(
-        train_step, "training_autocast", lambda device: torch.autocast(device.type, torch.bfloat16)
+        train_step, "training_autocast", lambda device, half: torch.autocast(device.type, torch.bfloat16)
     )
 
 

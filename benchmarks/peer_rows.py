@@ -65,7 +65,7 @@ def patches(cfg, row: Row, setting: Setting | None) -> list[tuple]:
         out += [(place, "ResidualUNet", peer) for place in (memory, train_deterministic, ablation_score)]
     if setting is not None:
 
-        def precision(device: torch.device) -> torch.autocast:
+        def precision(device: torch.device, half: bool) -> torch.autocast:
             return torch.autocast(device.type, torch.bfloat16, enabled=setting.half)
 
         out.append((train_step, "training_autocast", precision))

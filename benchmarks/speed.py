@@ -93,7 +93,7 @@ def parts(step: Step, device: torch.device) -> dict[str, float]:
     out: dict = {"pairs": seconds(step.train, device)}
 
     def forward():
-        with train_step.training_autocast(device):
+        with train_step.training_autocast(device, False):
             out["pred"] = rollout_step(step.model, states, fields, clock, scale)
 
     def loss():
@@ -111,7 +111,7 @@ def parts(step: Step, device: torch.device) -> dict[str, float]:
     out["optimizer"] = seconds(update, device)
 
     def forecast():
-        with torch.no_grad(), train_step.training_autocast(device):
+        with torch.no_grad(), train_step.training_autocast(device, False):
             for _ in rollout(step.ema, states, lambda k: (fields, clock), scale, limiter(step.statistics), 2):
                 pass
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -36,8 +35,7 @@ PATCHED = [n for n, c in choices(train_deterministic.Config(**TINY)).items() if 
 
 @pytest.fixture(scope="module", autouse=True)
 def alone():
-    """One thread; bfloat16 in training, whatever the processor has."""
-    with one_thread(), mock.patch.object(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}):
+    with one_thread():
         yield
 
 

@@ -49,7 +49,7 @@ def step(mode: str, monkeypatch, precision) -> tuple:
     monkeypatch.setattr(
         memory.train_step,
         "training_autocast",
-        lambda d: torch.autocast("cpu", precision, enabled=precision != torch.float32),
+        lambda d, half: torch.autocast("cpu", precision, enabled=precision != torch.float32),
     )
     torch.manual_seed(0)
     made = memory.Step((50, 70), mode, train_deterministic.Config(**WIDTHS, season=0.0), memory.Count())

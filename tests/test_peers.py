@@ -84,7 +84,7 @@ def test_the_network_and_precision_of_a_row_hold_while_it_is_trained(stub):
     before = memory.ResidualUNet
     with standing_for_ours(cfg, row, Setting(half=True)):
         assert isinstance(memory.ResidualUNet(CHANNELS, FORCING, CLOCK, 8, 1, 1), Peer)
-        with memory.train_step.training_autocast(torch.device("cpu")):
+        with memory.train_step.training_autocast(torch.device("cpu"), False):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert memory.ResidualUNet is before
 

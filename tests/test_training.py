@@ -98,7 +98,7 @@ def test_a_chain_needs_the_truth_of_its_steps_and_of_the_one_before():
 @pytest.mark.parametrize("mode", ["lean", "fast"])
 def test_the_loss_of_each_step_sees_forecast_and_truth_a_step_earlier(mode, monkeypatch):
     made = memory.Step((32, 32), mode, train_deterministic.Config(base_features=8, blocks=1, flip=False, season=0.0))
-    monkeypatch.setattr(train_step, "training_autocast", lambda device: nullcontext())
+    monkeypatch.setattr(train_step, "training_autocast", lambda device, half: nullcontext())
     states, seen, changes = torch.full((1, 2, 7, 32, 32), 0.5), [], []
     loss, power = made.learn.loss.forward, made.learn.loss.change
 
@@ -129,8 +129,10 @@ def test_a_training_step_takes_bfloat16_where_the_processor_has_units_for_it(mon
     cpu = torch.device("cpu")
     for has in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
-        with training_autocast(cpu):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if has else torch.float32)
+        for half in (True, False):
+            with training_autocast(cpu, half):
+                expected = torch.bfloat16 if has and half else torch.float32
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
         with autocast(cpu):  # forecasts
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 

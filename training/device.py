@@ -18,10 +18,10 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
-def training_autocast(device: torch.device) -> torch.autocast:
-    """The same in training steps, and bfloat16 on a CPU with matrix units for it, where a step takes two thirds of the
-    time. Forecasts have full precision there."""
-    if device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
+def training_autocast(device: torch.device, half: bool) -> torch.autocast:
+    """The same in training steps, and with `half` bfloat16 on a CPU with matrix units for it, where a step takes two
+    thirds of the time. Forecasts have full precision there."""
+    if half and device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False):
         return torch.autocast("cpu", torch.bfloat16)
     return autocast(device)
 
