@@ -53,7 +53,7 @@ TRAINING = {
     "val_end": [("", "accepted"), ("2024-05-21T09", "accepted"), ("2024-05-21T15:01", "refused"),
                 ("2024-05-21", "refused"), *NO_DATE],
     **{n: [("True", "accepted"), ("False", "accepted"), *[(t, "refused") for t in ("maybe", "", "1.0", "yes")]]
-       for n in ("flip",)},
+       for n in ("flip", "half")},
     "memory": [("lean", "accepted"), ("fast", "accepted"), ("Lean", "refused"), ("", "refused")],
     "variables": [("REFC", "accepted"), ("u10", "accepted"), ("T2M", "refused"), ("", "refused"), ("time", "refused")],
     "boundary": [("", "accepted"), ("nowhere.zarr", "refused"), (".", "refused"), ("/dev/null", "refused"),
