@@ -22,7 +22,8 @@ OTHER_HOURS=1680     # hours of other weather, of another seed and a year later,
 OTHER_EVERY=11h      # each hour of the day: of fewer, chance decides more about power than the model
 DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 18 --rollout_epochs 3 --rollout_hours 24
     --validate_every 15 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --half True --levels 1
-    --train_end 2023-07-18T11 --val_end 2023-08-12T12 --flip False --boundary "$DEMO_DIR/store.zarr") # no mirrors: one terrain, known by heart
+    --train_end 2023-07-18T11 --val_end 2023-08-12T12 --boundary "$DEMO_DIR/store.zarr"
+    --flip False) # no mirrors: one terrain, known by heart
 
 # glibc gives large buffers back to the system after each use, which costs a CPU run a tenth of its time: let it keep them
 export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=8000000000

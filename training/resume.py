@@ -5,7 +5,7 @@ from pathlib import Path
 # These may differ when a run is resumed; any other change would make it another run.
 MAY_CHANGE = {"zarr", "run_dir", "epochs", "validate_every", "validate_hours", "save_every", "cache_gb"}
 MAY_CHANGE |= {"patience", "skip_steps", "explode", "tensorboard", "preview_every", "quiet", "sharpen", "restrain"}
-MAY_CHANGE |= {"memory", "memory_gb", "empty_cache_every", "half"}  # the gradients are the same up to rounding
+MAY_CHANGE |= {"memory", "memory_gb", "empty_cache_every"}  # the gradients are the same up to rounding
 
 
 def refuse_other_run(now: dict, old: dict, path: Path) -> None:
