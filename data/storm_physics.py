@@ -74,17 +74,24 @@ def first_state(world: World, rng: np.random.Generator) -> State:
     return State(modes, torch.zeros(2, 2, dtype=torch.float64), air, torch.zeros(3, n, n))
 
 
-def advance(world: World, state: State, time: np.datetime64, rng: np.random.Generator) -> State:
-    """The state one hour after `time`; `rng` supplies what the state does not determine."""
+def advance(
+    world: World, state: State, time: np.datetime64, rng: np.random.Generator, now: dict | None = None
+) -> State:
+    """The state one hour after `time`; `rng` supplies what the state does not determine. now: `diagnose` of this
+    state, where it is known."""
     m = world.amplitude.shape[1]
-    return carry(world, state, time, torch.stack([s * noise(rng, m) for s in hourly_spread(world)]))
+    return carry(world, state, time, torch.stack([s * noise(rng, m) for s in hourly_spread(world)]), now)
 
 
-def carry(world: World, state: State, time: np.datetime64, innovation: torch.Tensor) -> State:
+def carry(
+    world: World, state: State, time: np.datetime64, innovation: torch.Tensor, now: dict | None = None
+) -> State:
     """The state one hour after `time` with what joins the random fields in it: (F, M, M/2+1) complex, or zeros."""
     innovation = innovation / SUBSTEPS
     for i in range(SUBSTEPS):
-        state = _substep(world, state, time + i * np.timedelta64(3600 // SUBSTEPS, "s"), innovation)
+        when = time + i * np.timedelta64(3600 // SUBSTEPS, "s")
+        state = _substep(world, state, now or diagnose(world, state, when), innovation)
+        now = None
     return state
 
 
@@ -169,11 +176,10 @@ def _components(speed, degrees) -> tuple:
     return float(speed * np.cos(angle)), float(speed * np.sin(angle))
 
 
-def _substep(world: World, state: State, time: np.datetime64, innovation: torch.Tensor) -> State:
-    """One internal step: heating, growth and decay in place, then transport."""
+def _substep(world: World, state: State, now: dict, innovation: torch.Tensor) -> State:
+    """One internal step: heating, growth and decay in place, then transport. now: `diagnose` of the state."""
     step = 1 / SUBSTEPS  # h
     cells = 3600 * step / HRRR_SPACING  # cells moved in a step by 1 m/s
-    now = diagnose(world, state, time)
     random, slow, mixing = now["random"], now["slow"], now["mixing"]
     temperature, dew, pool = state.air
     updraught, rain, sheet = state.storm

@@ -76,11 +76,11 @@ def generate(world: World, seed: int, start: np.datetime64, hours: int) -> Itera
     state = first_state(world, np.random.default_rng((seed, 1)))
     for h in range(-SPIN_UP, hours):
         time = start + h * hour
+        fields = diagnose(world, state, time)
         if h >= 0:
-            fields = diagnose(world, state, time)
             yield time, {name: fields[name][inner, inner].numpy() for name in NAMES}
         # One random generator per hour: a run that begins at a kept state draws the same numbers.
-        state = advance(world, state, time, np.random.default_rng((seed, 2, h + SPIN_UP)))
+        state = advance(world, state, time, np.random.default_rng((seed, 2, h + SPIN_UP)), fields)
 
 
 @contextmanager
