@@ -32,7 +32,7 @@ def find_held(data: TrainingData, model, history: int) -> list[str]:
         return []
     count = min(max(CELLS // int(np.prod(data.store.grid.shape)), LEAST), MOST, len(times))
     times = times[np.linspace(0, len(times) - 1, count).round().astype(int)]
-    fails = ~proved(torch.stack([skill(data, model, t[None]) for t in times]).cpu())
+    fails = ~proved(torch.stack([gained(data, model, t[None]) for t in times]).cpu())
     if not fails.any() or fails.all():
         return []
     held = [n for n, fail in zip(data.names, fails.tolist(), strict=True) if fail]
@@ -43,20 +43,17 @@ def find_held(data: TrainingData, model, history: int) -> list[str]:
     return held
 
 
-def proved(skills: Tensor) -> Tensor:
-    """(C,) bool: whether the mean of skills (N, C), one of each hour, is above 0 by a one-sided t-test at 95 %. Hours
-    that are not finite say nothing (persistence was perfect); two at least must say something."""
-    out = torch.zeros(skills.shape[1], dtype=torch.bool)
-    for c, own in enumerate(skills.T):
-        own = own[own.isfinite()]
-        if (n := len(own)) >= 2:
-            out[c] = own.mean() > T95[min(n - 1, len(T95)) - 1] * own.std() / math.sqrt(n)
-    return out
+def proved(gains: Tensor) -> Tensor:
+    """(C,) bool: whether the mean of gains (N, C), one of each of at least two hours, is above 0 by a one-sided t-test
+    at 95 %."""
+    n = len(gains)
+    return gains.mean(dim=0) > T95[min(n - 1, len(T95)) - 1] * gains.std(dim=0) / math.sqrt(n)
 
 
 @torch.no_grad()
-def skill(data: TrainingData, model, time: np.ndarray) -> Tensor:
-    """(C,): 1 - RMSE / RMSE of persistence at the next lead from one initial time; not finite where that is perfect."""
+def gained(data: TrainingData, model, time: np.ndarray) -> Tensor:
+    """(C,): RMSE of persistence - RMSE at the next lead from one initial time, in standard deviations. Not their ratio:
+    in an hour with next to no echo a forecast can be a hundred times worse than persistence, and no matter."""
     states, true = (
         normalise(x.to(data.device), data.statistics, data.mask)
         for x in (data.series.states(time), stack([data.hours(time[0] + data.lead)]))
@@ -65,5 +62,6 @@ def skill(data: TrainingData, model, time: np.ndarray) -> Tensor:
         state = rollout_step(model, states, *data.forcing(time), data.statistics.scale)
     valid = torch.ones_like(true, dtype=torch.bool) if data.valid is None else data.valid
     state = limiter(data.statistics, data.mask)(state)[0]
-    errors = [((x - true).square() * valid).sum(dim=(0, -2, -1)).sqrt() for x in (state, states[:, -1])]
-    return 1 - errors[0] / errors[1]
+    cells = valid.expand_as(true).sum(dim=(0, -2, -1)).clamp(min=1)
+    now, then = ((((x - true).square() * valid).sum(dim=(0, -2, -1)) / cells).sqrt() for x in (states[:, -1], state))
+    return now - then

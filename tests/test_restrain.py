@@ -14,24 +14,16 @@ import train_restrain
 from data.normalise import Statistics
 from forecaster import forecast, load_model
 from tests.conftest import SIZES
-from train_restrain import find_held, proved, skill
+from train_restrain import find_held, gained, proved
 from training.checkpoint import load_checkpoint
 from training.weights import load_weights, save_weights
-
-NAN = float("nan")
 
 
 def test_a_mean_has_to_stand_out_of_its_standard_error():
     # means 0.3, standard deviations 0.1, 0.2 and 0: t = 5.2, 2.6 and none with 2 degrees of freedom; the bar is 2.92
-    skills = torch.tensor([[0.2, 0.1, -0.3], [0.3, 0.3, -0.3], [0.4, 0.5, -0.3]])
-    assert proved(skills).tolist() == [True, False, False]
-    assert proved(torch.cat([skills, skills])[:, 1:]).tolist() == [True, False]  # t = 4.1 with 5, the bar is 2.02
-
-
-def test_hours_in_which_persistence_was_perfect_say_nothing():
-    skills = torch.tensor([[0.2, NAN, NAN], [0.3, -torch.inf, NAN], [NAN, NAN, 0.5]])
-    assert proved(skills).tolist() == [False, False, False]  # t = 5 with 1, the bar is 6.31; the others have no two
-    assert proved(torch.tensor([[0.29, 0.29], [0.31, NAN], [NAN, 0.31]])).tolist() == [True, True]
+    gains = torch.tensor([[0.2, 0.1, -0.3], [0.3, 0.3, -0.3], [0.4, 0.5, -0.3]])
+    assert proved(gains).tolist() == [True, False, False]
+    assert proved(torch.cat([gains, gains])[:, 1:]).tolist() == [True, False]  # t = 4.1 with 5, the bar is 2.02
 
 
 def stub(change: float, hours: int = 6):
@@ -55,10 +47,20 @@ def stub(change: float, hours: int = 6):
     ), lambda states, forcing, clock: torch.full((1, 2, 4, 6), change)  # fmt: skip
 
 
-def test_the_skill_of_an_hour_by_hand():
-    found = skill(*stub(0.75), np.array(["2024-05-20T02"], "datetime64[ns]"))
-    assert found[0] == pytest.approx(0.75)
-    assert found[1] == -torch.inf  # persistence is perfect
+def test_the_gain_of_an_hour_by_hand():
+    # the first rises by 1, half of a standard deviation, and is forecast to rise by 0.75; the second does not change,
+    # so persistence is perfect, and the forecast wrong by 0.75
+    found = gained(*stub(0.75), np.array(["2024-05-20T02"], "datetime64[ns]"))
+    assert found.tolist() == pytest.approx([1 / 2 - 0.25 / 2, -0.75 / 2])
+
+
+def test_an_hour_with_next_to_no_echo_does_not_hold_a_variable(monkeypatch):
+    # persistence is wrong by 1 in five hours, and by 0.001 in one in which the forecast is wrong by 0.1: its skill is
+    # -99 there, the mean over hours -16
+    gains = [*[torch.tensor([0.5, -0.1])] * 5, torch.tensor([0.001 - 0.1, -0.1])]
+    hours = iter(gains)
+    monkeypatch.setattr(train_restrain, "gained", lambda *_: next(hours))
+    assert find_held(*stub(0.75, hours=7), 0) == ["V10"]
 
 
 def test_the_variable_without_proof_is_held(capsys):
@@ -79,7 +81,7 @@ def run_with_held_wind(seven_store, tmp_path_factory):
     constants |= SIZES | {"lr": 0.02, "muon_lr": 0.02, "restrain": True}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            train_restrain, "skill", lambda data, model, t: torch.tensor([0.5, -0.1]) + 0.01 * (t[0].item() % 7)
+            train_restrain, "gained", lambda data, model, t: torch.tensor([0.5, -0.1]) + 0.01 * (t[0].item() % 7)
         )
         assert train_deterministic.main(train_deterministic.Config(**constants)) == 0
     return run_dir, constants
@@ -94,7 +96,7 @@ def test_a_held_variable_stays_and_the_others_move(run_with_held_wind, seven_sto
     ds = xr.open_zarr(tmp_path / "f.zarr").load()
     assert ds.attrs["held"] == "U10"
     for k in (1, 2, 3):
-        np.testing.assert_array_equal(ds.U10[0, k], ds.U10[0, 0])  # to the last digit: its skill is 0, not 1e-9
+        np.testing.assert_array_equal(ds.U10[0, k], ds.U10[0, 0])  # to the last digit
         assert abs(ds.T2M[0, k] - ds.T2M[0, 0]).mean() > 0.01
 
 
