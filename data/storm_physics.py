@@ -83,9 +83,7 @@ def advance(
     return carry(world, state, time, torch.stack([s * noise(rng, m) for s in hourly_spread(world)]), now)
 
 
-def carry(
-    world: World, state: State, time: np.datetime64, innovation: torch.Tensor, now: dict | None = None
-) -> State:
+def carry(world: World, state: State, time: np.datetime64, innovation: torch.Tensor, now: dict | None = None) -> State:
     """The state one hour after `time` with what joins the random fields in it: (F, M, M/2+1) complex, or zeros."""
     innovation = innovation / SUBSTEPS
     for i in range(SUBSTEPS):

@@ -98,10 +98,10 @@ def phase_sums(error, scored=None) -> dict[str, np.ndarray]:
     error = np.asarray(error, float)
     scored = np.ones(error.shape, bool) if scored is None else np.asarray(scored)
     widest = PERIODS[-1]
-    padding = [(0, -n % widest) for n in error.shape]
-    sums, counts = np.pad(np.where(scored, error, 0.0), padding), np.pad(scored.astype(float), padding)
-    fold = (sums.shape[0] // widest, widest, sums.shape[1] // widest, widest)
-    return {"error": sums.reshape(fold).sum((0, 2)), "count": counts.reshape(fold).sum((0, 2))}
+    (H, W), (down, along) = error.shape, (-(-n // widest) for n in error.shape)
+    sums = np.zeros((2, down * widest, along * widest))
+    sums[:, :H, :W] = np.where(scored, error, 0.0), scored
+    return dict(zip(("error", "count"), sums.reshape(2, down, widest, along, widest).sum((1, 3)), strict=True))
 
 
 def phase_spread(sums: dict[str, np.ndarray], rmse: float) -> dict[str, float | None]:
