@@ -7,7 +7,8 @@ Of the record itself the twin is given the seven stored variables of two hours (
 else; benchmarks/twin_estimate.py finds the hidden state. `carry` without innovations is the forecast. Beside it stand
 the generator restarted from its whole true state, without innovations and with innovations of another draw: what the
 next hour leaves open even then.
-Scored by skill = 1 - RMSE / RMSE of persistence of the true fields, squares summed over cases, and by FSS of REFC.
+Scored by skill = 1 - RMSE / RMSE of persistence of the true fields, squares summed over cases, by FSS of REFC, and by
+the RMSE of the edge band over that inside, as the certificate has it.
 """
 
 import json
@@ -28,6 +29,7 @@ from data.storm_physics import State, World, advance, carry, cycles, diagnose, f
 from data.synthetic_storms import NAMES, SPIN_UP, VERSION, make_world, one_thread
 from data.times import parse_time, show
 from data.variables import lookup
+from verification.lines import edge_scores, edge_sums
 from verification.scores import error_sums, fss, fss_sums, rmse, skill
 
 LEADS = (1, 2, 3)  # h
@@ -129,28 +131,37 @@ def analysis(fields: dict[str, Tensor], share: float, rng: np.random.Generator) 
 
 
 def score(fields: dict[int, dict], record: dict, c: int) -> dict[tuple, dict]:
-    """Sums of one case by (variable, lead), and for ("FSS", lead) those of REFC >= 20 dBZ in 3 x 3 cells."""
+    """Sums of one case by (variable, lead), for ("edge", variable) those of the edge band apart at the first lead, and
+    for ("FSS", lead) those of REFC >= 20 dBZ in 3 x 3 cells."""
     out = {}
     for lead in LEADS:
         truth = record[c + lead][1]
         for name in NAMES:
             floor = lookup(name).scored_floor
-            out[name, lead] = error_sums(fields[lead][name].clamp(min=floor), truth[name].clamp(min=floor))
+            ours, true = fields[lead][name].clamp(min=floor), truth[name].clamp(min=floor)
+            out[name, lead] = error_sums(ours, true)
+            if lead == LEADS[0]:
+                out["edge", name] = edge_sums(ours - true)
         out["FSS", lead] = fss_sums(fields[lead]["REFC"], truth["REFC"], 20.0, 3)
     return out
 
 
 def report(cfg: Config, sums: dict, seconds: dict, inits: list[str]) -> None:
     """Prints what the rows are measured by and whether the generator leaves enough open; writes the JSON."""
-    base = {key: rmse(s) for key, s in sums["persistence"].items() if key[0] != "FSS"}
+    base = {(n, k): rmse(sums["persistence"][n, k]) for n in NAMES for k in LEADS}
     reference = {n: {k: base[n, k] for k in LEADS} for n in NAMES}
     result = {"generator_version": VERSION, "seed": cfg.seed, "start": cfg.start, "size": cfg.size, "init_times": inits,
               "analysis_error": ERROR, "iterations": cfg.iterations, "cores": os.cpu_count(),
-              "seconds_per_case": seconds, "persistence_rmse": reference, "skill": {}, "fss": {}}  # fmt: skip
+              "seconds_per_case": seconds, "persistence_rmse": reference, "skill": {}, "fss": {},
+              "edge_over_interior": {}}  # fmt: skip
     for row, s in sums.items():
         result["skill"][row] = {n: {k: skill(rmse(s[n, k]), base[n, k]) for k in LEADS} for n in NAMES}
         result["fss"][row] = {k: fss(s["FSS", k]) for k in LEADS}
+        apart = {n: edge_scores(s["edge", n]) for n in NAMES}
+        result["edge_over_interior"][row] = {n: x["edge_rmse"] / x["interior_rmse"] for n, x in apart.items()}
     print(f"{'RMSE of persistence':24s}{''.join(f'{base[n, 1]:8.2f}' for n in NAMES)}")
+    for row, ratios in result["edge_over_interior"].items():
+        print(f"edge / interior, {row:24s}{''.join(f'{x:8.2f}' for x in ratios.values())}")
     if "twin" in sums:
         best = max((result["skill"]["twin"][n][1], n) for n in NAMES if base[n, 1] > 0)
         verdict = "PASS" if best[0] <= 0.9 else "FAIL: the generator is too easy"
