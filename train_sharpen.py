@@ -3,7 +3,6 @@ forecast from best.pt loses (models/sharpen.py), by forecasts from the whole rec
 are one weather; kept in the file."""
 
 import itertools
-import math
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,10 @@ from training.team import Team
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
 FEWEST = 72  # initial times that the validation part must have; a shorter record is learned by heart, and what its
 # forecasts lose says nothing of other days
-MOST, LEAST = 144, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
-CELLS = 600_000  # that all forecasts together have, between the two
+MOST, LEAST = 286, 4  # forecasts that are made: many of a small domain, few of a large one, which holds as much weather
+CELLS = 1_200_000  # that all forecasts together have, between the two
+MIXED = (5, 7, 11, 13, 17, 19)  # hours of the day from one forecast to the next: 1 would meet all 24 too, but so slowly
+# that for a week or two storms are met in one stage of their life
 TOGETHER = 2**15  # cells of the forecasts that are computed together
 
 
@@ -92,8 +93,8 @@ def choose_starts(data: TrainingData, history: int) -> tuple[int, np.ndarray]:
         if len(parts[1]) >= FEWEST:
             starts = np.concatenate(parts)
             count = min(max(round(CELLS / np.prod(data.store.grid.shape)), LEAST), MOST, len(starts))
-            every = next(n for n in itertools.count((len(starts) - 1) // (count - 1)) if math.gcd(n, 24) == 1)
-            return steps, starts[::every][:count]
+            every = next(n for n in itertools.count(-(-len(starts) // count)) if n == 1 or n % 24 in MIXED)
+            return steps, starts[::every]
     return 0, parts[1]
 
 

@@ -113,19 +113,24 @@ def test_too_short_a_validation_part_is_said_and_nothing_is_kept(run_of_two, tmp
     assert "sharpening" not in load_checkpoint(tmp_path / "run" / "best.pt")
 
 
-def test_hours_of_the_day_get_their_turn():
-    times = np.datetime64("2024-05-20", "ns") + np.arange(516) * np.timedelta64(1, "h")
+@pytest.mark.parametrize(("hours", "count"), [(516, 94), (6300, 216)])  # every 5 h, not 2; every 29 h, not 22, 23 or 25
+def test_hours_of_the_day_get_their_turn(hours, count):
+    times = np.datetime64("2024-05-20", "ns") + np.arange(hours) * np.timedelta64(1, "h")
+    middle = hours // 2
 
     class Data:
         lead = np.timedelta64(1, "h")
         store = type("Store", (), {"times": times, "grid": type("Grid", (), {"shape": (64, 64)})})
-        split = type("Split", (), {"train": (times[0], times[257]), "validation": (times[258], times[-1])})
+        split = type("Split", (), {"train": (times[0], times[middle - 1]), "validation": (times[middle], times[-1])})
 
     steps, starts = train_sharpen.choose_starts(Data, 1)
-    assert (steps, len(starts)) == (24, 94)  # every 5 h: 3 or 4 would meet some hours only
-    assert ((starts < times[258] - np.timedelta64(24, "h")).sum(), (starts > times[258]).sum()) == (47, 47)
-    assert starts[-1] >= times[-1] - np.timedelta64(24 + 5, "h")
-    assert len({t.astype("datetime64[h]").astype(int) % 24 for t in starts}) == 24
+    assert (steps, len(starts)) == (24, count)
+    assert ((starts < times[middle]).sum(), (starts > times[middle]).sum()) == (count // 2, count // 2)
+    assert starts[-1] >= times[-1] - np.timedelta64(24 + 29, "h")
+    hour = starts.astype("datetime64[h]").astype(int) % 24
+    assert len(set(hour)) == 24
+    week = starts < starts[0] + np.timedelta64(7, "D")
+    assert len(set(hour[week] // 6)) == 4  # night, morning, afternoon and evening within a week
 
 
 def test_true_weather_in_the_place_of_the_forecast_is_scored_as_such(run_of_two, seven_store, tmp_path, capsys):
