@@ -131,7 +131,9 @@ class TrainingData:
         cases = [(self.pairs, Task(tuple(range(min(constants.batch_size, len(self.pairs)))), 0, 1, 1.0))]
         if self.rollout_epochs:
             size = min(constants.batch_size, len(self.chains))
-            cases.append((self.chains, longest_task(size, self.longest, constants.accumulate)))
+            cases.append(
+                (self.chains, longest_task(size, self.longest, constants.rollout_accumulate or constants.accumulate))
+            )
         return cases
 
     def changes(self) -> Iterator[list[Tensor]]:

@@ -79,6 +79,7 @@ class Config:
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
+    rollout_accumulate: int = 0  # batches per optimizer step there, up to four of them hours in turn; 0: accumulate
     rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 8.0  # width from the second step of those forecasts on
     rollout_amplitude: float = 12.0  # and amplitude
@@ -111,7 +112,7 @@ LOWEST = {
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "rollout_amplitude": 0.0,
     "noise": 0.0, "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
     "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
-    "explode": 0.0, "preview_every": 0,
+    "explode": 0.0, "preview_every": 0, "rollout_accumulate": 0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
@@ -315,7 +316,8 @@ def plan(cfg: Config, data: TrainingData, epoch: int) -> tuple[np.ndarray, list[
         order = block_order(len(data.pairs), data.blocks[0], rng)
         return data.pairs, pair_tasks(order, cfg.batch_size, cfg.accumulate)
     order = block_order(len(data.chains), data.blocks[1], rng)
-    groups = rollout_tasks(order, cfg.batch_size, cfg.accumulate, data.longest, data.steps_per_epoch, rng)
+    batches = cfg.rollout_accumulate or cfg.accumulate
+    groups = rollout_tasks(order, cfg.batch_size, batches, data.longest, data.steps_per_epoch, rng)
     return data.chains, groups
 
 

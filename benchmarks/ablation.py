@@ -45,7 +45,7 @@ REFERENCE = {
 # level; 2: they stand on the coarsest cells; 3: the spectral term compares powers; 4: and in roll-outs those of changes
 REVISION = 4
 # constants that came with the revision as it is: a run without the name is without them
-LATER = ("shift", "sharpen", "restrain")
+LATER = ("shift", "sharpen", "restrain", "rollout_accumulate")
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
 UNUSED = {"validate_hours": 0.01, "save_every": 60.0, "preview_every": 0}  # the shortest validation, at the end

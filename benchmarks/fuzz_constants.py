@@ -38,7 +38,7 @@ NO_DATE = [(t, "refused") for t in (
 
 TRAINING = {
     **{n: whole(1) for n in ("epochs", "batch_size", "accumulate", "base_features", "blocks", "validate_every")},
-    **{n: whole(0) for n in ("history", "rollout_epochs", "seed", "empty_cache_every")},
+    **{n: whole(0) for n in ("history", "rollout_epochs", "rollout_accumulate", "seed", "empty_cache_every")},
     "levels": [*whole(0), (2, "accepted"), (3, "refused"), (40, "refused")],
     **{n: number(0.0) for n in ("muon_lr", "width", "rollout_width", "amplitude", "rollout_amplitude", "noise",
                                 "season", "weight_decay", "warmup", "save_every", "memory_gb")},

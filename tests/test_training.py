@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -72,6 +73,17 @@ def test_the_last_epochs_have_a_lower_cosine_of_their_own():
     factors = [two_phases(n, 100, 20, 0.1, 0.2) for n in range(121)]
     assert factors[:100] == [warmup_cosine(n, 100, 10) for n in range(100)]
     assert max(factors[100:]) == pytest.approx(0.2) and factors[120] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_roll_outs_have_batches_of_their_own(batches):
+    data = SimpleNamespace(
+        pairs=np.arange(8), chains=np.arange(8), blocks=(8, 8), rollout_epochs=1, longest=6, steps_per_epoch=2
+    )
+    cfg = train_deterministic.Config(epochs=2, batch_size=4, accumulate=1, rollout_accumulate=batches)
+    pairs, chains = (train_deterministic.plan(cfg, data, epoch)[1] for epoch in (0, 1))
+    assert [sum(t.steps for t in step) for step in pairs] == [1, 1]
+    assert [sum(t.steps for t in step) for step in chains] == [max(batches, 1)] * 2
 
 
 @pytest.mark.parametrize("longest,accumulate", [(24, 4), (4, 4), (3, 8), (1, 16)])
