@@ -16,12 +16,12 @@ STORE=data/hrrr.zarr # training store
 RUN_DIR=runs/hrrr    # checkpoints, log, forecast, scores, figures
 HOURS=24             # length of the forecasts
 DEMO_DIR=runs/demo
-DEMO_HOURS=2328      # hours of synthetic weather, 97 days: 59 to train on (with half of them it knows its weather by heart
-DEMO_START=2023-05-20T00 # after 8 epochs), 24 to validate on (the sharpening is measured on both), 11 to test on
-OTHER_HOURS=1680     # hours of other weather, of another seed and a year later, to test on; from 151 starts, six for
-OTHER_EVERY=11h      # each hour of the day: of fewer, chance decides more about power than the model
-DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 18 --rollout_epochs 3 --rollout_hours 24
-    --validate_every 15 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --half True --levels 1
+DEMO_HOURS=3288      # hours of synthetic weather, 137 days: 100 to train on, 24 to validate on (the sharpening is measured on
+DEMO_START=2023-04-10T00 # both), 11 to test on
+OTHER_START=2024-04-10T00 # as many hours of other weather, the same season of another seed, to test on; from 172 starts,
+OTHER_EVERY=19h      # seven for each hour of the day: of fewer, chance decides more about power than the model
+DEMO_TRAINING=(--batch_size 8 --accumulate 1 --base_features 32 --epochs 11 --rollout_epochs 2 --rollout_hours 24
+    --rollout_accumulate 2 --validate_every 9 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --half True --levels 1
     --train_end 2023-07-18T11 --val_end 2023-08-12T12 --boundary "$DEMO_DIR/store.zarr"
     --flip False) # no mirrors: one terrain, known by heart
 
@@ -118,7 +118,7 @@ setup)
 demo)
     shift
     setup requirements.txt
-    (synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start 2024-06-15T00) & # on another core
+    (synthetic "$DEMO_DIR/other_seed.zarr" --hours "$DEMO_HOURS" --seed 1 --start "$OTHER_START") & # on another core
     trap 'kill %1 2>/dev/null || true' EXIT # what runs in the background does not hear Ctrl-C
     (synthetic "$DEMO_DIR/store.zarr" --hours "$DEMO_HOURS" --start "$DEMO_START")
     wait %1
