@@ -1,6 +1,6 @@
 """What the certificate says of weather that is right in every statistic and wrong in every place: a yardstick for it.
 
-    python -m data.synthetic_storms --out runs/demo/third_seed.zarr --hours 1680 --seed 2 --start 2024-06-15T00
+    python -m data.synthetic_storms --out runs/demo/third_seed.zarr --hours 3288 --seed 2 --start 2024-04-10T00
     python -m benchmarks.other_weather --forecast runs/demo/other_seed/forecast.zarr \\
         --other runs/demo/third_seed.zarr --zarr runs/demo/other_seed.zarr --json benchmarks/results/other_weather.json
 
