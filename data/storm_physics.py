@@ -84,7 +84,8 @@ def advance(
 
 
 def carry(world: World, state: State, time: np.datetime64, innovation: torch.Tensor, now: dict | None = None) -> State:
-    """The state one hour after `time` with what joins the random fields in it: (F, M, M/2+1) complex, or zeros."""
+    """The state one hour after `time` with what joins the random fields in it: (F, M, M/2+1) complex, or zeros.
+    now: as in `advance`."""
     innovation = innovation / SUBSTEPS
     for i in range(SUBSTEPS):
         when = time + i * np.timedelta64(3600 // SUBSTEPS, "s")

@@ -54,13 +54,18 @@ def test_the_gain_of_an_hour_by_hand():
     assert found.tolist() == pytest.approx([1 / 2 - 0.25 / 2, -0.75 / 2])
 
 
-def test_an_hour_with_next_to_no_echo_does_not_hold_a_variable(monkeypatch):
-    # persistence is wrong by 1 in five hours, and by 0.001 in one in which the forecast is wrong by 0.1: its skill is
-    # -99 there, the mean over hours -16
-    gains = [*[torch.tensor([0.5, -0.1])] * 5, torch.tensor([0.001 - 0.1, -0.1])]
-    hours = iter(gains)
-    monkeypatch.setattr(train_restrain, "gained", lambda *_: next(hours))
-    assert find_held(*stub(0.75, hours=7), 0) == ["V10"]
+def test_an_hour_with_next_to_no_change_does_not_hold_a_variable():
+    """It rises by 1 in eleven hours and by 0.001 in one, in which a forecast of 0.75 has a skill of -748."""
+    data, model = stub(0.75, hours=13)
+    whole = data.hours
+
+    def fields(time) -> torch.Tensor:
+        out = whole(time).clone()
+        out[0, :, :3] -= 0.999 * bool(time > data.store.times[6])
+        return out
+
+    data.hours, data.series.states = fields, lambda t: fields(t[0])[None, None]
+    assert find_held(data, model, 0) == ["V10"]
 
 
 def test_the_variable_without_proof_is_held(capsys):
