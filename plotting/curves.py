@@ -17,7 +17,7 @@ def loss_curves(records: list[dict]) -> Figure:
 
     `records` are the objects of log.jsonl, oldest first: epoch, loss, terms{}, lr, grad_norm, score,
     skill{variable}, rollout_skill{variable}, rollout_hours, samples_per_s, data_wait, peak_memory_bytes. What a record
-    lacks, or holds as NaN, is left out. The best score is marked by a grey line.
+    lacks, or holds as NaN, is left out. A grey line marks the epoch of best.pt.
     """
     if not records:
         raise ValueError("loss_curves: got no record, expected at least one. Fix: draw after the first validation")
@@ -52,7 +52,7 @@ def loss_curves(records: list[dict]) -> Figure:
     rate.ticklabel_format(axis="y", scilimits=(-2, 3))
     speed.text(0.03, 0.05, _beside_speed(records), transform=speed.transAxes, fontsize=10)
 
-    best, fine_tuned = _best(records), [r["epoch"] for r in records if r.get("own_forecasts")]
+    best, fine_tuned = _kept(records), [r["epoch"] for r in records if r.get("own_forecasts")]
     epochs = [r["epoch"] for r in records]
     if fine_tuned:
         before = [e for e in epochs if e < fine_tuned[0]]
@@ -74,15 +74,15 @@ def loss_curves(records: list[dict]) -> Figure:
 
 
 def headline(records: list[dict]) -> str:
-    """The state of a run in one line: epoch, loss, score, and when it was best."""
-    last, best = records[-1], _best(records)
+    """The state of a run in one line: epoch, loss, score, and which epoch best.pt has."""
+    last, best = records[-1], _kept(records)
     parts = [f"epoch {last['epoch']}"]
     if _number(last.get("loss")):
         parts.append(f"loss {last['loss']:.3f}")
     if _number(last.get("score")):
         parts.append(f"mean skill {last['score']:+.3f}")
     if best is not None and best is not last:
-        parts.append(f"highest {best['score']:+.3f} at epoch {best['epoch']} (grey line)")
+        parts.append(f"best.pt {best['score']:+.3f} of epoch {best['epoch']} (grey line)")
     return ", ".join(parts)
 
 
@@ -144,9 +144,10 @@ def _newest(axes, record: dict) -> None:
         axes.legend(fontsize=8)
 
 
-def _best(records: list[dict]) -> dict | None:
-    """The record with the highest score."""
-    return max((r for r in records if _number(r.get("score"))), key=lambda r: r["score"], default=None)
+def _kept(records: list[dict]) -> dict | None:
+    """The record of best.pt: with the highest score, of the epochs on its own forecasts as soon as there is one."""
+    last = [r for r in records if r.get("own_forecasts")] or records
+    return max((r for r in last if _number(r.get("score"))), key=lambda r: r["score"], default=None)
 
 
 def _number(value) -> bool:

@@ -44,11 +44,15 @@ def test_the_newest_skill_stands_there_in_figures():
     assert texts == ["+0.30", "-0.70", "+0.20"]  # an undefined one is left out, a bad one is written in full
 
 
-def test_the_headline_says_when_the_run_was_best():
+def test_the_headline_says_which_epoch_best_pt_has():
     assert headline([record(5), record(10)]) == "epoch 10, loss 0.100, mean skill +1.000"
     told = headline([record(5, score=0.4), record(10, score=0.2)])
-    assert told == "epoch 10, loss 0.100, mean skill +0.200, highest +0.400 at epoch 5 (grey line)"
+    assert told == "epoch 10, loss 0.100, mean skill +0.200, best.pt +0.400 of epoch 5 (grey line)"
     assert headline([{"epoch": 3, "loss": math.nan}]) == "epoch 3"
+    # best.pt has an epoch on its own forecasts as soon as there is one, however high the score before
+    own = [record(15, score=0.3, own_forecasts=True), record(20, score=0.1, own_forecasts=True)]
+    told = headline([record(5, score=0.4), record(10, score=0.2), *own])
+    assert told.endswith("mean skill +0.100, best.pt +0.300 of epoch 15 (grey line)")
 
 
 @pytest.mark.parametrize("lost", [{"loss": None, "grad_norm": None, "terms": {}}, {"skill": {}, "rollout_skill": {}}])
