@@ -104,10 +104,12 @@ def main(cfg: Config) -> None:
                for lead, t in by_lead.items()}
         for name, by_lead in totals.items()
     }  # fmt: skip
-    lines, notes = certificate(scores, str(forecast.attrs.get("boundary") or ""))
+    boundary = str(forecast.attrs.get("boundary") or "")
+    lines, notes = certificate(scores, boundary)
     windows = {n: [w * m.cell for w in m.windows] for n, m in measures.items() if m.windows}
     result = {
         "split": split,
+        "boundary": boundary,
         "init_times": [show(t) for t in init_times],
         "outside_test": [show(t) for t in outside],
         "skipped_without_truth": skipped,

@@ -26,6 +26,7 @@ BASELINES = {
 }  # fmt: skip
 SHOWN = (1, 2, 3, 6, 12, 24)  # h, the lead times of the tables
 WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
+ENOUGH = 100  # initial times from which on the certificate's amounts of detail are not mostly chance (docs/verification.md)
 MANY = 12  # lines of the certificate or constants that are listed before the rest is folded away
 
 
@@ -67,10 +68,12 @@ def certificate(scores: dict | None, others: dict[str, dict]) -> Markup:
         rows.append([name, tag("span", mark, class_=kind), group[0]["bar"], f"{passed} of {len(group)}"])
     failed = [[x["name"], number(x["value"]), x["bar"], notes.get(x["name"], "")] for x in lines if x["pass"] is False]
     unjudged = [[x["name"], x["bar"], notes.get(x["name"], "")] for x in lines if x["pass"] is None]
-    total = sum(x["pass"] is True for x in lines)
+    total, starts = sum(x["pass"] is True for x in lines), len(scores["init_times"])
     return section(
         "Certificate",
-        paragraph(f"{total} of {len(lines)} lines passed, {len(failed)} failed, {len(unjudged)} could not be judged."),
+        paragraph(f"{total} of {len(lines)} lines passed, {len(failed)} failed, {len(unjudged)} could not be judged.",
+                  f" From {starts} initial times the lines on power, spread and drift are in part the chance of their "
+                  f"weather: judge those from {ENOUGH} or more." if starts < ENOUGH else ""),
         table("Criteria", ["criterion", "result", "bar", "passed"], rows, left=2),
         details(
             f"The {len(failed)} lines that failed",
@@ -91,8 +94,11 @@ def _others(others: dict[str, dict]) -> Markup:
         lines, lead = scores["certificate"], leads_of(scores["scores"])[0]
         skills = [e[lead]["skill"] for e in scores["scores"].values() if is_number(e.get(lead, {}).get("skill"))]
         spread = f"{min(skills):+.2f} to {max(skills):+.2f}" if skills else "n/a"
-        rows.append([name, f"{sum(x['pass'] is True for x in lines)} of {len(lines)}", spread])
-    return table("Other evaluations of this run", ["folder", "lines passed", "skill at the first lead"], rows)
+        boundary = scores.get("boundary", "not known") or "none"  # files of earlier versions do not say
+        passed = f"{sum(x['pass'] is True for x in lines)} of {len(lines)}"
+        rows.append([name, boundary, str(len(scores["init_times"])), passed, spread])
+    titles = ["folder", "boundary data", "initial times", "lines passed", "skill at the first lead"]
+    return table("Other evaluations of this run", titles, rows, left=2)
 
 
 def skill(scores: dict | None) -> Markup:
