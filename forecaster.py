@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from data.boundary import Boundary
+from data.boundary import ALONE, Boundary, Yesterday
 from data.dataset import Hours, Series
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import plain
@@ -78,25 +78,31 @@ class Forecaster:
         refuse_other_grid(self.checkpoint, forcing, grid, where)
         return forcing
 
-    def sharpened(self, with_edge: bool, first: int = 0) -> Callable[[Tensor, int], Tensor] | None:
+    def yesterday(self, hours: Hours, times: np.ndarray, steps: int) -> Yesterday | None:
+        """What the edge of forecasts without boundary data is drawn to; None where `hours` has it for none of them."""
+        edge = Yesterday(hours, self.statistics, self.mask, self.lead, steps, ~self.held)
+        return edge if edge.known(times).any() else None
+
+    def sharpened(self, boundary: bool, first: int = 0) -> Callable[[Tensor, int], Tensor] | None:
         """What gives a state after step `first` + k its detail back; None where that was not measured for forecasts
         of this kind, with or without boundary data. Beyond the steps that were measured a state stays as it is."""
-        measured = self.sharpening["edge" if with_edge else "free"]
+        measured = self.sharpening["edge" if boundary else "free"]
         return None if measured is None else lambda state, k: measured(state, first + k)
 
     @torch.no_grad()
     def roll(
-        self, states: Tensor, init_times: np.ndarray, forcing: Forcing, steps: int, nudge: Callable | None = None,
-        sharpened: Callable | None = None,
+        self, states: Tensor, init_times: np.ndarray, forcing: Forcing, steps: int,
+        edge: Boundary | Yesterday | None = None, sharpened: Callable | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
         """Forecast `steps` leads from states (B, 1 + history, C, H, W) in physical units, the last at init_times (B,).
-        nudge and sharpened as in models/rollout.py.
+        edge: what the edge of the domain is drawn to; sharpened as in models/rollout.py.
 
         Yields after each step the fields (B, C, H, W), physical units inside the bounds and NaN where masked, and the
         shares of clipped cells (B, C). Raises ValueError where a field is not finite. Full precision on a CPU, bfloat16
         on a GPU."""
         init_times = np.atleast_1d(init_times)
-        stays = self.held.any() and nudge is None
+        nudge = None if edge is None else lambda state, k: edge.draw(state, init_times, self.lead, k)
+        stays = self.held.any() and not isinstance(edge, Boundary)
         analysis = clip_physical(states[:, -1].to(self.device), self.statistics.names) if stays else None
         with autocast(self.device):
             out = rollout(
@@ -137,12 +143,14 @@ def forecast(
     boundary: str = "",
     batch_size: int = 1,
     sharpen: bool = True,
+    yesterday: bool = True,
 ) -> xr.Dataset:
     """A forecast from one or several hours of a training store, as infer_iterative.py would write it, in memory.
 
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
     multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
-    are computed together; `sharpen`: give back the detail that a step loses, as measured after training. Dimensions
+    are computed together; `sharpen`: give back the detail that a step loses, as measured after training; `yesterday`:
+    without boundary data, after 6 h draw the edge to the day before, where the store has it. Dimensions
     (init_time, lead_time, y, x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError
     for a time, variable or grid that the store lacks.
     """
@@ -159,19 +167,21 @@ def forecast(
     edge = Boundary(boundary, store, model.statistics, model.mask) if boundary else None
     if edge:
         edge.refuse_missing(times, model.lead, steps, "fewer hours, or another init_time")
+    elif yesterday:
+        edge = model.yesterday(series.hours, times, steps)
 
     fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
     clipped = np.zeros((len(names), len(times), steps + 1), np.float32)
-    sharpened = model.sharpened(edge is not None) if sharpen else None
+    sharpened = model.sharpened(bool(boundary)) if sharpen else None
     for batch, k, after, share in roll_out(model, series, times, forcing, steps, edge, batch_size, sharpened):
         fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
-    attributes = describe(model, store, boundary, sharpened is not None)
+    attributes = describe(model, store, boundary, sharpened is not None, edge is not None)
     return _dataset(names, store.grid, times, np.arange(steps + 1) * model.lead, fields, clipped, attributes)
 
 
 def roll_out(
-    model: Forecaster, series: Series, times: np.ndarray, forcing: Forcing, steps: int, edge: Boundary | None,
-    batch_size: int = 1, sharpened: Callable | None = None,
+    model: Forecaster, series: Series, times: np.ndarray, forcing: Forcing, steps: int,
+    edge: Boundary | Yesterday | None, batch_size: int = 1, sharpened: Callable | None = None,
 ) -> Iterator[tuple[slice, int, np.ndarray, np.ndarray]]:  # fmt: skip
     """The forecasts from `times`, `batch_size` of them together, from the analysis (lead 0) to the last lead.
 
@@ -181,19 +191,8 @@ def roll_out(
         states = series.states(times[batch]).to(model.device)
         analysis = clip_physical(states[:, -1], model.statistics.names)
         yield batch, 0, analysis.cpu().numpy(), np.zeros(analysis.shape[:2], np.float32)
-        nudge = edge_at(edge, model, times[batch]) if edge else None
-        for k, (fields, clipped) in enumerate(model.roll(states, times[batch], forcing, steps, nudge, sharpened)):
+        for k, (fields, clipped) in enumerate(model.roll(states, times[batch], forcing, steps, edge, sharpened)):
             yield batch, k + 1, fields.cpu().numpy(), clipped.cpu().numpy()
-
-
-def edge_at(edge: Boundary, model: Forecaster, times: np.ndarray) -> Callable[[Tensor, int], Tensor]:
-    """What draws the edge of the forecasts from `times` towards the boundary store after each step."""
-
-    def nudge(state: Tensor, k: int) -> Tensor:
-        fields = edge.fields(times + k * model.lead, model.lead, 1)[0].to(model.device)
-        return edge.nudge(state, normalise(fields, model.statistics, model.mask))
-
-    return nudge
 
 
 def _init_times(init_time, store: Store) -> np.ndarray:
@@ -231,7 +230,7 @@ def _dataset(names, grid: Grid, times, leads, fields, clipped, attributes: dict)
     return out
 
 
-def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: bool = False) -> dict:
+def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: bool = False, edge: bool = False) -> dict:
     """The attributes that tell where a forecast came from."""
     checkpoint = model.checkpoint
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
@@ -243,6 +242,7 @@ def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: boo
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
         "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
+        "edge": "boundary data" if boundary else f"after {ALONE:g} h the day before" if edge else "the forecast itself",
         "sharpened": "yes" if sharpened else "no", "held": " ".join(checkpoint.get("held", [])),
         "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.boundary import Boundary
+from data.boundary import ALONE, Boundary
 from data.command import run
 from data.dataset import Hours, Series, Split, find_pairs
 from data.forecast_store import ForecastWriter
@@ -44,6 +44,7 @@ class Config:
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
     boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
+    yesterday: bool = True  # without it: from 7 h on draw the edge to the same hours of the day before the initial time
     sharpen: bool = True  # give back the detail that a step loses, where training has measured it
     batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
@@ -64,6 +65,8 @@ def main(cfg: Config) -> int:
     edge = Boundary(cfg.boundary, store, model.statistics, model.mask) if cfg.boundary else None
     if edge:
         edge.refuse_missing(init_times, lead, steps, "fewer --hours, or another --init_time")
+    elif cfg.yesterday:
+        edge = model.yesterday(hours, init_times, steps)
 
     # ---- the roll-out
     lead_times = np.arange(steps + 1) * lead
@@ -78,14 +81,20 @@ def main(cfg: Config) -> int:
     if os.path.exists(cfg.out):  # not Path.exists, which fails for a name that is too long
         print(f"note: the forecast that is in {cfg.out} stays until this one is complete, which then replaces it")
     series.states(init_times[:1])  # a broken first hour shows before anything is made
-    sharpened = model.sharpened(edge is not None) if cfg.sharpen else None
-    attributes = describe(model, store, cfg.boundary, sharpened is not None)
-    if edge:
+    sharpened = model.sharpened(bool(cfg.boundary)) if cfg.sharpen else None
+    attributes = describe(model, store, cfg.boundary, sharpened is not None, edge is not None)
+    if cfg.boundary:
         print(f"boundary data: {attributes['boundary']}", flush=True)
+    elif edge:
+        without = int((~edge.known(init_times)).sum())
+        but = f"; {without} of the forecasts go without, since the store lacks hours of it" if without else ""
+        print(
+            f"no boundary data: after {ALONE:g} h the edge is drawn to the day before the initial time{but}", flush=True
+        )
     if held := attributes["held"]:
         print(f"note: {held} stay as they are (persistence): validation did not show them forecast better", flush=True)
     if cfg.sharpen and not sharpened:
-        kind = "with boundary data" if edge else "without boundary data"
+        kind = "with boundary data" if cfg.boundary else "without boundary data"
         print(
             f"note: not sharpened; {cfg.checkpoint} has nothing measured for forecasts {kind} "
             "(where validation is short, or training had --sharpen False, that is so)",

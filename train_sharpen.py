@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.boundary import Yesterday
 from data.dataset import find_pairs, stack
 from data.normalise import denormalise, limiter, normalise, piles
 from data.times import hours_of
@@ -63,9 +64,10 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
         return 0
     found = {}
     with StopRequest() as stop:
-        for kind, edge in {"free": None, **({"edge": data.edge} if data.edge else {})}.items():
+        yesterday = Yesterday(data.hours, data.statistics, data.mask, data.lead, steps, free)
+        for kind, edge in {"free": yesterday, **({"edge": data.edge} if data.edge else {})}.items():
             try:
-                if edge:
+                if kind == "edge":
                     edge.refuse_missing(starts, data.lead, steps, "a --boundary store that covers the whole record")
                 found[kind] = of_forecasts(data, model, starts, steps, edge, free, stop)
             except ValueError as error:  # an hour that is not there or cannot be read: the training is done
@@ -117,7 +119,7 @@ def of_forecasts(
             return rollout_step(model, states, *data.forcing(groups[i] + k * data.lead), scale)
 
     def nudge(i: int, k: int, state: Tensor) -> Tensor:
-        return edge.nudge(state, prepared(edge.fields(groups[i] + k * data.lead, data.lead, 1)[0]))
+        return edge.draw(state.to(data.device), groups[i], data.lead, k)
 
     def truth(i: int, k: int) -> Tensor:
         return prepared(stack([data.hours(t + (k + 1) * data.lead) for t in groups[i]]))
@@ -130,7 +132,7 @@ def of_forecasts(
     with bar:
         found = measure(
             [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
-            truth, physical, climate, steps, ~piles(data.statistics), data.valid, nudge if edge else None,
+            truth, physical, climate, steps, ~piles(data.statistics), data.valid, nudge,
             lambda: bool(stop.received),
         )  # fmt: skip
     if found is None:

@@ -1,4 +1,5 @@
-"""Boundary data: the edge of the domain from another store, as limited-area models have it (Davies 1976)."""
+"""Boundary data: the edge of the domain from another store, as limited-area models have it (Davies 1976); and what
+takes its place where there is none, the day before."""
 
 import numpy as np
 import torch
@@ -6,11 +7,13 @@ from torch import Tensor
 
 from data.dataset import Hours, stack
 from data.grid import same_grid
-from data.normalise import Statistics
+from data.normalise import Statistics, normalise
 from data.store import Store
-from data.times import show
+from data.times import hours_of, show
 
 WIDTH = 25  # cells of the strip; on small domains at most 8 % of the shorter side
+DAY = np.timedelta64(24, "h")
+ALONE = 6.0  # h, up to which a forecast without boundary data is left to itself
 
 
 class Boundary:
@@ -24,6 +27,7 @@ class Boundary:
 
     def __init__(self, path: str, store: Store, statistics: Statistics, mask: Tensor | None):
         self.path, self.store = path, Store(path)
+        self.statistics, self.mask = statistics, mask
         names = self.store.choose(list(statistics.names))
         if not same_grid(self.store.grid, store.grid):
             raise ValueError(
@@ -50,6 +54,52 @@ class Boundary:
     def nudge(self, state: Tensor, boundary: Tensor) -> Tensor:
         """Draw a state (B, C, H, W) towards the boundary's state in the strip."""
         return state + self.weight * (boundary - state)
+
+    def draw(self, state: Tensor, times: np.ndarray, lead: np.timedelta64, k: int) -> Tensor:
+        """The normalised state (B, C, H, W) after step k of forecasts from `times`, drawn to this boundary."""
+        fields = self.fields(times + k * lead, lead, 1)[0].to(state.device)
+        return self.nudge(state, normalise(fields, self.statistics, self.mask))
+
+
+class Yesterday:
+    """The edge of a forecast that has no boundary data: drawn, as by `Boundary`, towards the same hour of the last day
+    before the initial time. That is not the weather which comes in, but it is weather: detail that moves and knows the
+    hour of the day, where a forecast that is left to itself fades from the edge inwards. In its first hours it knows
+    better; so it is left alone up to ALONE. Not drawn the more the later: the mean of two fields of storms has less of
+    them than either. Nothing later than the initial time is used. A forecast for which the store lacks one of the hours
+    goes without.
+
+    hours: of the store that the forecasts start from; steps: of a forecast; free (C,) bool: the variables that are
+    drawn, not held (train_restrain.py).
+    """
+
+    def __init__(self, hours: Hours, statistics: Statistics, mask: Tensor | None, lead: np.timedelta64, steps: int,
+                 free: Tensor):  # fmt: skip
+        self.hours, self.statistics, self.mask = hours, statistics, mask
+        self.weight = davies(hours.store.grid.shape).to(free.device) * free[:, None, None]
+        leads = lead * np.arange(1, steps + 1)
+        late = [ahead - -(-ahead // DAY) * DAY for ahead in leads if hours_of(ahead) > ALONE]  # (-24 h, 0] of the start
+        self.alone, self.before = steps - len(late), late
+
+    def known(self, times: np.ndarray) -> np.ndarray:
+        """(B,) bool: the initial times whose forecasts are drawn: the store has the hours for them."""
+        if not self.before:
+            return np.zeros(len(times), bool)
+        return np.isin(np.add.outer(times, np.unique(self.before)), self.hours.store.times).all(axis=1)
+
+    def draw(self, state: Tensor, times: np.ndarray, lead: np.timedelta64, k: int) -> Tensor:
+        """As `Boundary.draw`. ValueError for an hour that cannot be read."""
+        drawn = np.flatnonzero(self.known(times)) if k >= self.alone else []
+        if len(drawn) == 0:
+            return state
+        try:
+            fields = stack([self.hours(times[i] + self.before[k - self.alone]) for i in drawn]).to(state.device)
+        except ValueError as error:
+            why = "an hour of the day before a forecast, for its edge; --yesterday False goes without"
+            raise ValueError(f"{error} ({why})") from error
+        fields, out = normalise(fields, self.statistics, self.mask), state.clone()
+        out[drawn] += self.weight * (fields - state[drawn])
+        return out
 
 
 def davies(shape: tuple[int, int]) -> Tensor:

@@ -26,7 +26,7 @@ BASELINES = {
 }  # fmt: skip
 SHOWN = (1, 2, 3, 6, 12, 24)  # h, the lead times of the tables
 WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
-ENOUGH = 100  # initial times from which on the certificate's amounts of detail are not mostly chance (docs/verification.md)
+ENOUGH = 100  # initial times; with fewer the certificate's amounts of detail are in part chance (docs/verification.md)
 MANY = 12  # lines of the certificate or constants that are listed before the rest is folded away
 
 
