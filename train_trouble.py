@@ -81,8 +81,8 @@ def leave_out(why: str, at: Progress, cfg) -> None:
     if at.guard["skipped"] >= cfg.skip_steps:
         raise ValueError(
             f"{why}. Expected finite numbers ({cfg.skip_steps} steps may be left out). Fix: look at these hours "
-            f"(python -m data.check_store {cfg.zarr}), lower --lr, or --skip_steps {cfg.skip_steps + 1}; the same "
-            "command goes on from the last checkpoint"
+            f"(.venv/bin/python -m data.check_store {cfg.zarr}), lower --lr, or --skip_steps {cfg.skip_steps + 1}; "
+            "the same command goes on from the last checkpoint"
         )
     at.guard["skipped"] += 1
     tqdm.write(f"note: left out {why} ({at.guard['skipped']} of at most {cfg.skip_steps})")

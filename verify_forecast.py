@@ -143,7 +143,7 @@ def refuse_infinite(path: str, time: np.datetime64, fields: dict[str, np.ndarray
         if (count := int(np.isinf(values).sum())) > 0:
             raise ValueError(
                 f"{path}: {name} has {count} infinite values at {show(time)}, expected numbers. Fix: look for them "
-                "with `python -m data.check_store STORE.zarr`, then forecast again"
+                "with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
             )
 
 

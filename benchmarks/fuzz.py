@@ -30,7 +30,9 @@ from data.command import nearest, raised_by_us, run
 try:
     import hypothesis
 except ImportError:
-    raise SystemExit("error: got no package hypothesis, expected it. Fix: pip install hypothesis") from None
+    raise SystemExit(
+        "error: got no package hypothesis, expected it. Fix: .venv/bin/python -m pip install hypothesis"
+    ) from None
 
 # kind: where it is
 KINDS = {

@@ -173,7 +173,7 @@ def refuse_missing(packages: list[str]) -> None:
     if missing:
         raise ValueError(
             f"peers: got no package {' and no '.join(missing)}, expected {' and '.join(packages)}. "
-            "Fix: pip install -r requirements-peers.txt"
+            "Fix: .venv/bin/python -m pip install -r requirements-peers.txt"
         )
 
 

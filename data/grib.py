@@ -232,7 +232,9 @@ def _ask(function: str, field: Field):
     try:
         import gribberish
     except ImportError:
-        raise ValueError("GRIB: got no package gribberish, expected it. Fix: pip install 'gribberish>=0.30'") from None
+        raise ValueError(
+            "GRIB: got no package gribberish, expected it. Fix: .venv/bin/python -m pip install 'gribberish>=0.30'"
+        ) from None
     with _mapped(field.path) as data:
         end = _end(data, field.path, field.offset)
         sections = list(_parts(data, field.path, field.offset, end))[field.part]

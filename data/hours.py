@@ -199,7 +199,7 @@ class Hours:
             c = int(bad.sum(axis=(1, 2)).argmax())
             raise ValueError(
                 f"{self.store.path}: {self.names[c]} has {int(bad[c].sum())} missing or infinite values at "
-                f"{show(time)}, expected numbers. Fix: `python -m data.check_store {self.store.path}` "
+                f"{show(time)}, expected numbers. Fix: `.venv/bin/python -m data.check_store {self.store.path}` "
                 "lists such hours and has training leave them out"
             )
 

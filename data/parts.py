@@ -41,7 +41,7 @@ def open_parts(path: str) -> list[Part]:
         except Exception as error:  # each engine of xarray raises its own kinds
             raise ValueError(f"{file}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}), "
                              "expected a NetCDF file with decodable time. Fix: check the file, and that netCDF4 is "
-                             "installed (pip install netCDF4)") from error  # fmt: skip
+                             "installed (.venv/bin/python -m pip install netCDF4)") from error  # fmt: skip
         parts.append(as_part(str(file), dataset))
     return parts
 

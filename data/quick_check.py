@@ -43,7 +43,7 @@ def quick_check(store: Store, names: list[str]) -> list[str]:
             where = ": ".join(x for x in (fault.variable, fault.time) if x)
             raise ValueError(
                 f"{store.path}: {where + ': ' if where else ''}got {fault.message} ({fault.count}), expected a sound "
-                f"store. Fix: python -m data.check_store {store.path} tells the rest"
+                f"store. Fix: .venv/bin/python -m data.check_store {store.path} tells the rest"
             )
     findings = [*report.faults, *(n for n in report.notes if n.code not in SAID)]
     chunks = [n for n in findings if n.code == "chunks"]  # one line, not one for every variable

@@ -141,7 +141,9 @@ class ArchiveHours(FetchedHours):
             raise ValueError("start/end: got none, expected both with --source archive. "
                              "Fix: --start 2024-05-20 --end 2024-05-21T23")  # fmt: skip
         if importlib.util.find_spec("gribberish") is None:
-            raise ValueError("GRIB: got no package gribberish, expected it. Fix: pip install 'gribberish>=0.30'")
+            raise ValueError(
+                "GRIB: got no package gribberish, expected it. Fix: .venv/bin/python -m pip install 'gribberish>=0.30'"
+            )
         refuse_unknown(cfg.variables)
         self._connect(cfg.url, "url", cfg.out)
         self.source = f"HRRR GRIB2 messages from {self.transfer.base}"

@@ -96,7 +96,7 @@ def _refuse_missing(store: Store, names: list[str], hours: np.ndarray, missing: 
             raise ValueError(
                 f"{store.path}: {name} has {int(np.abs(extra[bad, c]).sum())} missing or infinite values in {len(bad)} "
                 f"hours, first at {show(hours[first])}, expected a number or a mask that is the same in every hour. "
-                f"Fix: `python -m data.check_store {store.path}` lists them and has training leave them out"
+                f"Fix: `.venv/bin/python -m data.check_store {store.path}` lists them and has training leave them out"
             )
 
 

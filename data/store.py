@@ -190,7 +190,8 @@ def open_zarr(path: str | Path) -> xr.Dataset:
         if not Path(text).exists():
             raise ValueError(
                 f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
-                "`python -m data.build_hrrr` (real hours) or `python -m data.synthetic_storms` (a demo)"
+                "`.venv/bin/python -m data.build_hrrr` (real hours) or "
+                "`.venv/bin/python -m data.synthetic_storms` (a demo)"
             )
         if not any(p.exists() for n in ("zarr.json", ".zgroup", ".zmetadata") if (p := Path(text) / n)):
             raise ValueError(

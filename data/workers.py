@@ -154,7 +154,7 @@ def on_cluster(hours, staging: Staging, batches: list, address: str) -> Iterator
         from distributed import Client, as_completed
     except ImportError:
         raise ValueError("dask: got no package distributed, expected it. "
-                         "Fix: pip install 'dask[distributed]'") from None  # fmt: skip
+                         "Fix: .venv/bin/python -m pip install 'dask[distributed]'") from None  # fmt: skip
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:

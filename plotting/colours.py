@@ -41,7 +41,7 @@ def colour_map(name: str | Colormap) -> Colormap:
         except ImportError:
             raise ValueError(
                 f"colours: got {name!r}, expected a colour map of matplotlib; cmweather, which may have it, is not "
-                "installed. Fix: pip install cmweather, or colours='cividis'"
+                "installed. Fix: .venv/bin/python -m pip install cmweather, or colours='cividis'"
             ) from None
     if name not in matplotlib.colormaps:
         raise ValueError(

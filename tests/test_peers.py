@@ -126,7 +126,7 @@ def test_a_missing_library_and_an_unknown_peer_are_one_line(command, monkeypatch
     monkeypatch.setattr(peer_models.importlib.util, "find_spec", lambda name: None)
     code, out, err = command(peers)
     assert code == 2 and err.count("\n") == 1 and "no package monai and no diffusers" in err
-    assert "Fix: pip install -r requirements-peers.txt" in err and not out
+    assert "Fix: .venv/bin/python -m pip install -r requirements-peers.txt" in err and not out
     code, _, err = command(peers, "--peers", "monay")
     assert code == 2 and "got monay" in err and "Fix: monai" in err
 

@@ -65,7 +65,7 @@ def attributes(path, name, **new):
 def test_a_fault_is_refused_before_training_begins(command, store, tmp_path, damage, said):
     damage(store)
     code, _, err = command(train_deterministic, "--zarr", store, "--run_dir", tmp_path / "run", "--epochs", 1, *TINY)
-    assert code == 2 and said in err and f"python -m data.check_store {store}" in err and err.count("\n") == 1
+    assert code == 2 and said in err and f".venv/bin/python -m data.check_store {store}" in err and err.count("\n") == 1
     assert not (tmp_path / "run" / "last.pt").exists()
 
 

@@ -64,7 +64,7 @@ class Fields:
 
 def open_forecast(path: str) -> xr.Dataset:
     """The forecast store, lazy, with lead_time as timedelta64; ValueError where it is not one."""
-    fix = "Fix: make one with `python infer_iterative.py --checkpoint FILE --zarr STORE --out FORECAST.zarr`"
+    fix = "Fix: make one with `.venv/bin/python infer_iterative.py --checkpoint FILE --zarr STORE --out FORECAST.zarr`"
     if "://" not in path and not Path(path).exists():
         raise ValueError(f"{path}: no such forecast store, expected a zarr directory. {fix}")
     dataset = open_zarr(path)
@@ -178,7 +178,7 @@ def lead_key(lead: np.timedelta64) -> str:
 def scored_cells(what: str, forecast, analysis, truth) -> np.ndarray | None:
     """Cells to score, None for all: those masked, NaN in forecast and truth, are left out; other NaN is refused."""
     missing = np.isnan(truth)
-    fix = "Fix: look for missing values with `python -m data.check_store STORE.zarr`, then forecast again"
+    fix = "Fix: look for missing values with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
     if missing.all():
         raise ValueError(f"{what}: got truth missing in every cell, expected a field. {fix}")
     for source, x in (("forecast", forecast), ("analysis at lead 0", analysis)):
