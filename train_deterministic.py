@@ -5,8 +5,9 @@
     python train_deterministic.py --zarr data/hrrr.zarr --run_dir runs/hrrr --epochs 200   # again: goes on
 
 Writes into run_dir: last.pt (to resume), best.pt (highest validation skill; enough to forecast), previous.pt,
-log.jsonl (one line per validation) and loss_curves.png. Exit codes: 0 done, 2 an error in one line, 130 and 143
-stopped by Ctrl-C and SIGTERM after a save (docs/faults.md: what is done about faults in the night).
+log.jsonl (one line per validation) and loss_curves.png. Exit codes: 0 done, 2 an error in one line, 129, 130
+and 143 stopped by a closed terminal, Ctrl-C and SIGTERM after a save (docs/faults.md: what is done about faults in the
+night).
 """
 
 import copy
@@ -79,13 +80,13 @@ class Config:
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
-    rollout_accumulate: int = 0  # batches per optimizer step there, up to four of them hours in turn; 0: accumulate
+    rollout_accumulate: int = 0  # batches per step in roll-outs, up to four of them hours in turn; 0: accumulate
     rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
     rollout_width: float = 8.0  # width from the second step of those forecasts on
-    rollout_amplitude: float = 12.0  # and amplitude
+    rollout_amplitude: float = 12.0  # amplitude from the second step of a roll-out on
     boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
     sharpen: bool = True  # at the end, measure how much detail forecasts lose, to give it back
-    restrain: bool = True  # then hold the variables that the validation part does not show better than persistence
+    restrain: bool = True  # at the end, hold the variables that validation does not show to be better than persistence
     noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
     flip: bool = True  # mirror training pairs in x and y
     shift: bool = True  # let the model's coarse cells lie anywhere on the grid, at random; against lines of their width
