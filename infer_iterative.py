@@ -8,8 +8,8 @@
 Writes the forecast store --out (format: data/forecast_store.py), which opens with xarray.open_zarr.
 """
 
-import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from data.dataset import Hours, Series, Split, find_pairs
 from data.forecast_store import ForecastWriter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
+from data.write import refuse_foreign
 from forecaster import (
     count_steps,
     describe,
@@ -78,7 +79,8 @@ def main(cfg: Config) -> int:
         print(
             f"note: {seen} of them lie in the training hours ({show(first)} to {show(last)}): the model has seen them"
         )
-    if os.path.exists(cfg.out):  # not Path.exists, which fails for a name that is too long
+    refuse_foreign(Path(cfg.out), "forecast")
+    if Path(cfg.out).exists():
         print(f"note: the forecast that is in {cfg.out} stays until this one is complete, which then replaces it")
     series.states(init_times[:1])  # a broken first hour shows before anything is made
     sharpened = model.sharpened(bool(cfg.boundary)) if cfg.sharpen else None

@@ -45,10 +45,11 @@ def good(tmp_path_factory):
 def refused(command, good, tmp_path):
     """Run a command that must refuse its input; the line it prints, which holds each of `words`."""
 
-    def check(module, *arguments, words=()) -> str:
+    def check(module, *arguments, words=(), unsaid=None) -> str:
         before = contents(good.folder) | contents(tmp_path)
         with warnings.catch_warnings(record=True) as seen:
-            code, _, err = command(module, *arguments)
+            code, out, err = command(module, *arguments)
+        assert unsaid is None or unsaid not in out
         lines = [line for line in err.splitlines() if line.strip()]
         assert code == 2, err
         assert len(lines) == 1 and lines[0].startswith("error: "), err
@@ -377,7 +378,7 @@ OCCUPIED = {
 @pytest.mark.parametrize("case", OCCUPIED)
 def test_a_forecast_replaces_only_a_forecast(case, refused, scripts, tmp_path):
     path = OCCUPIED[case](tmp_path / "taken.zarr")
-    refused(*scripts(inference, "--out", path), words=["taken.zarr", "forecast store"])
+    refused(*scripts(inference, "--out", path), words=["taken.zarr", "forecast store"], unsaid="stays until")
 
 
 def test_a_forecast_does_not_replace_the_store_it_starts_from(refused, scripts, good):
