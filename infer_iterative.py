@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from data.boundary import ALONE, Boundary
 from data.command import run
-from data.dataset import Hours, Series, Split, find_pairs
+from data.dataset import Hours, Series, Split, find_pairs, usual_step
 from data.forecast_store import ForecastWriter
 from data.store import Store
-from data.times import hours_of, parse_duration, parse_time, show
+from data.times import hours_of, parse_duration, parse_time, show, show_duration
 from data.write import refuse_foreign
 from forecaster import (
     count_steps,
@@ -120,6 +120,13 @@ def main(cfg: Config) -> int:
 
 def choose_init_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: int) -> tuple[np.ndarray, int]:
     """The initial times as datetime64[ns], and the number of steps (fewer for `test` on a short record)."""
+    if not cfg.init_time:
+        raise ValueError("init_time: got nothing, expected ISO times, latest or test. Fix: --init_time latest")
+    if cfg.init_every and cfg.init_time != ["test"]:
+        raise ValueError(
+            f"init_every: got {cfg.init_every} with --init_time {' '.join(cfg.init_time)}, expected it with test "
+            "alone. Fix: --init_time test, or no --init_every"
+        )
     if cfg.init_time == ["latest"]:
         return store.times.max()[None], steps
     if cfg.init_time == ["test"]:
@@ -158,7 +165,12 @@ def choose_test_times(cfg: Config, store: Store, checkpoint: dict, lead, steps: 
     in_time = inside <= last - steps * lead
     starts = inside[in_time] if in_time.any() else inside[:1]
     if cfg.init_every:
-        every = parse_duration(cfg.init_every, "init_every")
+        every, step = parse_duration(cfg.init_every, "init_every"), usual_step(store.times)
+        if every % step != np.timedelta64(0, "ns"):
+            raise ValueError(
+                f"init_every: got {cfg.init_every}, expected a multiple of {show_duration(step)}, the step of "
+                f"{cfg.zarr}. Fix: --init_every {show_duration(step).replace(' ', '')}"
+            )
         return starts[(starts - starts[0]) % every == np.timedelta64(0, "ns")], steps
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(cfg.test_starts, len(starts))).round().astype(int))
     return starts[chosen], steps

@@ -57,6 +57,12 @@ def find_pairs(
     return inside[np.all(complete, axis=0)]
 
 
+def usual_step(times: np.ndarray) -> np.timedelta64:
+    """The most frequent distance between neighbours among at least two times, the shortest of several."""
+    steps, counts = np.unique(np.diff(np.sort(times)), return_counts=True)
+    return steps[counts.argmax()]
+
+
 def longest_chains(times: np.ndarray, lead: np.timedelta64, part, history: int, steps: int) -> tuple[int, np.ndarray]:
     """The largest number of steps, at most `steps`, for which a part that has pairs has a chain of hours without a
     gap, and the times from which it has one (`find_pairs`)."""

@@ -1,6 +1,7 @@
 """Times and durations as users write them, to datetime64 and timedelta64 and back."""
 
 import re
+import warnings
 
 import numpy as np
 
@@ -29,12 +30,17 @@ def parse_duration(text: str, what: str) -> np.timedelta64:
 def parse_time(text: str, what: str) -> np.datetime64:
     """An ISO time, UTC, as datetime64[ns]; ValueError, naming `what`, for anything else."""
     try:
-        time = np.datetime64(str(text).strip().removesuffix("Z"))
+        with warnings.catch_warnings(record=True) as zone:  # numpy turns a time with a zone into UTC, and warns
+            warnings.simplefilter("always")
+            time = np.datetime64(str(text).strip().removesuffix("Z"))
         time = time.astype("datetime64[ns]") if FIRST <= time <= LAST else np.datetime64("NaT", "ns")
     except ValueError:
         time = np.datetime64("NaT", "ns")
     if np.isnat(time):
         raise ValueError(f"{what}: got {text!r}, expected an ISO time in UTC. Fix: --{what} 2018-07-23T05")
+    if zone:
+        utc = time.astype("datetime64[s]")
+        raise ValueError(f"{what}: got {text!r}, with a time zone, expected an ISO time in UTC. Fix: --{what} {utc}")
     return time
 
 

@@ -1,12 +1,14 @@
 """From which hours forecasts start: with the history they need, with truth to the end, never seen in training."""
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import infer_iterative
 import train_deterministic
-from data.times import show
+from data.times import parse_time, show
 from tests.conftest import SIZES, hour, weather, write_store
 
 LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
@@ -24,9 +26,9 @@ class Record:
         return time in self.times
 
 
-def chosen(hours=range(100), steps=6, history=1, **constants) -> tuple[list[int], int]:
+def chosen(hours=range(100), steps=6, history=1, init_time=("test",), **constants) -> tuple[list[int], int]:
     """The initial times in hours, and the number of steps."""
-    cfg = infer_iterative.Config(zarr="some.zarr", init_time=["test"], **constants)
+    cfg = infer_iterative.Config(zarr="some.zarr", init_time=list(init_time), **constants)
     checkpoint = {"split": SPLIT, "config": {"history": history}}
     times, steps = infer_iterative.choose_init_times(cfg, Record(hours), checkpoint, LEAD, steps)
     return [int((t - hour(0)) / LEAD) for t in times], steps
@@ -49,10 +51,36 @@ def test_a_missing_hour_costs_the_starts_that_look_back_on_it_or_have_no_next_ho
     assert set(range(54, 94)) - set(chosen(without, test_starts=1000)[0]) == {69, 70, 71}
 
 
-@pytest.mark.parametrize("every,step", [("1h", 1), ("6h", 6), ("24h", 24), ("90min", 3)])
+@pytest.mark.parametrize("every,step", [("1h", 1), ("6h", 6), ("24h", 24)])
 def test_one_start_every_so_often(every, step):
     assert chosen(init_every=every)[0] == list(range(54, 94, step))
     assert chosen(init_every=every, test_starts=1)[0] == list(range(54, 94, step))  # it stands instead of a number
+
+
+@pytest.mark.parametrize("every", ["30min", "90min"])
+def test_a_start_between_the_hours_of_the_store_is_refused(every):
+    with pytest.raises(ValueError, match=f"init_every: got {every}, expected a multiple of 1 h.* Fix: --init_every 1h"):
+        chosen(init_every=every)
+
+
+@pytest.mark.parametrize("given", [["latest"], [str(hour(60))], ["latest", "test"]])
+def test_a_start_every_so_often_needs_test(given):
+    with pytest.raises(ValueError, match=r"init_every: got 6h with --init_time .*expected .* Fix: --init_time test"):
+        chosen(init_every="6h", init_time=given)
+
+
+def test_no_initial_time_is_refused():
+    with pytest.raises(ValueError, match=r"init_time: got nothing, expected ISO times, latest or test. Fix: "):
+        chosen(init_time=[])
+
+
+@pytest.mark.parametrize("zoned", ["2023-08-20T05+02:00", "2023-08-20 05:00+0200", "2023-08-19T22:00-05"])
+def test_a_time_with_a_zone_is_refused_with_that_time_in_utc(zoned):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"init_time: got .*, expected .* Fix: --init_time 2023-08-20T03:00:00"):
+            parse_time(zoned, "init_time")
+        assert parse_time("2023-08-20T03Z", "init_time") == np.datetime64("2023-08-20T03")
 
 
 def test_every_hour_of_a_later_store_is_unseen():
