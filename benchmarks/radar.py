@@ -16,6 +16,7 @@ import xarray as xr
 
 from benchmarks.extrapolation import EVENT, RADAR_LEADS, RADAR_STARTS, forecasts, radar_scores, read_radar
 from data.command import run
+from verification.inputs import open_forecast
 
 MINUTES = np.timedelta64(5, "m")
 
@@ -28,10 +29,15 @@ class Config:
 
 
 def main(cfg: Config) -> None:
+    if not Path(cfg.forecast).exists():
+        raise ValueError(
+            f"{cfg.forecast}: no such forecast store, expected one from each of the six analyses. "
+            "Fix: benchmarks/fmi_radar.sh STORE.zarr RUN_DIR makes RUN_DIR/forecast.zarr"
+        )
     frames = read_radar(cfg.radar)
     with xr.open_dataset(cfg.radar) as dataset:
         times = dataset["time"].values.astype("datetime64[ns]")
-    forecast = xr.open_zarr(cfg.forecast)["REFC"]
+    forecast = open_forecast(cfg.forecast)["REFC"]
     absent = [str(times[s])[:16] for s in RADAR_STARTS if times[s] not in forecast["init_time"].values]
     if absent:
         raise ValueError(

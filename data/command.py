@@ -34,8 +34,9 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
         sys.exit(2)
     except OSError as error:
         if isinstance(error, PLACES) or error.errno == errno.ENAMETOOLONG:
+            refused = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
             told = (
-                f"error: {error.filename}: {error.strerror}, expected a place that can be read and written. "
+                f"error: {refused}, expected a place that can be read and written. "
                 "Fix: check the path and its permissions, or choose another"
             )
         elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,11 +1,14 @@
 """Extrapolation finds a known motion, carries echo on along it, and is persistence where nothing moves."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 
+from benchmarks import radar
 from benchmarks.extrapolation import forecasts, radar_scores, read_radar
+from data.command import run
 from data.synthetic_storms import one_thread
 from verification import extrapolation
 from verification.extrapolation import extrapolate, motion, transport
@@ -182,6 +185,30 @@ def test_without_pysteps_auto_is_our_own(monkeypatch):
     np.testing.assert_array_equal(extrapolate(frames, 1, "auto"), extrapolate(frames, 1, "own"))
     with pytest.raises(ValueError, match="pip install pysteps"):
         extrapolate(frames, 1, "pysteps")
+
+
+def test_radar_without_the_forecast_says_what_makes_it(command, tmp_path):
+    code, _, err = command(radar, "--forecast", tmp_path / "none.zarr")
+    assert code == 2 and err.startswith(f"error: {tmp_path}/none.zarr: no such forecast store, expected")
+    assert "Fix: benchmarks/fmi_radar.sh" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.real_data
+def test_radar_with_a_folder_that_is_no_forecast_says_so(command, tmp_path, real):
+    code, _, err = command(radar, "--forecast", tmp_path, "--radar", real / "fmi_dbz_20160928.nc")
+    assert code == 2 and err.startswith(f"error: {tmp_path}: not a zarr store, expected") and len(err.splitlines()) == 1
+
+
+def test_a_place_that_a_library_names_in_its_message_alone_is_told(capsys, monkeypatch):
+    def main(cfg):
+        raise FileNotFoundError("No group found\n in store 'none.zarr'")  # as xarray does, without filename
+
+    monkeypatch.setattr(sys, "argv", ["radar"])
+    with pytest.raises(SystemExit) as stop:
+        run(radar.Config, main)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1
+    assert err.startswith("error: No group found in store 'none.zarr', expected a place")
 
 
 @pytest.mark.skipif(not extrapolation.pysteps_installed(), reason="pysteps or opencv is not installed")
