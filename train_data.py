@@ -43,7 +43,7 @@ class TrainingData:
     def __init__(self, constants, previous: dict | None, device: torch.device):
         self.device, self.lead = device, parse_duration(constants.lead, "lead")
         self.store = store = Store(constants.zarr)
-        self.names = store.choose(constants.variables)
+        self.names = store.choose(constants.variables, "name another with --variables")
         store.notes += quick_check(store, self.names)
         refuse_levels(constants.levels, store.grid.shape)
         self._split(constants, previous)

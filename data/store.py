@@ -17,7 +17,9 @@ NaN means: in every hour, a mask (outside radar coverage); in some hours, a faul
 Rows may run south to north (ours) or north to south; a forecast keeps the order of its store.
 """
 
+import shlex
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +112,10 @@ class Store:
         if absent:
             self.notes.append(f"no static field {', '.join(absent)}: trained without")
 
-    def choose(self, variables: list[str]) -> list[str]:
+    def choose(self, variables: list[str], fix: str = "name a store that has it") -> list[str]:
         """The store's names of the wanted variables: exact names or aliases; all known ones when the list is empty.
 
-        Raises ValueError, with the nearest names, for one that the store does not have.
+        Raises ValueError, with the nearest names and `fix`, for one that the store does not have.
         """
         by_table: dict[str, str] = {}
         for name in self.names:
@@ -128,7 +130,7 @@ class Store:
                 if match is None:
                     raise ValueError(
                         f"{self.path}: got no variable {name!r}, expected one of its arrays. "
-                        f"Nearest: {nearest(name, self.names)}. Fix: name another with --variables"
+                        f"Nearest: {nearest(name, self.names)}. Fix: {fix}"
                     )
                 chosen.append(match)
             if len(set(chosen)) != len(chosen):
@@ -194,9 +196,9 @@ def open_zarr(path: str | Path) -> xr.Dataset:
                 "`.venv/bin/python -m data.synthetic_storms` (a demo)"
             )
         if not any(p.exists() for n in ("zarr.json", ".zgroup", ".zmetadata") if (p := Path(text) / n)):
+            found, fix = what_instead(Path(text))
             raise ValueError(
-                f"{path}: not a zarr store, expected a directory with zarr.json or .zgroup. "
-                "Fix: NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
+                f"{path}: not a zarr store{found}, expected a directory with zarr.json or .zgroup. Fix: {fix}"
             )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
@@ -215,6 +217,20 @@ def open_zarr(path: str | Path) -> xr.Dataset:
                 f"{path}: time cannot be decoded, got {units!r}, expected CF time. "
                 'Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
             ) from error
+
+
+def what_instead(path: Path) -> tuple[str, str]:
+    """What a path that is no zarr store holds, where that is known, and what to do with it."""
+    if path.suffix == ".pt":
+        return " but a checkpoint", "name the store, a folder such as data/hrrr.zarr"
+    stores = sorted(map(str, path.glob("*.zarr")))
+    if stores:
+        return f" but a folder that holds {len(stores)}", f"name one: {', '.join(stores[:3])}"
+    places = chain([path], path.glob("*"), path.glob("*/*"))  # downloads often have a folder a day
+    if any(p.suffix in (".grib2", ".grb2") for p in places):
+        build = f"python -m data.build_hrrr --source grib --path {shlex.quote(str(path))} --out STORE.zarr"
+        return " but GRIB files", f"make a store of them with `{build}`"
+    return "", "NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
 
 
 def with_exact_times(dataset: xr.Dataset) -> xr.Dataset:

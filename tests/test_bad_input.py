@@ -207,7 +207,7 @@ def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, 
 # ---- training -------------------------------------------------------------------------------------
 
 TRAINING = {  # name: (changes, words)
-    "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10"]),
+    "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10", "--variables"]),
     "a variable named twice": (("--variables", ("T2M", "t2m")), ["twice"]),
     "a lead between the hours": (("--lead", "7min"), ["no series of 3", "7 min"]),
     "a lead longer than the record": (("--lead", "900h"), []),

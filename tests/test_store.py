@@ -1,16 +1,19 @@
 """Opening training stores: ours, other people's, and what is no store at all."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
+from data.boundary import Boundary
 from data.grid import EARTH_RADIUS, HRRR_X0, HRRR_Y0, lambert_latlon
 from data.store import Store
 from data.write import StoreWriter
 from tests.conftest import SEVEN, hour, small_grid, weather, write_store
+from verification.inputs import Fields
 
 
 def test_what_is_written_is_read_back(seven_store):
@@ -40,6 +43,41 @@ def test_the_units_of_time_decide_and_not_an_offset(tmp_path, units, value):
     field = group.create_array("T2M", data=np.full((1, 8, 8), 280.0, np.float32))
     field.attrs["_ARRAY_DIMENSIONS"] = ["time", "y", "x"]
     assert Store(tmp_path / "s.zarr").times[0] == np.datetime64("2020-02-29T06", "ns")
+
+
+MISTAKEN = {  # what is there: words that are said of it
+    "hrrr.20180722/a.grib2": ["--source grib --path FOLDER "],
+    "a.grb2": ["--source grib --path FOLDER "],
+    "a.zarr/zarr.json": ["name one: FOLDER/a.zarr"],
+}
+
+
+@pytest.mark.parametrize("there", MISTAKEN)
+def test_a_folder_of_something_else_says_how_it_becomes_a_store(there, tmp_path):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    with pytest.raises(ValueError, match=r"not a zarr store but .* expected .* Fix: ") as error:
+        Store(tmp_path)
+    for words in MISTAKEN[there]:
+        assert words.replace("FOLDER", str(tmp_path)) in str(error.value)
+
+
+def test_a_file_given_as_a_store_is_named_for_what_it_is(tmp_path):
+    for name, words in (("best.pt", "but a checkpoint"), ("a.grib2", "--source grib --path"), ("a.txt", "NetCDF")):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"not a zarr store.*{words}"):
+            Store(tmp_path / name)
+
+
+def test_a_boundary_or_truth_without_a_variable_is_not_helped_by_an_option_of_training(tmp_path):
+    store = Store(write_store(tmp_path / "s.zarr", weather, [hour(0), hour(1)], ["T2M", "U10"]))
+    poor = write_store(tmp_path / "poor.zarr", weather, [hour(0), hour(1)], ["T2M"])
+    names = ["T2M", "U10"]
+    boundary = lambda: Boundary(str(poor), store, SimpleNamespace(names=names), None)  # noqa: E731
+    truth = lambda: Fields(None, Store(poor), names)  # noqa: E731
+    for use in (boundary, truth):
+        with pytest.raises(ValueError, match=r"got no variable 'U10'.* Fix: name a store that has it$"):
+            use()
 
 
 @pytest.mark.parametrize("wanted,found", [(["t2m"], ["T2M"]), (["temperature_2m", "10u"], ["T2M", "U10"])])
