@@ -98,15 +98,31 @@ def split_by_date(
     if not gap and not full:
         split = parts(max(3 * lead, (length * 0.05) // lead * lead))
     for name in ("train", "validation"):
-        if len(find_pairs(times, lead, getattr(split, name), history)) == 0:
+        start, end = part = getattr(split, name)
+        if len(find_pairs(times, lead, part, history)) == 0:
+            refuse_lead(times, lead, end - start, history)
+            inside = f"up to {show(end)}, which lies inside the gap of {show_duration(split.gap)}"
             raise ValueError(
                 f"{name}: got no {'pair' if history == 0 else f'series of {history + 2}'} of times "
-                f"{show_duration(lead)} apart between "
-                f"{' and '.join(show(t) for t in getattr(split, name))} (record {show(first)} to {show(last)}, "
+                f"{show_duration(lead)} apart {f'between {show(start)} and {show(end)}' if start <= end else inside} "
+                f"(record {show(first)} to {show(last)}, "
                 f"{len(times)} times), expected at least one. Fix: change --lead, --gap, --train_end or --val_end, or "
                 "build a longer store"
             )
     return split
+
+
+def refuse_lead(times: np.ndarray, lead: np.timedelta64, length: np.timedelta64, history: int) -> None:
+    """ValueError where a part of this length has no pair because no times of the record, or none so near to each
+    other, are a lead apart."""
+    step = usual_step(times)
+    if lead == step or (lead % step == np.timedelta64(0, "ns") and (1 + history) * lead <= length):
+        return
+    every = show_duration(step)
+    raise ValueError(
+        f"lead: got {show_duration(lead)}, expected a multiple of {every} that is short enough for every part: the "
+        f"store has one time every {every}, {len(times)} in all. Fix: --lead {every.replace(' ', '')}"
+    )
 
 
 class Series:

@@ -209,7 +209,7 @@ def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, 
 TRAINING = {  # name: (changes, words)
     "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10", "--variables"]),
     "a variable named twice": (("--variables", ("T2M", "t2m")), ["twice"]),
-    "a lead between the hours": (("--lead", "7min"), ["no series of 3", "7 min"]),
+    "a lead between the hours": (("--lead", "7min"), ["lead: got 7 min", "--lead 1h"]),
     "a lead longer than the record": (("--lead", "900h"), []),
     "no duration": (("--lead", "soon"), ["lead", "'soon'"]),
     "no gap": (("--gap", "-3h"), ["gap", "'-3h'"]),
@@ -237,7 +237,7 @@ def test_constants_that_cannot_train(case, refused, scripts):
 
 def test_a_record_without_two_hours_in_a_row(refused, scripts, tmp_path):
     path = write_store(tmp_path / "even.zarr", weather, [hour(2 * n) for n in range(30)])
-    refused(*scripts(training, "--zarr", path), words=["no series of 3", "1 h"])
+    refused(*scripts(training, "--zarr", path), words=["lead: got 1 h", "--lead 2h"])
 
 
 def test_a_run_is_not_resumed_with_another_constant(refused, scripts, good):

@@ -87,5 +87,19 @@ def test_dates_out_of_order_are_refused(train_end, val_end):
 
 def test_a_record_without_pairs_is_refused():
     times = np.array([hour(2 * n) for n in range(100)])
-    with pytest.raises(ValueError, match="no pair of times 1 h apart"):
+    with pytest.raises(ValueError, match=r"lead: got 1 h, expected a multiple of 2 h .* Fix: --lead 2h"):
         split_by_date(times, LEAD, "", "", "")
+
+
+def test_a_lead_that_is_too_long_for_frames_every_five_minutes_is_refused():
+    times = np.array([hour(n / 12) for n in range(40)])
+    with pytest.raises(ValueError, match=r"lead: got 1 h, .* one time every 5 min, 40 in all. Fix: --lead 5min"):
+        split_by_date(times, LEAD, "", "", "", 1)
+    assert split_by_date(times, LEAD / 12, "", "", "", 1).gap == LEAD / 4
+
+
+def test_a_gap_that_swallows_a_part_is_told_without_an_interval_that_ends_before_it_begins():
+    times = np.array([hour(n) for n in range(48)])
+    told = "validation: got no pair of times 1 h apart up to 2024-05-21T15:00, which lies inside the gap of 24 h"
+    with pytest.raises(ValueError, match=told):
+        split_by_date(times, LEAD, "", "", "24h")
