@@ -42,11 +42,12 @@ class Config:
     run_dir: str = "runs/hrrr"  # folder of a run
     out: str = ""  # file to write; empty: report.html in run_dir
     zarr: str = ""  # store with the truth of the forecast; empty: the one it was started from
-    variables: list[str] = field(default_factory=lambda: ["REFC", "T2M"])  # drawn as maps, the first as frames too
+    variables: list[str] = field(default_factory=list)  # drawn as maps, the first as frames too; none: REFC and T2M
     case_hours: float = 6.0  # the best and worst case are chosen by skill over so many hours
     megabytes: float = 6.0  # largest report: frames are left out until it is reached
 
 
+MAPPED = ["REFC", "T2M"]  # variables drawn as maps where none is named; of these, those of the forecast
 MAP_LEADS = (1, 3, 6, 24)  # h
 HOUR = np.timedelta64(1, "h")
 
@@ -67,16 +68,19 @@ class Run:
 
 def main(cfg: Config) -> int:
     out = Path(cfg.out) if cfg.out else Path(cfg.run_dir) / "report.html"
-    if not Path(cfg.run_dir).is_dir():
-        raise ValueError(f"run_dir: got {cfg.run_dir}, expected the folder of a run. Fix: --run_dir runs/demo")
+    refuse_wrong(cfg)
     if out.is_dir():
         raise ValueError(f"out: got {out}, a folder, expected a file to write. Fix: --out report.html")
     refuse_file_above(out.parent, "out")
     found = read_run(cfg)
+    if found.forecast is not None:
+        choose(str(found.folder / "forecast.zarr"), found.forecast, cfg.variables)
     for note in found.notes:
         print(f"note: {note}")
     out.parent.mkdir(parents=True, exist_ok=True)
     told = find_cases(cfg, found)
+    if isinstance(told, str) and found.truth is not None:  # without a truth a note has said so
+        print(f"note: the cases, their maps and frames are left out for want of {told}")
     for every in (1, 2, 3, 6, 12, 24):
         html = report(cfg, found, told, every)
         if len(html) <= cfg.megabytes * 1e6:
@@ -86,6 +90,21 @@ def main(cfg: Config) -> int:
     word, sentence = verdict(found.scores, found.records, attribute(found, "boundary"), attribute(found, "held"))
     print(f"{word}: {sentence}\nwrote {out} ({len(html) / 1e6:.1f} MB)")
     return 0
+
+
+def refuse_wrong(cfg: Config) -> None:
+    """ValueError for a folder that is not that of a run, and for sizes that are not above zero."""
+    folder, names = Path(cfg.run_dir), ("log.jsonl", "best.pt", "last.pt", "scores.json", "forecast.zarr")
+    if not folder.is_dir():
+        raise ValueError(f"run_dir: got {folder}, expected the folder of a run. Fix: --run_dir runs/demo")
+    if not any((folder / n).exists() for n in names):
+        raise ValueError(
+            f"run_dir: got {folder}, which has none of {', '.join(names)}, expected the folder of a run. "
+            "Fix: --run_dir runs/demo"
+        )
+    for name, usual in (("case_hours", 6), ("megabytes", 6)):
+        if not getattr(cfg, name) > 0:  # NaN is not above zero either
+            raise ValueError(f"{name}: got {getattr(cfg, name)}, expected a number above 0. Fix: --{name} {usual}")
 
 
 # ---- reading
@@ -203,7 +222,7 @@ def compare(cfg: Config, found: Run) -> Cases | str:
     fields = truth_fields(found.truth, names)
     bar = tqdm(range(forecast.sizes["init_time"]), desc="cases", unit="forecast", disable=None)
     skills = [case_skill(forecast, fields, names, i, cfg.case_hours) for i in bar]
-    wanted = [lookup(v).name for v in cfg.variables]
+    wanted = [lookup(v).name for v in cfg.variables or MAPPED]
     mapped = sorted((n for n in names if lookup(n).name in wanted), key=lambda n: wanted.index(lookup(n).name))
     mapped = mapped or names[:1]
     leads = [lead for lead in forecast["lead_time"].values if lead / HOUR in MAP_LEADS]
