@@ -150,7 +150,7 @@ def forecast(
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
     multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
     are computed together; `sharpen`: give back the detail that a step loses, as measured after training; `yesterday`:
-    without boundary data, after 6 h draw the edge to the day before, where the store has it. Dimensions
+    without boundary data, after 12 h draw the edge to the day before, where the store has it. Dimensions
     (init_time, lead_time, y, x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError
     for a time, variable or grid that the store lacks.
     """

@@ -45,7 +45,7 @@ class Config:
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
     boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
-    yesterday: bool = True  # without it: from 7 h on draw the edge to the same hours of the day before the initial time
+    yesterday: bool = True  # without it: after 12 h draw the edge to the day before the initial time
     sharpen: bool = True  # give back the detail that a step loses, where training has measured it
     batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write

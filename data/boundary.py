@@ -13,7 +13,7 @@ from data.times import hours_of, show
 
 WIDTH = 25  # cells of the strip; on small domains at most 8 % of the shorter side
 DAY = np.timedelta64(24, "h")
-ALONE = 6.0  # h, up to which a forecast without boundary data is left to itself
+ALONE = 12.0  # h, up to which a forecast without boundary data is left to itself
 
 
 class Boundary:
@@ -64,10 +64,10 @@ class Boundary:
 class Yesterday:
     """The edge of a forecast that has no boundary data: drawn, as by `Boundary`, towards the same hour of the last day
     before the initial time. That is not the weather which comes in, but it is weather: detail that moves and knows the
-    hour of the day, where a forecast that is left to itself fades from the edge inwards. In its first hours it knows
-    better; so it is left alone up to ALONE. Not drawn the more the later: the mean of two fields of storms has less of
-    them than either. Nothing later than the initial time is used. A forecast for which the store lacks one of the hours
-    goes without.
+    hour of the day, where a forecast that is left to itself fades from the edge inwards. At first it knows better, so
+    it is left alone up to ALONE; after that it is drawn with full weight, since the mean of two fields of storms has
+    less of them than either. Nothing later than the initial time is used. A forecast for which the store lacks one of
+    the hours goes without.
 
     hours: of the store that the forecasts start from; steps: of a forecast; free (C,) bool: the variables that are
     drawn, not held (train_restrain.py).

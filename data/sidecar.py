@@ -54,12 +54,13 @@ def read_sidecar(store: str | Path) -> tuple[np.ndarray, str]:
     none = np.array([], "datetime64[ns]")
     if path is None or not path.exists():
         return none, ""
+    again = f"`.venv/bin/python -m data.check_store {store}` again"
     try:
         content = json.loads(path.read_text())
         hours = np.array([np.datetime64(t, "ns") for t in content["bad_hours"]], "datetime64[ns]")
         current = content["fingerprint"] == fingerprint(store)
     except (ValueError, KeyError, TypeError):
-        return none, f"{path} cannot be read and is ignored; run `python -m data.check_store {store}` again"
+        return none, f"{path} cannot be read and is ignored; run {again}"
     if not current:
-        return none, f"{path} is older than the store and is ignored; run `python -m data.check_store {store}` again"
+        return none, f"{path} is older than the store and is ignored; run {again}"
     return hours, f"{len(hours)} faulty hours listed in {path} are left out"

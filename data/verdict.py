@@ -143,7 +143,7 @@ def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path:
         if array.chunks[0] > 1 or tiles > 4:
             report.note(
                 "chunks", f"chunks {array.chunks} are unfit for training, which reads one hour at a time; rewrite with "
-                f"`python -m data.build_hrrr --source zarr --path {path} --out NEW.zarr`", name, count=tiles,
+                f"`.venv/bin/python -m data.build_hrrr --source zarr --path {path} --out NEW.zarr`", name, count=tiles,
             )  # fmt: skip
         table, found = lookup(name), str(dataset[name].attrs.get("units", ""))
         if table.units and found and conversion(found, table.units) != (1, 0):

@@ -86,11 +86,11 @@ def run(tmp_path, monkeypatch, command):
 
 def test_a_forecast_is_drawn_to_the_day_before_and_says_so(run):
     found, told = run(30)
-    assert found.attrs["edge"] == "after 6 h the day before" and found.attrs["boundary"] == ""
-    assert "after 6 h the edge is drawn to the day before" in told and "go without" not in told
+    assert found.attrs["edge"] == "after 12 h the day before" and found.attrs["boundary"] == ""
+    assert "after 12 h the edge is drawn to the day before" in told and "go without" not in told
     for name in NAMES:
         for k in range(14):
-            edge = weather(name, hour(30) if k < 6 else hour(30 + k + 1 - 24))
+            edge = weather(name, hour(30) if k < 12 else hour(30 + k + 1 - 24))
             field = found[name][0, k + 1].values
             assert np.allclose(field[EDGE], edge[EDGE], atol=1e-3), (name, k)
             assert np.allclose(field[~EDGE], weather(name, hour(30))[~EDGE], atol=1e-3), (name, k)
@@ -113,11 +113,11 @@ def test_how_many_go_without_is_said(run):
 
 def test_a_broken_hour_of_the_day_before_is_named_with_the_way_around_it(run, tmp_path, command):
     def broken(name: str, time: np.datetime64) -> np.ndarray:
-        return np.where(EDGE & (time == hour(15)), np.nan, weather(name, time))
+        return np.where(EDGE & (time == hour(20)), np.nan, weather(name, time))
 
     path, out = write_store(tmp_path / "broken.zarr", broken, [hour(n) for n in range(40)], NAMES), tmp_path / "b.zarr"
     arguments = ("--checkpoint", run.best, "--zarr", path, "--out", out, "--init_time", hour(30), "--hours", 14)
     code, _, err = command(infer_iterative, *arguments)
-    assert code == 2 and err.count("\n") == 1 and "2024-05-20T15:00" in err and "--yesterday False" in err
+    assert code == 2 and err.count("\n") == 1 and "2024-05-20T20:00" in err and "--yesterday False" in err
     assert not out.exists()
     assert command(infer_iterative, *arguments, "--yesterday", "False")[0] == 0
