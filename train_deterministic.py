@@ -77,6 +77,7 @@ class Config:
     warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
     width: float = 2.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
     amplitude: float = 12.0  # weight of the amount of detail against its place in the spectral term
+    edge_weight: float = 1.0  # of errors in the outermost cells (25, at most 8 % of the side) in L1, MSE and gradient
     clip: float = 1.0  # highest norm of the gradient
     rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
@@ -113,7 +114,7 @@ LOWEST = {
     "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "rollout_amplitude": 0.0,
     "noise": 0.0, "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
     "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
-    "explode": 0.0, "preview_every": 0, "rollout_accumulate": 0,
+    "explode": 0.0, "preview_every": 0, "rollout_accumulate": 0, "edge_weight": 0.0,
 }  # fmt: skip
 POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
 
@@ -303,7 +304,8 @@ def build_model(cfg: Config, data: TrainingData, fit: bool) -> ResidualUNet:
 
 def build_loss(cfg: Config, data: TrainingData, lean: bool) -> WeatherLoss:
     """The loss; its terms are in units of those of persistence over the training pairs."""
-    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean, later=cfg.rollout_amplitude)
+    weights = {"later": cfg.rollout_amplitude, "edge_weight": cfg.edge_weight}
+    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean, **weights)
     changes = list(data.changes())
     for width in {cfg.width, cfg.rollout_width}:
         loss.set_reference(changes, data.valid, width)

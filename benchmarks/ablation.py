@@ -44,8 +44,8 @@ REFERENCE = {
 # of network, loss and training; one more where the same constants begin to give other runs. 1: two blocks on every
 # level; 2: they stand on the coarsest cells; 3: the spectral term compares powers; 4: and in roll-outs those of changes
 REVISION = 4
-# constants that came with the revision as it is: a run without the name is without them
-LATER = ("shift", "sharpen", "restrain", "rollout_accumulate")
+# constants that came with the revision as it is, and what a run without the name has
+LATER = {"shift": False, "sharpen": False, "restrain": False, "rollout_accumulate": 0, "edge_weight": 1.0}
 PARTS = 5  # epochs come in fives, of which `rollout_parts` of the choice (1: 20 %) train on the model's own forecasts
 TIMED = 5  # optimizer steps of each kind that are timed; the first does not count
 UNUSED = {"validate_hours": 0.01, "save_every": 60.0, "preview_every": 0}  # the shortest validation, at the end
@@ -122,7 +122,7 @@ def base() -> train_deterministic.Config:
 def key(cfg: Config, choice: Choice, store: str, name: str, seed: int) -> dict:
     """What makes a run the same run."""
     constants = asdict(replace(base(), **STORES[store].split, **choice.constants))
-    constants = {k: v for k, v in constants.items() if k not in NOT_COMPARED and (v or k not in LATER)}
+    constants = {k: v for k, v in constants.items() if k not in NOT_COMPARED and LATER.get(k, ...) != v}
     return {"revision": REVISION, "store": store, "choice": name, "seed": seed, "budget": cfg.budget,
             "clock": cfg.clock, "rollout_parts": choice.rollout_parts, "constants": constants}  # fmt: skip
 

@@ -110,6 +110,7 @@ def choices(base) -> dict[str, Choice]:
         "rollout_amplitude_36": Choice("and that in roll-outs alone", {"rollout_amplitude": 36.0}),
         "change_off": Choice("amount of change left free", patches=((losses.spectral, "CHANGE", 0.0),)),
         "change_triple": Choice("three times the weight on it", patches=((losses.spectral, "CHANGE", 3.0),)),
+        "edge_triple": Choice("errors in the outermost cells count three times", {"edge_weight": 3.0}),
         "amounts_single": Choice(
             "amount of detail compared tile by tile", patches=((losses.spectral, "amount", lambda power: power),)
         ),

@@ -41,7 +41,7 @@ TRAINING = {
     **{n: whole(0) for n in ("history", "rollout_epochs", "rollout_accumulate", "seed", "empty_cache_every")},
     "levels": [*whole(0), (2, "accepted"), (3, "refused"), (40, "refused")],
     **{n: number(0.0) for n in ("muon_lr", "width", "rollout_width", "amplitude", "rollout_amplitude", "noise",
-                                "season", "weight_decay", "warmup", "save_every", "memory_gb")},
+                                "edge_weight", "season", "weight_decay", "warmup", "save_every", "memory_gb")},
     "cache_gb": number(-1.0),
     **{n: number(0.0, True) for n in ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")},
     "lead": [("1h", "accepted"), ("60min", "accepted"), ("3600 s", "accepted"), ("2h", "either"), *NO_DURATION,

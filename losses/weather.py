@@ -1,5 +1,7 @@
 """WeatherLoss: 0.4 L1 + 0.3 spectral + 0.2 MSE + 0.1 gradient."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from losses.terms import gradient, l1, mse
 
 LEAST = 1e-4  # smallest unit of a spectral band, as a share of the channel's largest
 EVERY = slice(None)  # all channels
+EDGE, SHARE = 25, 0.08
 WEIGHTS = {"l1": 0.4, "spectral": 0.3, "mse": 0.2, "gradient": 0.1}
 
 
@@ -19,7 +22,9 @@ class WeatherLoss(nn.Module):
     `set_reference` was given some: then the weights are those of the terms, a model that is persistence has a loss of
     1, and the finest band counts like the others. L1, MSE and gradient compare fields smoothed by a Gaussian of
     `width` cells: where detail cannot be placed these three make it disappear, so it is left to the spectral term,
-    which wants the right amount of it.
+    which wants the right amount of it. That term's windows do not see the outermost cells, where what comes in is not
+    known: in L1, MSE and gradient the errors of the EDGE outermost cells (SHARE of the shorter side, where that is
+    less) are multiplied by `edge_weight`.
 
     forward(pred, target, valid=None, width=0.0): fields (B, C, H, W) in units in which every channel changes by about
     1 per step (the standard deviation of the change), valid (C, H, W) bool or None; channels without a valid cell do
@@ -30,9 +35,10 @@ class WeatherLoss(nn.Module):
 
     def __init__(
         self, spacing: tuple[float, float] = (1.0, 1.0), amplitude: float = 1.0, weights: dict[str, float] = WEIGHTS,
-        lean: bool = False, later: float | None = None,
+        lean: bool = False, later: float | None = None, edge_weight: float = 1.0,
     ):  # fmt: skip
         super().__init__()
+        self.edge_weight = edge_weight
         self.weights, self.spectral = dict(weights), SpectralLoss(spacing, amplitude, lean, later)
         self.reference: dict[float, dict[str, Tensor]] = {}
 
@@ -59,6 +65,8 @@ class WeatherLoss(nn.Module):
         error = pred - target
         if width > 0:
             error = smooth(error if valid is None else torch.where(valid, error, 0.0), width)
+        if self.edge_weight != 1:
+            error = error * edge_weights(error.shape[-2:], self.edge_weight, error.device)
         zero = torch.zeros_like(error)
         terms = {
             n: term(error, zero, valid) / unit.get(n, 1.0)
@@ -81,3 +89,12 @@ class WeatherLoss(nn.Module):
         total = sum(weight * terms[name] for name, weight in self.weights.items())
         counted = total if valid is None else total[valid.any(dim=-1).any(dim=-1)]
         return counted.mean(), {name: terms[name].detach() for name in self.weights}
+
+
+@lru_cache(maxsize=4)
+def edge_weights(shape: tuple[int, int], weight: float, device: torch.device) -> Tensor:
+    """(H, W): `weight` in the outermost cells, 1 inside."""
+    width = max(1, min(EDGE, int(SHARE * min(shape))))
+    out = torch.full(shape, weight, device=device)
+    out[width:-width, width:-width] = 1.0
+    return out

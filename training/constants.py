@@ -8,7 +8,7 @@ HIGHEST = {
     "history": 1000, "rollout_epochs": 10**6, "validate_every": 10**6, "empty_cache_every": 10**6, "seed": 2**63 - 1,
     "width": 1000.0, "rollout_width": 1000.0, "amplitude": 1e6, "rollout_amplitude": 1e6, "noise": 1000.0,
     "season": 366.0, "weight_decay": 1000.0, "warmup": 1.0, "save_every": 1e6, "cache_gb": 1e6, "memory_gb": 1e6,
-    "rollout_accumulate": 10**5,
+    "rollout_accumulate": 10**5, "edge_weight": 1000.0,
     "lr": 1000.0, "muon_lr": 1000.0, "clip": 1e12, "validate_hours": 1e4, "rollout_hours": 1e4, "rollout_lr": 1000.0,
 }  # fmt: skip
 
