@@ -21,7 +21,7 @@ DEMO_START=2023-04-10T00 # both), 11 to test on
 OTHER_START=2024-04-10T00 # as many hours of other weather, the same season of another seed, to test on; from 172 starts,
 OTHER_EVERY=19h      # seven for each hour of the day: of fewer, chance decides more about power than the model
 DEMO_TRAINING=(--batch_size 8 --accumulate 1 --base_features 32 --epochs 9 --rollout_epochs 1 --rollout_hours 24
-    --rollout_accumulate 2 --validate_every 8 --amplitude 8 --rollout_amplitude 24 --width 0 --memory fast --half True --levels 1
+    --rollout_accumulate 2 --validate_every 8 --amplitude 8 --rollout_amplitude 24 --width 0 --edge_weight 3 --memory fast --half True --levels 1
     --train_end 2023-07-18T11 --val_end 2023-08-12T12 --boundary "$DEMO_DIR/store.zarr"
     --flip False) # no mirrors: one terrain, known by heart
 
