@@ -9,6 +9,7 @@
 What comes back is what infer_iterative.py writes to a forecast store (data/forecast_store.py), in memory.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -19,7 +20,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from data.boundary import ALONE, Boundary, Yesterday
+from data.boundary import Boundary, Yesterday
 from data.dataset import Hours, Series
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import plain
@@ -71,6 +72,7 @@ class Forecaster:
         self.limit = limiter(self.statistics, self.mask)
         table = {k: x.to(device) for k, x in checkpoint.get("sharpening", {}).items()}
         self.sharpening = {kind: Sharpening.from_table(table, kind) for kind in ("free", "edge")}
+        self.alone = float(table["alone"]) if "alone" in table else math.inf  # h, see data.boundary.Yesterday
 
     def forcing(self, grid: Grid, where: str = "this grid") -> Forcing:
         """Sun, clock, terrain and masks of a grid; ValueError where it lacks some that the model was trained with."""
@@ -79,8 +81,9 @@ class Forecaster:
         return forcing
 
     def yesterday(self, hours: Hours, times: np.ndarray, steps: int) -> Yesterday | None:
-        """What the edge of forecasts without boundary data is drawn to; None where `hours` has it for none of them."""
-        edge = Yesterday(hours, self.statistics, self.mask, self.lead, steps, ~self.held)
+        """What the edge of forecasts without boundary data is drawn to, where sharpening was measured so (on records of
+        more than a few days); None where `hours` has it for none of them."""
+        edge = Yesterday(hours, self.statistics, self.mask, self.lead, steps, self.alone, ~self.held)
         return edge if edge.known(times).any() else None
 
     def sharpened(self, boundary: bool, first: int = 0) -> Callable[[Tensor, int], Tensor] | None:
@@ -150,7 +153,7 @@ def forecast(
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
     multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
     are computed together; `sharpen`: give back the detail that a step loses, as measured after training; `yesterday`:
-    without boundary data, after 12 h draw the edge to the day before, where the store has it. Dimensions
+    without boundary data, draw the edge to the day before, where training has measured it so. Dimensions
     (init_time, lead_time, y, x) under the store's names; `<variable>_clipped_share` beside each variable. ValueError
     for a time, variable or grid that the store lacks.
     """
@@ -175,7 +178,7 @@ def forecast(
     sharpened = model.sharpened(bool(boundary)) if sharpen else None
     for batch, k, after, share in roll_out(model, series, times, forcing, steps, edge, batch_size, sharpened):
         fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
-    attributes = describe(model, store, boundary, sharpened is not None, edge is not None)
+    attributes = describe(model, store, boundary, sharpened is not None, edge)
     return _dataset(names, store.grid, times, np.arange(steps + 1) * model.lead, fields, clipped, attributes)
 
 
@@ -242,7 +245,7 @@ def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: boo
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
         "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
-        "edge": "boundary data" if boundary else f"after {ALONE:g} h the day before" if edge else "the forecast itself",
+        "edge": "boundary data" if boundary else f"after {edge.after:g} h the day before" if edge else "the forecast",
         "sharpened": "yes" if sharpened else "no", "held": " ".join(checkpoint.get("held", [])),
         "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip

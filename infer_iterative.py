@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.boundary import ALONE, Boundary
+from data.boundary import Boundary
 from data.command import run
 from data.dataset import Hours, Series, Split, find_pairs, usual_step
 from data.forecast_store import ForecastWriter
@@ -45,7 +45,7 @@ class Config:
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
     boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
-    yesterday: bool = True  # without it: after 12 h draw the edge to the day before the initial time
+    yesterday: bool = True  # without it: draw the edge to the day before, where training has measured it so
     sharpen: bool = True  # give back the detail that a step loses, where training has measured it
     batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
@@ -84,15 +84,14 @@ def main(cfg: Config) -> int:
         print(f"note: the forecast that is in {cfg.out} stays until this one is complete, which then replaces it")
     series.states(init_times[:1])  # a broken first hour shows before anything is made
     sharpened = model.sharpened(bool(cfg.boundary)) if cfg.sharpen else None
-    attributes = describe(model, store, cfg.boundary, sharpened is not None, edge is not None)
+    attributes = describe(model, store, cfg.boundary, sharpened is not None, edge)
     if cfg.boundary:
         print(f"boundary data: {attributes['boundary']}", flush=True)
     elif edge:
         without = int((~edge.known(init_times)).sum())
         but = f"; {without} of the forecasts go without, since the store lacks hours of it" if without else ""
-        print(
-            f"no boundary data: after {ALONE:g} h the edge is drawn to the day before the initial time{but}", flush=True
-        )
+        told = f"after {edge.after:g} h the edge is drawn to the day before the initial time{but}"
+        print(f"no boundary data: {told}", flush=True)
     if held := attributes["held"]:
         print(f"note: {held} stay as they are (persistence): validation did not show them forecast better", flush=True)
     if cfg.sharpen and not sharpened:

@@ -24,6 +24,7 @@ from training.device import autocast
 from training.signals import StopRequest
 from training.team import Team
 
+ALONE = 12.0  # h, for which forecasts without boundary data are left alone (data.boundary.Yesterday)
 HOURS = 24.0  # length of the forecasts; later steps are not sharpened
 FEWEST = 72  # initial times that the validation part must have; a shorter record is learned by heart, and what its
 # forecasts lose says nothing of other days
@@ -37,8 +38,9 @@ TOGETHER = 2**15  # cells of the forecasts that are computed together
 def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet) -> int:
     """Add to best.pt what is measured after training, where it has none and the constants want it: under "held" the
     variables that are held, under "sharpening", by kind of forecast ("free", and "edge" where there is a boundary
-    store), what Sharpening.table names. Where it cannot be measured the file stays and a line says why. Returns the
-    number of the signal that stopped it, or 0."""
+    store), what Sharpening.table names, and "alone": after how many hours the edge of the first kind was the day
+    before's. Where it cannot be measured the file stays and a line says why. Returns the number of the signal that
+    stopped it, or 0."""
     path = Path(constants.run_dir) / "best.pt"
     if not (team.first and path.exists()):
         return 0
@@ -64,7 +66,7 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
         return 0
     found = {}
     with StopRequest() as stop:
-        yesterday = Yesterday(data.hours, data.statistics, data.mask, data.lead, steps, free)
+        yesterday = Yesterday(data.hours, data.statistics, data.mask, data.lead, steps, ALONE, free)
         for kind, edge in {"free": yesterday, **({"edge": data.edge} if data.edge else {})}.items():
             try:
                 if kind == "edge":
@@ -76,6 +78,7 @@ def measure_after(constants, team: Team, data: TrainingData, model: ResidualUNet
                 return stop.received
     if found:
         tables = [s.table(kind) for kind, s in found.items()]
+        tables += [{"alone": torch.tensor(ALONE)}] if "free" in found and yesterday.known(starts).any() else []
         save_checkpoint({**checkpoint, "sharpening": {n: x.cpu() for t in tables for n, x in t.items()}}, path)
         means = ", ".join(f"{float(s.gains.mean()):.3f} {TOLD[kind]}" for kind, s in found.items())
         print(f"sharpening: measured on {len(starts)} forecasts of {hours_of(steps * data.lead):g} h from "

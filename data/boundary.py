@@ -13,7 +13,6 @@ from data.times import hours_of, show
 
 WIDTH = 25  # cells of the strip; on small domains at most 8 % of the shorter side
 DAY = np.timedelta64(24, "h")
-ALONE = 12.0  # h, up to which a forecast without boundary data is left to itself
 
 
 class Boundary:
@@ -65,20 +64,20 @@ class Yesterday:
     """The edge of a forecast that has no boundary data: drawn, as by `Boundary`, towards the same hour of the last day
     before the initial time. That is not the weather which comes in, but it is weather: detail that moves and knows the
     hour of the day, where a forecast that is left to itself fades from the edge inwards. At first it knows better, so
-    it is left alone up to ALONE; after that it is drawn with full weight, since the mean of two fields of storms has
+    it is left alone for some hours; after that it is drawn with full weight, since the mean of two fields of storms has
     less of them than either. Nothing later than the initial time is used. A forecast for which the store lacks one of
     the hours goes without.
 
-    hours: of the store that the forecasts start from; steps: of a forecast; free (C,) bool: the variables that are
-    drawn, not held (train_restrain.py).
+    hours: of the store that the forecasts start from; steps: of a forecast; alone: how long it is left alone, h;
+    free (C,) bool: the variables that are drawn, not held (train_restrain.py).
     """
 
     def __init__(self, hours: Hours, statistics: Statistics, mask: Tensor | None, lead: np.timedelta64, steps: int,
-                 free: Tensor):  # fmt: skip
-        self.hours, self.statistics, self.mask = hours, statistics, mask
+                 alone: float, free: Tensor):  # fmt: skip
+        self.hours, self.statistics, self.mask, self.after = hours, statistics, mask, alone
         self.weight = davies(hours.store.grid.shape).to(free.device) * free[:, None, None]
         leads = lead * np.arange(1, steps + 1)
-        late = [ahead - -(-ahead // DAY) * DAY for ahead in leads if hours_of(ahead) > ALONE]  # (-24 h, 0] of the start
+        late = [ahead - -(-ahead // DAY) * DAY for ahead in leads if hours_of(ahead) > alone]  # (-24 h, 0] of the start
         self.alone, self.before = steps - len(late), late
 
     def known(self, times: np.ndarray) -> np.ndarray:

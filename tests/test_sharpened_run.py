@@ -101,6 +101,23 @@ def test_a_finished_run_that_lacks_them_measures_them(run_of_two, tmp_path, caps
     assert "sharpening: measured on 32 forecasts of 8 h" in capsys.readouterr().out
 
 
+def test_it_is_measured_with_the_day_before_at_the_edge_where_forecasts_are_long_enough(
+    run_of_two, tmp_path, monkeypatch
+):
+    run_dir, constants = run_of_two
+    shutil.copytree(run_dir, tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
+    alone = checkpoint.pop("sharpening")
+    assert "alone" not in alone  # forecasts of 8 h are left alone
+    torch.save(checkpoint, tmp_path / "run" / "best.pt")
+    monkeypatch.setattr(train_sharpen, "ALONE", 3.0)
+    config = train_deterministic.Config(**constants | {"run_dir": str(tmp_path / "run")})
+    assert train_deterministic.main(config) == 0
+    found = load_checkpoint(tmp_path / "run" / "best.pt")["sharpening"]
+    assert float(found["alone"]) == 3 and load_model(tmp_path / "run" / "best.pt").alone == 3
+    assert torch.equal(found["edge"], alone["edge"]) and not torch.equal(found["free"], alone["free"])
+
+
 def test_too_short_a_validation_part_is_said_and_nothing_is_kept(run_of_two, tmp_path, capsys, monkeypatch):
     run_dir, constants = run_of_two
     shutil.copytree(run_dir, tmp_path / "run")

@@ -1,20 +1,24 @@
 """Forecasts without boundary data: their edge is drawn to the day before, by the formula, and never to a later hour."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
 import infer_iterative
-from data.boundary import ALONE, Yesterday, davies
+from data.boundary import Yesterday, davies
 from data.dataset import Hours
 from data.normalise import Statistics
 from data.store import Store
 from forecaster import forecast
 from tests.conftest import hour, weather, write_store
 from tests.test_boundary import EDGE, LEAD, NAMES, persistent
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 STATISTICS = Statistics(NAMES, torch.tensor([250.0, 0.0]), torch.tensor([4.0, 3.0]), torch.tensor([1.0, 1.0]))
+ALONE = 12.0  # h
 FREE = torch.tensor([True, True])
 
 
@@ -25,7 +29,7 @@ def count(name: str, time: np.datetime64) -> float:
 
 def day_before(tmp_path, hours, lead=LEAD, steps=50, free=FREE, fields=count) -> Yesterday:
     store = Store(write_store(tmp_path / "s.zarr", fields, [hour(n) for n in hours], NAMES))
-    return Yesterday(Hours(store, list(NAMES), None), STATISTICS, None, lead, steps, free)
+    return Yesterday(Hours(store, list(NAMES), None), STATISTICS, None, lead, steps, ALONE, free)
 
 
 @pytest.mark.parametrize("length", [1, 3, 5])
@@ -70,9 +74,12 @@ def test_what_is_held_is_not_drawn(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, command):
-    """run(initial hour, ...) forecasts 14 h with a model that is persistence, from 40 hours of weather."""
+    """run(initial hour, ...) forecasts 14 h with a model that is persistence, from 40 hours of weather, as where its
+    sharpening was measured with the day before at the edge."""
     path = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)], NAMES)
     best, out = persistent(tmp_path, monkeypatch, path), tmp_path / "f.zarr"
+    checkpoint = load_checkpoint(best, torch.device("cpu"))
+    save_checkpoint({**checkpoint, "sharpening": {"alone": torch.tensor(ALONE)}}, Path(best))
 
     def forecasts(start: int, *arguments):
         at = ("--checkpoint", best, "--zarr", path, "--out", out, "--init_time", hour(start))
@@ -101,7 +108,7 @@ def test_a_forecast_is_drawn_to_the_day_before_and_says_so(run):
 @pytest.mark.parametrize("start, arguments", [(30, ("--yesterday", "False")), (10, ())])
 def test_without_it_a_forecast_is_left_to_itself(run, start, arguments):
     found, told = run(start, *arguments)
-    assert found.attrs["edge"] == "the forecast itself" and "the day before" not in told
+    assert found.attrs["edge"] == "the forecast" and "the day before" not in told
     for name in NAMES:
         assert np.allclose(found[name][0, 1:], weather(name, hour(start)), atol=1e-3)
 
