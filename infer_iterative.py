@@ -89,7 +89,7 @@ def main(cfg: Config) -> int:
         print(f"boundary data: {attributes['boundary']}", flush=True)
     elif edge:
         without = int((~edge.known(init_times)).sum())
-        but = f"; {without} of the forecasts go without, since the store lacks hours of it" if without else ""
+        but = f"; not in {without} of {len(init_times)}: the store lacks hours of it" if without else ""
         told = f"after {edge.after:g} h the edge is drawn to the day before the initial time{but}"
         print(f"no boundary data: {told}", flush=True)
     if held := attributes["held"]:

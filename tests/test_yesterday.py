@@ -94,7 +94,7 @@ def run(tmp_path, monkeypatch, command):
 def test_a_forecast_is_drawn_to_the_day_before_and_says_so(run):
     found, told = run(30)
     assert found.attrs["edge"] == "after 12 h the day before" and found.attrs["boundary"] == ""
-    assert "after 12 h the edge is drawn to the day before" in told and "go without" not in told
+    assert "after 12 h the edge is drawn to the day before" in told and "lacks hours of it" not in told
     for name in NAMES:
         for k in range(14):
             edge = weather(name, hour(30) if k < 12 else hour(30 + k + 1 - 24))
@@ -115,7 +115,7 @@ def test_without_it_a_forecast_is_left_to_itself(run, start, arguments):
 
 def test_how_many_go_without_is_said(run):
     _, told = run(30, "--init_time", hour(30), hour(10), hour(5))
-    assert "2 of the forecasts go without, since the store lacks hours of it" in told
+    assert "initial time; not in 2 of 3: the store lacks hours of it" in told
 
 
 def test_a_broken_hour_of_the_day_before_is_named_with_the_way_around_it(run, tmp_path, command):
