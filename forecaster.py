@@ -233,7 +233,10 @@ def _dataset(names, grid: Grid, times, leads, fields, clipped, attributes: dict)
     return out
 
 
-def describe(model: Forecaster, store: Store, boundary: str = "", sharpened: bool = False, edge: bool = False) -> dict:
+def describe(
+    model: Forecaster, store: Store, boundary: str = "", sharpened: bool = False,
+    edge: Boundary | Yesterday | None = None,
+) -> dict:  # fmt: skip
     """The attributes that tell where a forecast came from."""
     checkpoint = model.checkpoint
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}

@@ -11,7 +11,7 @@ import losses.spectral
 from losses.smooth import smooth
 from losses.spectral import SpectralLoss, tile_starts
 from losses.terms import gradient, l1, mse
-from losses.weather import WEIGHTS, WeatherLoss, edge_weights
+from losses.weather import WEIGHTS, WeatherLoss
 
 PRED = torch.tensor([[1.0, 2.0], [3.0, 5.0]])[None, None]
 ZERO = torch.zeros_like(PRED)
@@ -336,20 +336,3 @@ def test_each_width_has_a_reference_of_its_own():
     rough, smoothed = loss.reference[0.0]["mse"], loss.reference[3.0]["mse"]
     assert smoothed[0] < 0.6 * rough[0] and 0.7 * rough[1] < smoothed[1] < rough[1]  # the second has little detail
     assert loss.reference[3.0]["spectral"].shape == (2, 6)
-
-
-def test_errors_in_the_outermost_cells_count_as_often_as_they_are_told_to():
-    pred, target = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    terms, plain = (WeatherLoss(edge_weight=w).terms(pred, target, None, 0.0) for w in (3.0, 1.0))
-    assert terms["l1"].item() == (12 * 3 + 4) / 16  # of 4 x 4 cells the outermost 12
-    assert terms["mse"].item() == (12 * 9 + 4) / 16
-    # the errors 3 3 3 3, 3 1 1 3, 3 1 1 3, 3 3 3 3: in both directions 4 of 12 differences are 2
-    assert terms["gradient"].item() == pytest.approx(4 * 2 / 12)
-    assert torch.equal(terms["spectral"], plain["spectral"])
-    assert plain["l1"].item() == plain["mse"].item() == 1 and plain["gradient"].item() == 0
-
-
-@pytest.mark.parametrize("shape, cells", [((1059, 1799), 25), ((64, 64), 5), ((8, 8), 1)])
-def test_the_outermost_cells_are_25_or_8_percent_of_the_shorter_side(shape, cells):
-    row = edge_weights(shape, 3.0, torch.device("cpu"))[shape[0] // 2]
-    assert (row[:cells] == 3).all() and (row[cells:-cells] == 1).all() and (row[-cells:] == 3).all()

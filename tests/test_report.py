@@ -16,7 +16,6 @@ from plotting.report import SCRIPT
 from plotting.report_cases import case_skill, choose_cases, clipped_rows, encode, player
 from plotting.report_charts import line_chart
 from plotting.report_html import tag
-from plotting.report_sections import certificate
 from plotting.report_verdict import verdict
 from tests.browser import Page, find_browser
 from tests.conftest import hour, small_grid, weather, write_store
@@ -339,13 +338,3 @@ def test_a_page_that_calls_elsewhere_would_be_noticed(html, run_dir, tmp_path, b
     browser.open(tmp_path / "r.html", 390)
     assert browser.value("document.documentElement.scrollWidth") > 390
     assert len(browser.problems) >= 2 and browser.value("document.evil") is None  # refused by the page's own policy
-
-
-def test_the_certificate_says_how_many_starts_it_is_from_and_what_gave_the_edge_of_other_evaluations(run_dir):
-    scores = json.loads((run_dir / "scores.json").read_text())
-    assert scores.pop("boundary") == ""
-    many = scores | {"init_times": ["2024-05-20T00:00"] * 172, "boundary": "edge.zarr"}
-    told = str(certificate(scores, {"other": many, "old": scores}))
-    assert f"From {len(scores['init_times'])} initial times" in told and "judge those from 100 or more" in told
-    assert "edge.zarr" in told and ">172<" in told and "not known" in told
-    assert "judge those" not in str(certificate(many, {}))
