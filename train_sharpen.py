@@ -15,7 +15,7 @@ from data.dataset import find_pairs, stack
 from data.normalise import denormalise, limiter, normalise, piles
 from data.times import hours_of
 from models.rollout import rollout_step
-from models.sharpen import Sharpening, count_bands, measure, power
+from models.sharpen import Sharpening, count_bands, measure, powers
 from models.unet import ResidualUNet
 from train_data import SAMPLED, TrainingData
 from train_restrain import find_held
@@ -130,14 +130,15 @@ def of_forecasts(
     def physical(state: Tensor) -> Tensor:
         return denormalise(state, data.statistics)
 
-    bands = count_bands(data.store.grid.shape)
-    climate = torch.stack([power(physical(x[:, -1]), bands) for x, _ in data.samples(SAMPLED)]).mean(dim=0)
+    bands, piled = count_bands(data.store.grid.shape), piles(data.statistics)
+    climate = torch.stack([powers(physical(x[:, -1]), bands, piled) for x, _ in data.samples(SAMPLED)]).mean(dim=0)
     with bar:
         found = measure(
             [prepared(data.series.states(group)).cpu() for group in groups], step, limiter(data.statistics, data.mask),
-            truth, physical, climate, steps, ~piles(data.statistics), data.valid, nudge,
+            truth, physical, climate, steps, piled, data.valid, nudge,
             lambda: bool(stop.received),
         )  # fmt: skip
     if found is None:
         return None
-    return Sharpening(torch.where(free[:, None], found.gains, 1.0), torch.where(free, found.shift, 0.0))
+    gains, rim = (torch.where(free[:, None], x, 1.0) for x in (found.gains, found.rim))
+    return Sharpening(gains, torch.where(free, found.shift, 0.0), rim)

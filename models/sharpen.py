@@ -7,6 +7,10 @@ that gives the forecast the truth's power there. The next step starts from the s
 those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has
 not made. Where the mean of the domain drifts, it is shifted back in the same way.
 
+Near the edge of the domain a forecast loses more, for what comes in is not known. Of smooth fields that is no detail to
+give back: they are right to be smoother there. But storms go missing altogether, and with them their area; so variables
+of which cells pile up at a bound (no echo, no CAPE) have gains of their own there.
+
 What a few dozen forecasts tell of one lead is partly the chance of their weather: gains that follow it from lead to
 lead carry it into every later forecast. So they are averaged over neighbouring leads in the end.
 """
@@ -32,44 +36,53 @@ WIDEST = 3.0  # and at most, steps
 
 
 class Sharpening(NamedTuple):
-    """What is done to the state (B, C, H, W) after step k: its waves multiplied by gains[k], its means shifted by
-    shift[k]. After the last step that was measured a state stays as it is."""
+    """What is done to the state (B, C, H, W) after step k: its waves multiplied by gains[k], and near the edge of the
+    domain by rim[k]; its means shifted by shift[k]. After the last step that was measured a state stays as it is."""
 
     gains: Tensor  # (steps, C, bands)
     shift: Tensor  # (steps, C)
+    rim: Tensor  # (steps, C, bands)
 
     def __call__(self, state: Tensor, k: int) -> Tensor:
         if k >= len(self.gains):
             return state
-        return sharpen(state, self.gains[k]) + self.shift[k][:, None, None]
+        return sharpen(state, self.gains[k], self.rim[k]) + self.shift[k][:, None, None]
 
     def table(self, kind: str) -> dict[str, Tensor]:
         """As it is kept in a checkpoint, under the kind of forecast that it was measured on."""
-        return {kind: self.gains, f"{kind}_shift": self.shift}
+        return {kind: self.gains, f"{kind}_shift": self.shift, f"{kind}_rim": self.rim}
 
     @staticmethod
     def from_table(table: dict[str, Tensor], kind: str) -> "Sharpening | None":
-        """None where the table has nothing for this kind; one of gains alone shifts nothing."""
+        """None where the table has nothing for this kind; one of gains alone shifts nothing and has one gain all over
+        the domain."""
         if kind not in table:
             return None
         gains = table[kind]
-        return Sharpening(gains, table.get(f"{kind}_shift", torch.zeros_like(gains[..., 0])))
+        shift = table.get(f"{kind}_shift", torch.zeros_like(gains[..., 0]))
+        return Sharpening(gains, shift, table.get(f"{kind}_rim", gains))
 
 
-def sharpen(state: Tensor, gains: Tensor) -> Tensor:
-    """state (B, C, H, W) with its waves multiplied by gains (C, bands); see `place` for the bands. The mean and what
-    is longer than the last band stay. The domain is mirrored at its edges, as the cosine transform does, so that no
-    edge is a jump; channel by channel, because a transform holds several times a field."""
+def sharpen(state: Tensor, gains: Tensor, rim: Tensor) -> Tensor:
+    """state (B, C, H, W) with its waves multiplied by gains (C, bands), near the edge of the domain by rim (C, bands);
+    see `place` for the bands and `edge` for how near. What is longer than the last band stays, and the mean where both
+    gains are the same. The domain is mirrored at its edges, as the cosine transform does, so that no edge is a jump;
+    channel by channel, because a transform holds several times a field."""
     (H, W), bands = state.shape[-2:], gains.shape[-1]
     where = place((2 * H, 2 * W), state.device).clamp(max=bands)
     below = where.int()
+    gains, rim = (torch.nn.functional.pad(x.float(), (0, 2), value=1.0) for x in (gains, rim))
     out = torch.empty_like(state)
-    for c, own in enumerate(torch.nn.functional.pad(gains.float(), (0, 2), value=1.0)):
-        field = state[:, c].float()
-        field = torch.cat([field, field.flip(-1)], dim=-1)
-        field = torch.fft.rfft2(torch.cat([field, field.flip(-2)], dim=-2))
-        field *= torch.lerp(own[below], own[below + 1], where - below)
-        out[:, c] = torch.fft.irfft2(field, s=(2 * H, 2 * W))[..., :H, :W]
+
+    def multiplied(waves: Tensor, by: Tensor) -> Tensor:
+        by = torch.lerp(by[below], by[below + 1], where - below)
+        return torch.fft.irfft2(waves * by, s=(2 * H, 2 * W))[..., :H, :W]
+
+    for c in range(state.shape[1]):
+        waves = torch.fft.rfft2(mirrored(state[:, c].float()))
+        out[:, c] = multiplied(waves, gains[c])
+        if not torch.equal(gains[c], rim[c]):
+            out[:, c].lerp_(multiplied(waves, rim[c]).to(out.dtype), edge((H, W), state.device).to(out.dtype))
     return out
 
 
@@ -80,12 +93,50 @@ def power(state: Tensor, bands: int) -> Tensor:
     hann = torch.hann_window(n, periodic=False, device=state.device)
     tiles = state.float().unfold(-2, n, max(n // 2, 1)).unfold(-2, n, max(n // 2, 1))  # (B, C, down, along, n, n)
     tiles = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
-    modes = torch.fft.rfft2(tiles, norm="ortho").abs().square().mean(dim=(0, 2, 3))
-    twice = torch.full((n // 2 + 1,), 2.0, device=state.device)  # the half spectrum has each conjugate pair once,
-    twice[0] = 1  # but not in the first column, and not in the last where n is even
-    if n % 2 == 0:
+    return banded(tiles, bands).mean(dim=(0, 2, 3))
+
+
+def rim_power(state: Tensor, bands: int) -> Tensor:
+    """As `power`, of what these windows do not see: the domain mirrored at its edges, each cell with the weight that
+    `edge` gives it."""
+    weight, field = edge(state.shape[-2:], state.device), state.float()
+    mean = (field * weight).sum(dim=(-2, -1), keepdim=True) / weight.sum()
+    return banded(mirrored((field - mean) * weight), bands).mean(dim=0)
+
+
+def powers(state: Tensor, bands: int, piled: Tensor) -> Tensor:
+    """(2, C, bands): `power`, and for the piled variables (C,) bool `rim_power`; for the others `power` again."""
+    inside = power(state, bands)
+    rim = inside.clone()
+    if piled.any():
+        rim[piled] = rim_power(state[:, piled], bands)
+    return torch.stack([inside, rim])
+
+
+def banded(fields: Tensor, bands: int) -> Tensor:
+    """The power of fields (..., H, W) by band, (..., bands)."""
+    H, W = fields.shape[-2:]
+    modes = torch.fft.rfft2(fields, norm="ortho").abs().square()
+    twice = torch.full((W // 2 + 1,), 2.0, device=fields.device)  # the half spectrum has each conjugate pair once,
+    twice[0] = 1  # but not in the first column, and not in the last where W is even
+    if W % 2 == 0:
         twice[-1] = 1
-    return torch.einsum("chw,bhw->cb", modes * twice, weights(n, bands, state.device))
+    return torch.einsum("...hw,bhw->...b", modes * twice, weights((H, W), bands, fields.device))
+
+
+def mirrored(field: Tensor) -> Tensor:
+    """field (..., H, W) and its mirror images, (..., 2 H, 2 W)."""
+    field = torch.cat([field, field.flip(-1)], dim=-1)
+    return torch.cat([field, field.flip(-2)], dim=-2)
+
+
+@lru_cache(maxsize=4)
+def edge(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(H, W): 1 in the outermost cells of the domain, 0 where the Hann windows of `power` begin to have full weight,
+    half a window inside; what they leave in between."""
+    n = min(TILE, *shape)
+    y, x = (torch.minimum(torch.arange(s), s - 1 - torch.arange(s)).clamp(max=n / 2) * (torch.pi / n) for s in shape)
+    return (1 - y.sin().square()[:, None] * x.sin().square()).to(device)
 
 
 def count_bands(shape: tuple[int, int]) -> int:
@@ -102,10 +153,10 @@ def place(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def weights(n: int, bands: int, device: torch.device) -> Tensor:
-    """(bands, n, n // 2 + 1): the share of each band in each wave of a window of n cells. It falls to 0 at its
+def weights(shape: tuple[int, int], bands: int, device: torch.device) -> Tensor:
+    """(bands, H, W // 2 + 1): the share of each band in each wave of a field of this shape. It falls to 0 at its
     neighbours' centres; beyond the last centre nothing takes its place."""
-    return torch.stack([(1 - (place((n, n), device) - b).abs()).clamp(min=0) for b in range(bands)])
+    return torch.stack([(1 - (place(shape, device) - b).abs()).clamp(min=0) for b in range(bands)])
 
 
 @torch.no_grad()
@@ -117,7 +168,7 @@ def measure(
     physical: Callable[[Tensor], Tensor],
     climate: Tensor,
     steps: int,
-    shifted: Tensor,
+    piled: Tensor,
     valid: Tensor | None = None,
     nudge: Callable[[int, int, Tensor], Tensor] | None = None,
     stopped: Callable[[], bool] = lambda: False,
@@ -129,17 +180,18 @@ def measure(
     for one group. step(i, k, states) gives group i after step k before it is limited, truth(i, k) the fields
     (B, C, H, W) they should be, nudge(i, k, state) draws their edges to boundary data. physical(state) is the state in
     the units in which power is compared: the square root of a variable has the right power where the variable itself
-    has too much. climate (C, bands): the power so by band in training; where truth or forecast has next to none of it a
-    gain is 1. shifted (C,) bool: the variables whose mean is shifted; where a variable piles up at a bound, a shift
-    would change how many cells do. valid (C, H, W) bool: the cells that count in a mean; None: all. One step after the
-    other: the gain of a step makes up for what is missing after those before it. None where `stopped()` says so.
+    has too much. climate (2, C, bands): what `powers` finds so in training; where truth or forecast has next to none of
+    it a gain is 1. piled (C,) bool: the variables of which cells pile up at a bound. They have gains of their own near
+    the edge; the mean of the others is shifted, where a shift of theirs would change how many cells do. valid (C, H, W)
+    bool: the cells that count in a mean; None: all. One step after the other: the gain of a step makes up for what is
+    missing after those before it. None where `stopped()` says so.
     """
     states, gains, shifts, device = list(starts), [], [], climate.device
     count, bands = sum(len(some) for some in starts), climate.shape[-1]
     gain = torch.ones_like(climate)  # each step begins with that of the step before
 
     def amount(state: Tensor) -> Tensor:
-        return power(physical(state), bands) * len(state) / count
+        return powers(physical(state), bands, piled) * len(state) / count
 
     for k in range(steps):
         raw, wanted, missing = [], torch.zeros_like(climate), []
@@ -151,18 +203,19 @@ def measure(
             wanted += amount(true)
             missing.append(means(true, valid))
         for _ in range(ROUNDS):
-            found = sum(amount(limit(sharpen(x.to(device), gain))[0]) for x in raw)
+            found = sum(amount(limit(sharpen(x.to(device), *gain))[0]) for x in raw)
             known = torch.minimum(wanted, found) > LEAST * climate
             gain = torch.where(known, gain * (wanted / found).sqrt(), 1.0).clamp(1 / HIGHEST, HIGHEST)
-        raw = [sharpen(x.to(device), gain).cpu() for x in raw]
+        raw = [sharpen(x.to(device), *gain).cpu() for x in raw]
         missing = [true - means(limit(x.to(device))[0], valid) for true, x in zip(missing, raw, strict=True)]
-        shift = torch.where(shifted, shrunk(torch.cat(missing)), 0.0)
+        shift = torch.where(piled, 0.0, shrunk(torch.cat(missing)))
         gains.append(gain)
         shifts.append(shift)
         for i, x in enumerate(raw):
             state = limit(x.to(device) + shift[:, None, None])[0]
             states[i] = push(states[i], (state if nudge is None else nudge(i, k, state)).cpu())
-    return Sharpening(smooth(torch.stack(gains).log()).exp(), smooth(torch.stack(shifts)))
+    inside, rim = smooth(torch.stack(gains).log()).exp().unbind(dim=1)
+    return Sharpening(inside, smooth(torch.stack(shifts)), rim)
 
 
 def smooth(values: Tensor) -> Tensor:

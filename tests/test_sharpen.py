@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models.rollout import push
-from models.sharpen import Sharpening, count_bands, measure, power, sharpen, shrunk, smooth, weights
+from models.sharpen import Sharpening, count_bands, edge, measure, power, powers, rim_power, shrunk, smooth, weights
+from models.sharpen import sharpen as sharpen_in_zones
 
 
 def wave(length: float, n: int = 64) -> torch.Tensor:
@@ -15,7 +16,15 @@ def wave(length: float, n: int = 64) -> torch.Tensor:
     return torch.cos(2 * math.pi * x / length).expand(1, 1, n, n).contiguous()
 
 
-NONE = torch.zeros(2, dtype=torch.bool)  # of the two variables: no mean is shifted
+ALL, NONE = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)  # of the two variables pile up at a bound
+
+
+def sharpen(state, gains):
+    return sharpen_in_zones(state, gains, gains)
+
+
+def climate_of(state):
+    return powers(state, 11, ALL)
 
 
 def unlimited(state):
@@ -39,7 +48,7 @@ def test_a_wave_is_multiplied_by_the_gain_of_its_band_and_the_mean_stays():
     # half way between the centres of two bands, in the logarithm, each has half a say
     between = 2 * 2 ** (4.5 / 2)
     modes = torch.hypot(torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128))
-    share = weights(128, 11, torch.device("cpu"))[4]
+    share = weights((128, 128), 11, torch.device("cpu"))[4]
     nearest = (modes - 1 / between).abs().argmin()
     assert share.flatten()[nearest] == pytest.approx(0.5, abs=0.05)
 
@@ -76,10 +85,10 @@ def damped(by: float, groups: int = 3):
 
 def test_the_gains_undo_a_known_loss_at_every_step():
     starts, step, truth = damped(0.9)
-    climate = power(truth(0, 0), 11)
-    gains, shift = measure(starts, step, unlimited, truth, same, climate, 3, NONE)
-    assert not shift.any()
-    assert gains.shape == (3, 2, 11)
+    climate = climate_of(truth(0, 0))
+    gains, shift, rim = measure(starts, step, unlimited, truth, same, climate, 3, NONE)
+    assert gains.shape == (3, 2, 11) and shift.abs().max() < 0.01
+    assert torch.equal(rim, gains)
     # white noise has little power in the longest waves: there a few modes decide
     assert torch.allclose(gains[..., :8], torch.full((3, 2, 8), 1 / 0.9), rtol=2e-3)
     state = starts[0]
@@ -94,9 +103,9 @@ def test_power_is_compared_in_physical_units():
     field = 3.0 + wave(8)
     square = lambda state: state.square()  # noqa: E731
     truth, step = lambda i, k: field, lambda i, k, states: states[:, -1] - 1.5
-    starts, climate = [field[:, None]], power(square(field), 11)
-    of_state, _ = measure(starts, step, unlimited, truth, same, power(field, 11), 1, NONE[:1])
-    of_square, _ = measure(starts, step, unlimited, truth, square, climate, 1, NONE[:1])
+    starts, climate = [field[:, None]], powers(square(field), 11, NONE[:1])
+    of_state, _, _ = measure(starts, step, unlimited, truth, same, powers(field, 11, NONE[:1]), 1, NONE[:1])
+    of_square, _, _ = measure(starts, step, unlimited, truth, square, climate, 1, NONE[:1])
     assert of_state[0, 0, 4] == pytest.approx(1.0, abs=1e-3)
     assert of_square[0, 0, 4] == pytest.approx(2.0, abs=0.02)  # (m + a w)^2 has the wave with 2 m a
 
@@ -105,7 +114,7 @@ def test_what_one_lead_alone_has_is_shared_with_its_neighbours():
     """The sixth of ten leads has 1.44 times the truth's power, by chance."""
     starts, step, truth = damped(1.0)
     chance = lambda i, k: truth(i, k) * (1.2 if k == 5 else 1.0)  # noqa: E731
-    gains, _ = measure(starts, step, unlimited, chance, same, power(truth(0, 0), 11), 10, NONE)
+    gains, _, _ = measure(starts, step, unlimited, chance, same, climate_of(truth(0, 0)), 10, NONE)
     total = gains[:, 0, 4].log().cumsum(dim=0).exp()  # what a forecast has of the truth's amplitude
     assert 1.02 < total[5] < 1.15
     assert total[-1] == pytest.approx(1.0, abs=0.02)
@@ -119,11 +128,46 @@ def test_the_first_leads_are_averaged_least():
     assert torch.allclose(weight.sum(dim=1), torch.ones(24))
 
 
+def test_windows_and_the_edge_share_the_domain_between_them():
+    n = torch.arange(64)
+    window = (math.pi * torch.minimum(n, 63 - n) / 64).sin().square()
+    assert torch.allclose(edge((64, 64), torch.device("cpu")), 1 - window[:, None] * window, atol=1e-6)
+    wide = edge((300, 500), torch.device("cpu"))  # half a window of TILE cells
+    assert wide[64:-64, 64:-64].abs().max() < 1e-6 and wide[0].min() == wide[:, -1].min() == 1
+    assert wide[32, 250] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_wave_at_the_edge_is_multiplied_by_the_gain_of_its_own():
+    inside, rim = torch.ones(1, 11), torch.full((1, 11), 2.0)
+    changed = sharpen_in_zones(wave(8), inside, rim) / wave(8)
+    assert torch.allclose(changed, 1 + edge((64, 64), torch.device("cpu")), atol=1e-3)
+    far = torch.zeros(1, 1, 64, 64)
+    far[..., :8] = wave(8)[..., :8]
+    assert rim_power(far, 11)[0, 4] > 20 * power(far, 11)[0, 4]  # seen by the one, not by the other
+
+
+def test_what_piles_up_at_a_bound_gets_back_what_it_lost_at_the_edge():
+    """Every step keeps 0.6 of the amplitude at the edge and all of it inside."""
+    starts, _, truth = damped(1.0)
+    kept = 1 - 0.4 * edge((64, 64), torch.device("cpu"))
+    step = lambda i, k, states: kept * states[:, -1]  # noqa: E731
+    climate = climate_of(truth(0, 0))
+    gains, _, rim = measure(starts, step, unlimited, truth, same, climate, 2, torch.tensor([True, False]))
+    assert (rim[:, 0, :8] > 1.4).all() and (gains[:, 0, :8] < 1.2).all()
+    assert torch.equal(rim[:, 1], gains[:, 1])
+    state = starts[0]
+    for k in range(2):
+        state = push(state, sharpen_in_zones(step(0, k, state), gains[k], rim[k]))
+    made, true = (powers(x, 11, ALL)[:, :, :8] for x in (state[:, -1], truth(0, 0)))
+    assert made[:, 0] == pytest.approx(true[:, 0].numpy(), rel=0.1)
+    assert (made[1, 1] < 0.7 * true[1, 1]).all()
+
+
 def test_a_bound_that_takes_a_part_of_the_gain_back_is_reckoned_with():
     starts, step, truth = damped(0.8)
     starts, field = [s.clamp(min=0) for s in starts], [truth(i, 0).clamp(min=0) for i in range(3)]
     floor = lambda state: (state.clamp(min=0), torch.zeros(state.shape[:2]))  # noqa: E731
-    gains, _ = measure(starts, step, floor, lambda i, k: field[i], same, power(field[0], 11), 1, NONE)
+    gains, _, _ = measure(starts, step, floor, lambda i, k: field[i], same, climate_of(field[0]), 1, NONE)
     made = [floor(sharpen(step(i, 0, s), gains[0]))[0] for i, s in enumerate(starts)]
     found, wanted = (sum(power(x, 11) for x in some) for some in (made, field))
     assert found[:, :8] == pytest.approx(wanted[:, :8].numpy(), rel=0.03)
@@ -132,7 +176,7 @@ def test_a_bound_that_takes_a_part_of_the_gain_back_is_reckoned_with():
 def test_no_power_is_nothing_to_compare():
     starts, step, _ = damped(0.9)
     nothing = torch.zeros(4, 2, 64, 64)
-    climate = power(starts[0][:, -1], 11)
+    climate = climate_of(starts[0][:, -1])
     dry, ones = [torch.zeros_like(s) for s in starts], torch.ones(1, 2, 11)
     assert torch.equal(measure(starts, step, unlimited, lambda i, k: nothing, same, climate, 1, NONE).gains, ones)
     assert torch.equal(measure(dry, step, unlimited, lambda i, k: starts[i][:, -1], same, climate, 1, NONE).gains, ones)
@@ -144,14 +188,14 @@ def test_a_gain_is_not_carried_on_to_leads_with_nothing_to_compare():
     ends = lambda i, k: nothing if k > 2 else truth(i, k)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.sharpen.smooth", lambda values: values)
-        gains, _ = measure(starts, step, unlimited, ends, same, power(truth(0, 0), 11), 5, NONE)
+        gains, _, _ = measure(starts, step, unlimited, ends, same, climate_of(truth(0, 0)), 5, NONE)
     assert torch.allclose(gains[:3, :, :8], torch.full((3, 2, 8), 1 / 0.9), rtol=2e-3)
     assert torch.equal(gains[3:], torch.ones(2, 2, 11))
 
 
 def test_a_gain_is_at_most_two():
     starts, step, truth = damped(0.1)
-    gains, _ = measure(starts, step, unlimited, truth, same, power(truth(0, 0), 11), 1, NONE)
+    gains, _, _ = measure(starts, step, unlimited, truth, same, climate_of(truth(0, 0)), 1, NONE)
     assert gains.max() == 2.0
 
 
@@ -163,12 +207,12 @@ def test_a_boundary_is_put_in_before_the_next_step():
         seen.append(states[0, -1, 0, 0, 0].item())
         return step(i, k, states)
 
-    def edge(i, k, state):
+    def corner(i, k, state):
         state = state.clone()
         state[..., 0, 0] = 7.0 + k
         return state
 
-    measure(starts, spy, unlimited, truth, same, power(truth(0, 0), 11), 3, NONE, nudge=edge)
+    measure(starts, spy, unlimited, truth, same, climate_of(truth(0, 0)), 3, NONE, nudge=corner)
     assert seen[1:] == [7.0, 8.0]
 
 
@@ -176,15 +220,15 @@ def test_a_request_to_stop_is_heard():
     starts, step, truth = damped(0.9)
     asked = iter([False, False, False, True])
     stopped = lambda: next(asked)  # noqa: E731
-    assert measure(starts, step, unlimited, truth, same, power(truth(0, 0), 11), 9, NONE, stopped=stopped) is None
+    assert measure(starts, step, unlimited, truth, same, climate_of(truth(0, 0)), 9, NONE, stopped=stopped) is None
 
 
 def test_a_drift_of_the_mean_is_undone_at_every_step_where_it_is_asked_for():
     starts, step, truth = damped(0.9)
     away = torch.tensor([0.3, -0.2])[:, None, None]
     drifting = lambda i, k, states: step(i, k, states) + away  # noqa: E731
-    climate = power(truth(0, 0), 11)
-    _, shift = measure(starts, drifting, unlimited, truth, same, climate, 3, torch.tensor([True, False]))
+    climate = climate_of(truth(0, 0))
+    _, shift, _ = measure(starts, drifting, unlimited, truth, same, climate, 3, torch.tensor([False, True]))
     # the mean of each field is that of its noise, within 1/64: after the first step it is damped with it
     assert shift[:, 0] == pytest.approx([-0.3] * 3, abs=0.01)
     assert not shift[:, 1].any()
@@ -195,8 +239,8 @@ def test_a_mean_leaves_the_invalid_cells_out():
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
     valid[:, :, :32] = False
     half = lambda i, k, states: step(i, k, states) + torch.where(valid, 0.5, 90.0)  # noqa: E731
-    nothing_known = torch.full((2, 11), 1e9)  # of power: the gains stay 1
-    _, shift = measure(starts, half, unlimited, truth, same, nothing_known, 1, ~NONE, valid)
+    nothing_known = torch.full((2, 2, 11), 1e9)  # of power: the gains stay 1
+    _, shift, _ = measure(starts, half, unlimited, truth, same, nothing_known, 1, NONE, valid)
     assert shift[0] == pytest.approx([-0.5, -0.5], abs=1e-3)
 
 
@@ -208,11 +252,14 @@ def test_a_mean_that_does_not_stand_out_of_its_error_counts_for_nothing():
 
 def test_after_the_last_measured_step_a_state_stays():
     state = torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(2))
-    measured = Sharpening(torch.full((1, 2, 11), 1.5), torch.tensor([[1.0, 0.0]]))
+    gains = torch.full((1, 2, 11), 1.5)
+    measured = Sharpening(gains, torch.tensor([[1.0, 0.0]]), gains)
     assert torch.equal(measured(state, 1), state)
     changed = measured(state, 0)
     assert (changed - state).mean(dim=(-2, -1))[0] == pytest.approx([1.0, 0.0], abs=1e-5)
+    measured = measured._replace(rim=2 * gains)
     kept = Sharpening.from_table(measured.table("free"), "free")
     assert all(torch.equal(a, b) for a, b in zip(kept, measured, strict=True))
     assert Sharpening.from_table(measured.table("free"), "edge") is None
-    assert not Sharpening.from_table({"edge": measured.gains}, "edge").shift.any()
+    old = Sharpening.from_table({"edge": gains}, "edge")
+    assert not old.shift.any() and torch.equal(old.rim, gains)

@@ -37,7 +37,7 @@ def run_of_two(seven_store, tmp_path_factory):
 
 def test_the_run_keeps_gains_for_both_kinds_of_forecast(run_of_two):
     gains = load_checkpoint(run_of_two[0] / "best.pt")["sharpening"]
-    assert set(gains) == {"free", "free_shift", "edge", "edge_shift"}
+    assert set(gains) == {"free", "free_shift", "free_rim", "edge", "edge_shift", "edge_rim"}
     # 20 hours, one of them history: 12 initial times have 8 hours of truth
     assert gains["free"].shape == gains["edge"].shape == (8, 2, 6)
     assert gains["free_shift"].shape == gains["edge_shift"].shape == (8, 2)
@@ -51,10 +51,11 @@ def test_a_forecast_is_sharpened_by_them_and_not_where_told_not_to(run_of_two, s
     assert [ds.attrs["sharpened"] for ds in (plain, sharp)] == ["no", "yes"]
     assert not np.allclose(plain.T2M[0, 1], sharp.T2M[0, 1])
     # a gain leaves the mean, but for what the bounds cut off
-    gains, shift = model.sharpening["free"]
+    gains, shift, _ = model.sharpening["free"]
     moved = shift[0, 0].item() * model.statistics.std[0].item()
     assert (sharp.T2M[0, 1] - plain.T2M[0, 1]).mean().item() == pytest.approx(moved, abs=0.05)
-    model.sharpening = {"free": Sharpening(torch.ones_like(gains), torch.zeros_like(shift))}
+    ones = torch.ones_like(gains)
+    model.sharpening = {"free": Sharpening(ones, torch.zeros_like(shift), ones)}
     np.testing.assert_allclose(forecast(model, seven_store, **hours).T2M, plain.T2M, atol=1e-3)
 
 
@@ -62,8 +63,8 @@ def test_boundary_data_choose_the_gains(run_of_two, seven_store):
     model = load_model(run_of_two[0] / "best.pt")
     asked = dict(init_time="2024-05-22T06", hours=2, boundary=str(seven_store))
     before = forecast(model, seven_store, **asked)
-    gains, shift = model.sharpening["free"]
-    model.sharpening["free"] = Sharpening(2 * gains, shift + 1)
+    gains, shift, rim = model.sharpening["free"]
+    model.sharpening["free"] = Sharpening(2 * gains, shift + 1, rim)
     assert forecast(model, seven_store, **asked).identical(before)
     model.sharpening["edge"] = None
     assert not forecast(model, seven_store, **asked).equals(before)
