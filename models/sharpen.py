@@ -64,25 +64,25 @@ class Sharpening(NamedTuple):
 
 
 def sharpen(state: Tensor, gains: Tensor, rim: Tensor) -> Tensor:
-    """state (B, C, H, W) with its waves multiplied by gains (C, bands), near the edge of the domain by rim (C, bands);
-    see `place` for the bands and `edge` for how near. What is longer than the last band stays, and the mean where both
-    gains are the same. The domain is mirrored at its edges, as the cosine transform does, so that no edge is a jump;
-    channel by channel, because a transform holds several times a field."""
-    (H, W), bands = state.shape[-2:], gains.shape[-1]
-    where = place((2 * H, 2 * W), state.device).clamp(max=bands)
+    """state (B, C, H, W) with its cosine modes multiplied by gains (C, bands), near the edge of the domain by rim
+    (C, bands); see `octaves` for the bands and `edge` for how near. What is longer than the last band stays, and the
+    mean where both gains are the same. The domain goes on in its mirror image, so that no edge is a jump; channel by
+    channel, because modes and products take several times a field."""
+    shape, bands = state.shape[-2:], gains.shape[-1]
+    where = mode_bands(shape, state.device).clamp(max=bands)
     below = where.int()
     gains, rim = (torch.nn.functional.pad(x.float(), (0, 2), value=1.0) for x in (gains, rim))
     out = torch.empty_like(state)
 
-    def multiplied(waves: Tensor, by: Tensor) -> Tensor:
-        by = torch.lerp(by[below], by[below + 1], where - below)
-        return torch.fft.irfft2(waves * by, s=(2 * H, 2 * W))[..., :H, :W]
+    def multiplied(modes: Tensor, by: Tensor) -> Tensor:
+        return from_modes(modes * torch.lerp(by[below], by[below + 1], where - below))
 
     for c in range(state.shape[1]):
-        waves = torch.fft.rfft2(mirrored(state[:, c].float()))
-        out[:, c] = multiplied(waves, gains[c])
+        modes = to_modes(state[:, c].float())
+        field = multiplied(modes, gains[c])
         if not torch.equal(gains[c], rim[c]):
-            out[:, c].lerp_(multiplied(waves, rim[c]).to(out.dtype), edge((H, W), state.device).to(out.dtype))
+            field = torch.lerp(field, multiplied(modes, rim[c]), edge(shape, state.device))
+        out[:, c] = field
     return out
 
 
@@ -93,15 +93,23 @@ def power(state: Tensor, bands: int) -> Tensor:
     hann = torch.hann_window(n, periodic=False, device=state.device)
     tiles = state.float().unfold(-2, n, max(n // 2, 1)).unfold(-2, n, max(n // 2, 1))  # (B, C, down, along, n, n)
     tiles = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
-    return banded(tiles, bands).mean(dim=(0, 2, 3))
+    modes = torch.fft.rfft2(tiles, norm="ortho").abs().square().mean(dim=(0, 2, 3))
+    modes[..., 1 : (n + 1) // 2] *= (
+        2  # the half spectrum has each conjugate pair once, but not in the first column, and
+    )
+    # not in the last where n is even
+    return by_band(modes, octaves(torch.fft.fftfreq(n), torch.fft.rfftfreq(n)).to(state.device), bands)
 
 
 def rim_power(state: Tensor, bands: int) -> Tensor:
-    """As `power`, of what these windows do not see: the domain mirrored at its edges, each cell with the weight that
-    `edge` gives it."""
-    weight, field = edge(state.shape[-2:], state.device), state.float()
-    mean = (field * weight).sum(dim=(-2, -1), keepdim=True) / weight.sum()
-    return banded(mirrored((field - mean) * weight), bands).mean(dim=0)
+    """As `power`, of what these windows do not see, by cosine modes: each cell with the weight that `edge` gives it;
+    channel by channel, as in `sharpen`."""
+    shape, out = state.shape[-2:], []
+    weight = edge(shape, state.device)
+    for field in state.float().unbind(dim=1):
+        mean = (field * weight).sum(dim=(-2, -1), keepdim=True) / weight.sum()
+        out.append(to_modes((field - mean) * weight).square().mean(dim=0))
+    return torch.stack([by_band(modes, mode_bands(shape, state.device), bands) for modes in out])
 
 
 def powers(state: Tensor, bands: int, piled: Tensor) -> Tensor:
@@ -113,24 +121,47 @@ def powers(state: Tensor, bands: int, piled: Tensor) -> Tensor:
     return torch.stack([inside, rim])
 
 
-def banded(fields: Tensor, bands: int) -> Tensor:
-    """The power of fields (..., H, W) by band, (..., bands)."""
-    H, W = fields.shape[-2:]
-    modes = torch.fft.rfft2(fields, norm="ortho").abs().square()
-    twice = torch.full((W // 2 + 1,), 2.0, device=fields.device)  # the half spectrum has each conjugate pair once,
-    twice[0] = 1  # but not in the first column, and not in the last where W is even
-    if W % 2 == 0:
-        twice[-1] = 1
-    return torch.einsum("...hw,bhw->...b", modes * twice, weights((H, W), bands, fields.device))
+def by_band(power: Tensor, where: Tensor, bands: int) -> Tensor:
+    """Sums over bands (..., bands) of the power of modes (..., h, w) that lie at `where` (h, w) among them. A band's
+    share in a mode falls to 0 at its neighbours' centres; beyond the last centre nothing takes its place."""
+    return torch.stack([(power * (1 - (where - b).abs()).clamp(min=0)).sum(dim=(-2, -1)) for b in range(bands)], dim=-1)
 
 
-def mirrored(field: Tensor) -> Tensor:
-    """field (..., H, W) and its mirror images, (..., 2 H, 2 W)."""
-    field = torch.cat([field, field.flip(-1)], dim=-1)
-    return torch.cat([field, field.flip(-2)], dim=-2)
+def to_modes(field: Tensor) -> Tensor:
+    """The cosine modes (..., H, W) of fields (..., H, W), by their orthonormal transform (DCT-II). In matrices: a half
+    precision that is on for the network must not reach them."""
+    with torch.autocast(field.device.type, enabled=False):
+        return cosines(field.shape[-2], field.device) @ field @ cosines(field.shape[-1], field.device).T
 
 
-@lru_cache(maxsize=4)
+def from_modes(modes: Tensor) -> Tensor:
+    """The inverse of `to_modes`."""
+    with torch.autocast(modes.device.type, enabled=False):
+        return cosines(modes.shape[-2], modes.device).T @ modes @ cosines(modes.shape[-1], modes.device)
+
+
+@lru_cache(maxsize=8)
+def cosines(n: int, device: torch.device) -> Tensor:
+    """(n, n): row k is the cosine of k half waves in n cells, of length 1."""
+    k = torch.arange(n, dtype=torch.float64)
+    rows = torch.cos(torch.pi / n * k[:, None] * (k + 0.5)) * math.sqrt(2 / n)
+    rows[0] /= math.sqrt(2)
+    return rows.float().to(device)
+
+
+@lru_cache(maxsize=8)
+def mode_bands(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(H, W): where among the bands each cosine mode of this shape lies."""
+    return octaves(*(torch.arange(n) / (2 * n) for n in shape)).to(device)
+
+
+def octaves(ky: Tensor, kx: Tensor) -> Tensor:
+    """(len(ky), len(kx)): where among the bands waves of so many cycles per cell lie. Band b is centred on b, a
+    wavelength of 2 * 2^(b / OCTAVE) cells; shorter waves (on the diagonals) lie at 0, the first band."""
+    return (OCTAVE * (-torch.log2(torch.hypot(ky[:, None], kx).clamp(min=1e-9)) - 1)).clamp(min=0)
+
+
+@lru_cache(maxsize=8)
 def edge(shape: tuple[int, int], device: torch.device) -> Tensor:
     """(H, W): 1 in the outermost cells of the domain, 0 where the Hann windows of `power` begin to have full weight,
     half a window inside; what they leave in between."""
@@ -142,21 +173,6 @@ def edge(shape: tuple[int, int], device: torch.device) -> Tensor:
 def count_bands(shape: tuple[int, int]) -> int:
     """Bands from 2 cells up to LONGEST, or to the shorter side."""
     return int(OCTAVE * math.log2(min(LONGEST, *shape) / 2) + 1e-9) + 1
-
-
-@lru_cache(maxsize=4)
-def place(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """(H, W // 2 + 1): for each wave of a half spectrum of this shape, where among the bands it lies. Band b is centred
-    on b, a wavelength of 2 * 2^(b / OCTAVE) cells; shorter waves (on the diagonals) lie at 0, the first band."""
-    ky, kx = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
-    return (OCTAVE * (-torch.log2(torch.hypot(ky, kx).clamp(min=1e-9)) - 1)).clamp(min=0).to(device)
-
-
-@lru_cache(maxsize=4)
-def weights(shape: tuple[int, int], bands: int, device: torch.device) -> Tensor:
-    """(bands, H, W // 2 + 1): the share of each band in each wave of a field of this shape. It falls to 0 at its
-    neighbours' centres; beyond the last centre nothing takes its place."""
-    return torch.stack([(1 - (place(shape, device) - b).abs()).clamp(min=0) for b in range(bands)])
 
 
 @torch.no_grad()

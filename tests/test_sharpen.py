@@ -6,7 +6,19 @@ import pytest
 import torch
 
 from models.rollout import push
-from models.sharpen import Sharpening, count_bands, edge, measure, power, powers, rim_power, shrunk, smooth, weights
+from models.sharpen import (
+    Sharpening,
+    by_band,
+    count_bands,
+    edge,
+    measure,
+    octaves,
+    power,
+    powers,
+    rim_power,
+    shrunk,
+    smooth,
+)
 from models.sharpen import sharpen as sharpen_in_zones
 
 
@@ -47,10 +59,14 @@ def test_a_wave_is_multiplied_by_the_gain_of_its_band_and_the_mean_stays():
     assert torch.allclose(sharpen(state, gains), 3.0 + 1.5 * wave(8) + wave(32), atol=1e-4)
     # half way between the centres of two bands, in the logarithm, each has half a say
     between = 2 * 2 ** (4.5 / 2)
-    modes = torch.hypot(torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128))
-    share = weights((128, 128), 11, torch.device("cpu"))[4]
-    nearest = (modes - 1 / between).abs().argmin()
-    assert share.flatten()[nearest] == pytest.approx(0.5, abs=0.05)
+    where = octaves(torch.tensor([0.0]), torch.tensor([1 / between]))
+    assert by_band(torch.ones(1, 1), where, 11)[4:6] == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
+def test_half_precision_of_the_network_does_not_reach_it():
+    state = 3.0 + torch.randn(1, 1, 40, 50, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(sharpen(state, torch.ones(1, 9)), state, atol=1e-5)
 
 
 def test_each_variable_has_gains_of_its_own():
