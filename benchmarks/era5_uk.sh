@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # ---- constants
 TRAIN_END=2019-03-22T23 # validation: 23 March 23 UTC (a day later) to the end of the 25 days
 VAL_END=2019-03-25T23   # test: from 26 March 23 UTC, five days
-SETTINGS=(--batch_size 8 --accumulate 1 --base_features 16 --epochs 60 --rollout_epochs 20 --rollout_hours 24
+SETTINGS=(--batch_size 8 --accumulate 1 --base_features 16 --memory fast --epochs 50 --rollout_epochs 10 --rollout_hours 24
     --rollout_lr 0.1 --rollout_width 0 --width 0 --season 0 --history 24 --regression True --validate_every 10 --validate_hours 24)
 
 .venv/bin/python train_deterministic.py --zarr "$STORE" --run_dir "$RUN_DIR" --train_end "$TRAIN_END" --val_end "$VAL_END" "${SETTINGS[@]}"
