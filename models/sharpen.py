@@ -2,10 +2,10 @@
 
 A network that learns from errors hedges: where it cannot place detail it keeps less of it, a few percent at every
 step, and after a day half of the variance is gone. How much, by variable, scale and lead, is measured once, on
-forecasts of the validation hours; from then on each step's field is multiplied, wavelength by wavelength, by the gain
-that gives the forecast the truth's power there. The next step starts from the sharpened field, so that it is one like
-those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network has
-not made. Where the mean of the domain drifts, it is shifted back in the same way.
+forecasts of hours before the test part; from then on each step's field is multiplied, wavelength by wavelength, by the
+gain that gives the forecast the truth's power there. The next step starts from the sharpened field, so that it is one
+like those that the network was trained on. A gain is a number: it moves nothing, and adds no detail that the network
+has not made. Where the mean of the domain drifts, it is shifted back in the same way.
 
 Near the edge of the domain a forecast loses more, for what comes in is not known. Of smooth fields that is no detail to
 give back: they are right to be smoother there. But storms go missing altogether, and with them their area; so variables
@@ -94,10 +94,8 @@ def power(state: Tensor, bands: int) -> Tensor:
     tiles = state.float().unfold(-2, n, max(n // 2, 1)).unfold(-2, n, max(n // 2, 1))  # (B, C, down, along, n, n)
     tiles = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
     modes = torch.fft.rfft2(tiles, norm="ortho").abs().square().mean(dim=(0, 2, 3))
-    modes[..., 1 : (n + 1) // 2] *= (
-        2  # the half spectrum has each conjugate pair once, but not in the first column, and
-    )
-    # not in the last where n is even
+    # the half spectrum has each conjugate pair once, but not in the first column, and not in the last where n is even
+    modes[..., 1 : (n + 1) // 2] *= 2
     return by_band(modes, octaves(torch.fft.fftfreq(n), torch.fft.rfftfreq(n)).to(state.device), bands)
 
 
