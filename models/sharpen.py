@@ -65,9 +65,9 @@ class Sharpening(NamedTuple):
 
 def sharpen(state: Tensor, gains: Tensor, rim: Tensor) -> Tensor:
     """state (B, C, H, W) with its cosine modes multiplied by gains (C, bands), near the edge of the domain by rim
-    (C, bands); see `octaves` for the bands and `edge` for how near. What is longer than the last band stays, and the
-    mean where both gains are the same. The domain goes on in its mirror image, so that no edge is a jump; channel by
-    channel, because modes and products take several times a field."""
+    (C, bands); see `octaves` for the bands and `rim_weight` for how near. What is longer than the last band stays, and
+    the mean where both gains are the same. The domain goes on in its mirror image, so that no edge is a jump; channel
+    by channel, because modes and products take several times a field."""
     shape, bands = state.shape[-2:], gains.shape[-1]
     where = mode_bands(shape, state.device).clamp(max=bands)
     below = where.int()
@@ -81,7 +81,7 @@ def sharpen(state: Tensor, gains: Tensor, rim: Tensor) -> Tensor:
         modes = to_modes(state[:, c].float())
         field = multiplied(modes, gains[c])
         if not torch.equal(gains[c], rim[c]):
-            field = torch.lerp(field, multiplied(modes, rim[c]), edge(shape, state.device))
+            field = torch.lerp(field, multiplied(modes, rim[c]), rim_weight(shape, state.device))
         out[:, c] = field
     return out
 
@@ -100,10 +100,10 @@ def power(state: Tensor, bands: int) -> Tensor:
 
 
 def rim_power(state: Tensor, bands: int) -> Tensor:
-    """As `power`, of what these windows do not see, by cosine modes: each cell with the weight that `edge` gives it;
-    channel by channel, as in `sharpen`."""
+    """As `power`, of what these windows do not see, by cosine modes: each cell with the weight that `rim_weight`
+    gives it; channel by channel, as in `sharpen`."""
     shape, out = state.shape[-2:], []
-    weight = edge(shape, state.device)
+    weight = rim_weight(shape, state.device)
     for field in state.float().unbind(dim=1):
         mean = (field * weight).sum(dim=(-2, -1), keepdim=True) / weight.sum()
         out.append(to_modes((field - mean) * weight).square().mean(dim=0))
@@ -119,10 +119,10 @@ def powers(state: Tensor, bands: int, piled: Tensor) -> Tensor:
     return torch.stack([inside, rim])
 
 
-def by_band(power: Tensor, where: Tensor, bands: int) -> Tensor:
-    """Sums over bands (..., bands) of the power of modes (..., h, w) that lie at `where` (h, w) among them. A band's
+def by_band(modes: Tensor, where: Tensor, bands: int) -> Tensor:
+    """Sums over bands (..., bands) of the power of modes (..., h, w), which lie at `where` (h, w) among them. A band's
     share in a mode falls to 0 at its neighbours' centres; beyond the last centre nothing takes its place."""
-    return torch.stack([(power * (1 - (where - b).abs()).clamp(min=0)).sum(dim=(-2, -1)) for b in range(bands)], dim=-1)
+    return torch.stack([(modes * (1 - (where - b).abs()).clamp(min=0)).sum(dim=(-2, -1)) for b in range(bands)], dim=-1)
 
 
 def to_modes(field: Tensor) -> Tensor:
@@ -160,9 +160,9 @@ def octaves(ky: Tensor, kx: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def edge(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """(H, W): 1 in the outermost cells of the domain, 0 where the Hann windows of `power` begin to have full weight,
-    half a window inside; what they leave in between."""
+def rim_weight(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(H, W): 1 in the outermost cells of the domain, 0 from half a window inside, where the Hann windows of `power`
+    have full weight together; about what they leave in between."""
     n = min(TILE, *shape)
     y, x = (torch.minimum(torch.arange(s), s - 1 - torch.arange(s)).clamp(max=n / 2) * (torch.pi / n) for s in shape)
     return (1 - y.sin().square()[:, None] * x.sin().square()).to(device)
@@ -196,9 +196,9 @@ def measure(
     the units in which power is compared: the square root of a variable has the right power where the variable itself
     has too much. climate (2, C, bands): what `powers` finds so in training; where truth or forecast has next to none of
     it a gain is 1. piled (C,) bool: the variables of which cells pile up at a bound. They have gains of their own near
-    the edge; the mean of the others is shifted, where a shift of theirs would change how many cells do. valid (C, H, W)
-    bool: the cells that count in a mean; None: all. One step after the other: the gain of a step makes up for what is
-    missing after those before it. None where `stopped()` says so.
+    the edge, and their mean stays: a shift would change how many cells lie at the bound. The mean of the others is
+    shifted. valid (C, H, W) bool: the cells that count in a mean; None: all. One step after the other: the gain of a
+    step makes up for what is missing after those before it. None where `stopped()` says so.
     """
     states, gains, shifts, device = list(starts), [], [], climate.device
     count, bands = sum(len(some) for some in starts), climate.shape[-1]
@@ -229,7 +229,7 @@ def measure(
             state = limit(x.to(device) + shift[:, None, None])[0]
             states[i] = push(states[i], (state if nudge is None else nudge(i, k, state)).cpu())
     inside, rim = smooth(torch.stack(gains).log()).exp().unbind(dim=1)
-    return Sharpening(inside, smooth(torch.stack(shifts)), rim)
+    return Sharpening(inside, smooth(torch.stack(shifts)), torch.where(piled[:, None], rim, inside))
 
 
 def smooth(values: Tensor) -> Tensor:

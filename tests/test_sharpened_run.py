@@ -27,7 +27,7 @@ def run_of_two(seven_store, tmp_path_factory):
     sizes = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}
     dates = {k.removeprefix("--"): v for k, v in zip(DATES[::2], DATES[1::2], strict=True)}
     constants = dict(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, rollout_epochs=1, **sizes, **dates)
-    constants |= {"boundary": str(seven_store), "variables": ["T2M", "U10"], "lr": 0.02, "muon_lr": 0.02}
+    constants |= {"boundary": str(seven_store), "variables": ["T2M", "CAPE"], "lr": 0.02, "muon_lr": 0.02}
     constants["sharpen"] = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_sharpen, "FEWEST", 12)
@@ -42,6 +42,10 @@ def test_the_run_keeps_gains_for_both_kinds_of_forecast(run_of_two):
     assert gains["free"].shape == gains["edge"].shape == (8, 2, 6)
     assert gains["free_shift"].shape == gains["edge_shift"].shape == (8, 2)
     assert not torch.equal(gains["free"], gains["edge"])
+    for kind in ("free", "edge"):  # CAPE piles up at 0: gains of its own near the edge, and no shift
+        inside, rim, shift = gains[kind], gains[f"{kind}_rim"], gains[f"{kind}_shift"]
+        assert torch.equal(rim[:, 0], inside[:, 0]) and not torch.equal(rim[:, 1], inside[:, 1])
+        assert not shift[:, 1].any()
     assert "sharpening" not in load_checkpoint(run_of_two[0] / "last.pt")
 
 

@@ -8,8 +8,10 @@ import torch
 
 def choose_device() -> torch.device:
     """CUDA where there is one, else the CPU. What is in float32 is then computed in it, not in the 10 bits of TF32,
-    which PyTorch takes for convolutions: they smooth the errors that the loss is made of."""
+    which PyTorch takes for convolutions and may be told to take for products of matrices: they smooth the errors that
+    the loss is made of, and sharpening multiplies every field by matrices."""
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
