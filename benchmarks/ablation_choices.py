@@ -16,6 +16,7 @@ import data.forcing
 import data.normalise
 import losses.spectral
 import models.layers
+import models.sharpen
 import models.unet
 import models.warp
 import train_deterministic
@@ -158,6 +159,10 @@ def choices(base) -> dict[str, Choice]:
         "flip_on": Choice("mirrors", {"flip": True}),
         "shift_on": Choice("coarse cells that lie anywhere", {"shift": True}),
         "sharpen_on": Choice("detail that a step loses given back", {"sharpen": True}),
+        "sharpen_no_rim": Choice(
+            "the same, the gains of the inside near the edge too", {"sharpen": True},
+            patches=((models.sharpen, "rim_power", models.sharpen.power),),
+        ),
         "restrain_on": Choice("what validation does not prove held", {"restrain": True}),
         "season_0": Choice("the day of the year told as it is", {"season": 0.0}),
         "noise_0": Choice("no noise on the input", {"noise": 0.0}),

@@ -15,6 +15,7 @@ from benchmarks.ablation_choices import choices
 from benchmarks.ablation_score import Setup, spread
 from benchmarks.ablation_table import MARKERS, read_runs, table, verdict, write_between
 from data.synthetic_storms import one_thread
+from models.sharpen import powers
 from models.unet import ResidualUNet
 from training.checkpoint import load_checkpoint
 
@@ -30,7 +31,9 @@ TINY = {
 }
 SHAPE = (16, 16)
 SPLIT = {"train_end": "2024-05-20T15", "val_end": "2024-05-20T20", "gap": "1h"}
-PATCHED = [n for n, c in choices(train_deterministic.Config(**TINY)).items() if c.patches]
+PATCHED = [
+    n for n, c in choices(train_deterministic.Config(**TINY)).items() if c.patches and not c.constants.get("sharpen")
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +128,15 @@ def test_a_patched_choice_trains_to_other_weights(name, store, reference, tmp_pa
     weights = two_steps(store, tmp_path / "run", choices(train_deterministic.Config(**TINY))[name])
     assert weights.keys() != reference.keys() or any(not torch.equal(weights[k], reference[k]) for k in weights)
     assert all(v.isfinite().all() for v in weights.values())
+
+
+def test_without_gains_near_the_edge_they_are_those_of_the_inside():
+    state, piled = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([True, False])
+    inside, rim = powers(state, 9, piled)
+    assert not torch.equal(inside[0], rim[0])
+    with changed(choices(train_deterministic.Config())["sharpen_no_rim"].patches):
+        inside, rim = powers(state, 9, piled)
+    assert torch.equal(inside, rim)
 
 
 def test_without_the_advected_base_a_blob_stays():
