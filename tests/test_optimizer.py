@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.unet import ResidualUNet
-from training.optimizer import Optimizers
+from training.optimizer import Muon, Optimizers
 
 
 def net() -> ResidualUNet:
@@ -90,3 +90,18 @@ def test_a_restored_optimizer_goes_on_bit_by_bit(muon_lr, tmp_path):
     learn(resumed, again, range(3, 6))
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("shape", [(8, 72), (72, 8), (16, 16)])
+def test_muon_agrees_with_torch_up_to_the_rounding_of_its_bfloat16(shape):
+    g = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = Muon([ours], 0.1, 0.01)
+    reference = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        before = ours.detach().clone(), theirs.detach().clone()
+        ours.grad = torch.randn(shape, generator=g)
+        theirs.grad = ours.grad.clone()
+        mine.step(), reference.step()
+        moved, expected = ours.detach() - before[0], theirs.detach() - before[1]
+        assert (moved - expected).norm() < 0.04 * expected.norm()
