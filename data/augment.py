@@ -1,58 +1,30 @@
-"""Augmentation of training pairs: mirrors that keep the physics, shifts of the model's own grid, and small noise."""
+"""Augmentation of training pairs: mirrors that keep the physics. They work on normalised fields, because the winds,
+whose sign a mirror changes, are normalised without a mean (data/statistics.py)."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from data.variables import lookup
 
 
-def mirror(fields: Tensor, axis: str, parity: Tensor) -> Tensor:
-    """Mirror (..., C, H, W) along "x" (west-east) or "y"; each channel is multiplied by its parity (C,)."""
-    flipped = fields.flip(-1 if axis == "x" else -2)
-    return flipped * parity.to(fields)[:, None, None]
+def draw_flips(generator: torch.Generator) -> Tensor:
+    """Whether to mirror along (y, x): (2,) bool, each with probability 1/2."""
+    return torch.rand(2, generator=generator, device=generator.device) < 0.5
 
 
-def state_parity(names: tuple[str, ...], axis: str) -> Tensor:
-    """(C,) signs of the variables under a mirror: -1 for the wind component along the axis, else 1."""
-    return torch.tensor([float(lookup(n).parity_x if axis == "x" else lookup(n).parity_y) for n in names])
+def state_parity(names: tuple[str, ...], device: torch.device | str = "cpu") -> Tensor:
+    """(2, C): the sign of each variable under a mirror along y and along x, -1 for the wind along that axis."""
+    signs = [[float(lookup(n).parity_y) for n in names], [float(lookup(n).parity_x) for n in names]]
+    return torch.tensor(signs, device=device)
 
 
-def random_axes(generator: torch.Generator) -> str:
-    """Along which axes to mirror a batch: "", "x", "y" or "xy", each axis with probability 1/2."""
-    return "".join(axis for axis in "xy" if torch.rand((), generator=generator, device=generator.device) < 0.5)
+def mirror(x: Tensor, flips: Tensor, parity: Tensor) -> Tensor:
+    """Fields (..., C, H, W) mirrored along the axes that flips (2,) names, each channel times its parity (2, C).
 
-
-def mirror_state(fields: Tensor, axes: str, names: tuple[str, ...]) -> Tensor:
-    """Fields (..., C, H, W) of the variables `names` in store units mirrored along `axes`, winds with their sign.
-
-    Physical fields, because a change of sign of the field is one of the state only where the mean is zero."""
-    for axis in axes:
-        fields = mirror(fields, axis, state_parity(names, axis))
-    return fields
-
-
-def mirror_forcing(fields: Tensor, axes: str, parity: Tensor) -> Tensor:
-    """Forcing (B, F, H, W) mirrored along `axes`; parity (F,) is that of either mirror."""
-    for axis in axes:
-        fields = mirror(fields, axis, parity)
-    return fields
-
-
-def random_offset(multiple: int, *counters: int) -> tuple[int, int]:
-    """How many cells (y, x) to add above and to the left of a domain whose coarse cells are `multiple` wide; by these
-    counters alone, and on the host, because a GPU would have to be waited for."""
-    return tuple(np.random.default_rng(counters).integers(multiple, size=2).tolist())
-
-
-def season_shift(batch: int, days: float, generator: torch.Generator) -> np.ndarray:
-    """(B,) timedelta64 by which the day of the year that is told is off, `days` standard deviation."""
-    drawn = torch.randn(batch, generator=generator, device=generator.device).cpu().numpy() * days
-    return (drawn * 86400).astype("timedelta64[s]")
-
-
-def add_noise(state: Tensor, scale: Tensor, amount: float, mask: Tensor | None, generator: torch.Generator) -> Tensor:
-    """White noise of `amount` standard deviations of the one-lead change on normalised states (..., C, H, W);
-    none on masked cells. `scale` (C, 1, 1) is that standard deviation in units of the state."""
-    noise = torch.randn(state.shape, generator=generator, device=generator.device).to(state) * (amount * scale)
-    return state + (noise if mask is None else noise.masked_fill(mask, 0.0))
+    Indices do it, so that the operations are the same for every draw and nothing waits for the device.
+    """
+    for axis in (0, 1):
+        cells = torch.arange(x.shape[axis - 2], device=x.device)
+        x = x.index_select(axis - 2, torch.where(flips[axis], cells.flip(0), cells))
+    sign = torch.where(flips[:, None], parity, 1.0).prod(dim=0)
+    return x * sign[:, None, None]

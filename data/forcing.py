@@ -46,23 +46,17 @@ class Forcing:
                 fixed.append(mask[c].cpu().numpy())
         self.fixed = self._tensor(np.stack(fixed)) if fixed else torch.zeros(0, *grid.shape, device=self.device)
         # A mirror reverses the sense of rotation, so the Coriolis parameter changes sign with either mirror.
-        self.parity = torch.tensor([-1.0 if n == "coriolis" else 1.0 for n in self.names], device=self.device)
+        signs = [-1.0 if n == "coriolis" else 1.0 for n in self.names]
+        self.parity = torch.tensor([signs, signs], device=self.device)  # (2, F): mirrored along y, along x
 
-    def __call__(self, times: np.ndarray, season: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """For B initial times of a step: fields (B, F, H, W) and clock (B, 8), float32.
-
-        season: (B,) timedelta64 that the day of the year, and nothing else, is moved by: an augmentation, because in
-        a record of weeks the day of the year is the name of a single day, to be learned by heart."""
+    def __call__(self, times: np.ndarray) -> tuple[Tensor, Tensor]:
+        """For B initial times of a step: fields (B, F, H, W) and clock (B, 8), float32."""
         times = np.atleast_1d(times).astype("datetime64[ns]")
         fields = self.fixed.expand(len(times), *self.fixed.shape)
         if self.sunlit:
             sun = [torch.stack([self._cos_zenith(t), self._cos_zenith(t + self.lead)]) for t in times]
             fields = torch.cat([torch.stack(sun), fields], dim=1)
-        parts = [clock(times), clock(times + self.lead)]
-        if season is not None:
-            for part, t in zip(parts, (times, times + self.lead), strict=True):
-                part[:, 2:] = clock(t + season)[:, 2:]
-        features = np.concatenate(parts, axis=-1)
+        features = np.concatenate([clock(times), clock(times + self.lead)], axis=-1)
         return fields, torch.from_numpy(features).to(self.device)
 
     def _cos_zenith(self, time: np.datetime64) -> Tensor:

@@ -56,6 +56,8 @@ def compute_statistics(
     _refuse_missing(store, names, hours, missing, always)
     _refuse_outside(store, names, outside / np.maximum(count, 1), total / np.maximum(count, 1))
     mean, change_mean = total / count, change_total / change_count
+    # winds without a mean: a mirror is then a change of sign of the normalised field too
+    mean[[-1 in (lookup(n).parity_x, lookup(n).parity_y) for n in names]] = 0.0
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     change_std = np.sqrt(np.maximum(change_squares / change_count - change_mean**2, 0))
     for c, name in enumerate(names):
