@@ -52,7 +52,7 @@ def test_two_processes_share_add_up_and_end_together(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, str(tmp_path / "script.py")], cwd=PROJECT, text=True, capture_output=True, timeout=120,
+        [*command, str(tmp_path / "script.py")], cwd=PROJECT, text=True, capture_output=True, timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[:3000]
