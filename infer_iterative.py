@@ -163,7 +163,8 @@ def forecast(
     model = model if isinstance(model, Forecaster) else load_model(model)
     store = store if isinstance(store, Store) else Store(store)
     wanted = [init_time] if isinstance(init_time, str) else [str(t) for t in np.atleast_1d(init_time)]
-    times, steps = choose_init_times(Config(init_time=wanted, zarr=store.path), store, model, count_steps(hours, model.lead))
+    asked = Config(init_time=wanted, zarr=store.path)
+    times, steps = choose_init_times(asked, store, model, count_steps(hours, model.lead))
     setup = prepare(model, store, times, steps, boundary, batch_size)
     names = setup[0]
     fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
@@ -234,8 +235,8 @@ def prepare(
         for k in range(1, model.history + 1):
             if not store.has(t - k * model.lead):
                 raise ValueError(
-                    f"init_time: {store.path} has no {show(t - k * model.lead)}, expected it because the model sees the "
-                    f"last {model.history + 1} times up to {show(t)}. Fix: another --init_time"
+                    f"init_time: {store.path} has no {show(t - k * model.lead)}, expected it because the model sees "
+                    f"the last {model.history + 1} times up to {show(t)}. Fix: another --init_time"
                 )
     forcing = model.forcing(store.grid, store.path)
     states = Pairs(Hours(store, names, model.statistics, model.mask, KEPT), times, model.lead, model.history)
@@ -317,7 +318,8 @@ def choose_init_times(cfg: Config, store: Store, model: Forecaster, steps: int) 
     times = []
     for text in cfg.init_time:
         if text in ("latest", "test"):
-            raise ValueError(f"init_time: got {' '.join(cfg.init_time)}, expected {text} alone. Fix: --init_time {text}")
+            got = " ".join(cfg.init_time)
+            raise ValueError(f"init_time: got {got}, expected {text} alone. Fix: --init_time {text}")
         times.append(parse_time(text, "init_time"))
         if not store.has(times[-1]):
             raise ValueError(

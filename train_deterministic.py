@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ from models.rollout import forecast_step, push, rollout
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, newest_checkpoint, replace_file, save_checkpoint
-from training.constants import check_constants, check_resume
+from training.constants import check_constants, check_data, check_resume
 from training.device import choose_device, free_memory, half_precision, peak_memory_bytes
 from training.log import ProgressLine, read_log, validation_line, write_log
 from training.optimizer import Optimizer
@@ -183,19 +184,19 @@ def train(cfg: Config, processes: Processes) -> int:
     split_table = {**split.as_dict(), "pairs": {p: len(times) for p, times in starts.items()}}
     print(describe(store, names, split, starts, lead, cfg.history), flush=True)
     if previous:
-        told = {"variables": names, "grid": list(store.grid.shape), "pairs": split_table["pairs"]}
-        known = {"variables": previous["variables"], "grid": previous["grid"]["shape"], "pairs": previous["split"]["pairs"]}
-        check_resume(told, known, set(), cfg.zarr)
+        found = {"variables": names, "grid": list(store.grid.shape), "pairs": split_table["pairs"]}
+        before = {"grid": previous["grid"]["shape"], "pairs": previous["split"]["pairs"]}
+        check_data(found, {"variables": previous["variables"], **before}, cfg.zarr)
         statistics, mask = Statistics.from_dict(previous["statistics"]), previous["grid"]["mask"]
     else:
-        inside = [np.sort(store.times[(store.times >= a) & (store.times <= b)]) for a, b in (split.train, split.validation)]
-        statistics, mask = compute_statistics(store, names, inside[0], lead, inside[1])
+        inside = [(store.times >= first) & (store.times <= last) for first, last in (split.train, split.validation)]
+        statistics, mask = compute_statistics(store, names, *(np.sort(store.times[i]) for i in inside), lead)
     for note in store.notes + mask_notes(names, mask):
         print(f"note: {note}")
     statistics, mask = statistics.to(device), None if mask is None else mask.to(device)
     hours = Hours(store, names, statistics, mask, free_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     pairs = Pairs(hours, starts["train"], lead, cfg.history)
-    forcing, limit, scale = Forcing(store.grid, lead, tuple(names), mask, device), limiter(statistics, mask), statistics.scale
+    forcing, limit = Forcing(store.grid, lead, tuple(names), mask, device), limiter(statistics, mask)
     rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
     wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
     longest, chain_starts = longest_chains(store.times, lead, split.train, cfg.history, wanted)
@@ -206,11 +207,11 @@ def train(cfg: Config, processes: Processes) -> int:
         edge.refuse_missing(chains.times, lead, longest, "a --boundary store that covers the training part")
 
     # ------------------------------------------------------------------------ model, loss, optimizer
+    scale, valid = statistics.scale, None if mask is None else ~mask
     torch.manual_seed(cfg.seed)
     regression = cfg.history * lead >= np.timedelta64(24, "h")
     sizes = len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.history
     model = ResidualUNet(*sizes, scale, cfg.memory == "lean", regression).to(device, memory_format=torch.channels_last)
-    valid = None if mask is None else ~mask
     sample = lambda n: np.linspace(0, len(pairs) - 1, min(n, len(pairs))).round().astype(int)  # noqa: E731
     if regression and not previous:
         tensors = ((x.to(device) for x in pairs[i]) for i in sample(REGRESSED))
@@ -222,7 +223,6 @@ def train(cfg: Config, processes: Processes) -> int:
     optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
     if previous:
         optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
-
     parts = Parts(cfg, optimizer, loss_fn, forcing, limit, statistics, mask, edge, lead)
 
     def read(batch: Batch) -> tuple:
@@ -257,10 +257,11 @@ def train(cfg: Config, processes: Processes) -> int:
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
         print(f"until {cfg.until}: {cfg.epochs} epochs")
     phases = (cfg.epochs - rollout_epochs) * epoch_steps, rollout_epochs * epoch_steps
-    print(f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters on {device}, "
-          f"{str(half_precision(device)).removeprefix('torch.')}, peak memory {peak_memory_bytes(device) / 1e9:.2f} GB; "
-          f"{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs in {cfg.epochs} epochs, the last "
-          f"{rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h", flush=True)  # fmt: skip
+    size, precision = sum(p.numel() for p in model.parameters()) / 1e6, str(half_precision(device))[6:]
+    print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
+          f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
+          f"in {cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
+          flush=True)  # fmt: skip
 
     # ------------------------------------------------------------------------ validation: skill over persistence
     floor = torch.tensor([lookup(n).scored_floor for n in names], device=device)[:, None, None]
@@ -299,14 +300,16 @@ def train(cfg: Config, processes: Processes) -> int:
         if processes.first:
             save_checkpoint({
                 "format": FORMAT, "model": model.state_dict(), "ema": optimizer.ema.state_dict(),
-                "optimizer": optimizer.state_dict(), "scheduler": {"phases": list(phases)}, "step": step, "epoch": epoch,
-                "position": {"batch": position["batch"], "best": best, "sums": sums.tolist()},
+                "optimizer": optimizer.state_dict(), "scheduler": {"phases": list(phases)}, "step": step,
+                "epoch": epoch, "position": {"batch": position["batch"], "best": best, "sums": sums.tolist()},
                 "accumulation": cfg.accumulate * cfg.batch_size, "config": asdict(cfg), "variables": names,
                 "statistics": statistics.as_dict(), "lead": cfg.lead, "grid": grid, "split": split_table,
             }, path, keep_previous)  # fmt: skip
 
     # ------------------------------------------------------------------------ training
-    progress, waited, skipped, saved = ProgressLine(sum(phases), step), 0.0, 0, time.monotonic()
+    progress = ProgressLine(sum(phases), step, samples_per_step=cfg.accumulate * cfg.batch_size)
+    began = saved = time.monotonic()
+    waited, skipped = 0.0, 0
     with StopRequest() as stop:
         while epoch < cfg.epochs:
             steps = plan(epoch)[position["batch"] :]
@@ -314,29 +317,32 @@ def train(cfg: Config, processes: Processes) -> int:
             for group in steps:
                 found = torch.zeros(2 + len(TERMS), device=device)
                 for number in processes.share(list(range(len(group)))):
-                    began = time.monotonic()
+                    asked = time.monotonic()
                     batch, tensors = next(queue)
-                    waited += time.monotonic() - began
+                    waited += time.monotonic() - asked
                     found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
                 processes.sum_(*(p.grad for p in model.parameters()), found)
                 norm = optimizer.step(learning_rate(step, *phases), ema_decay(step))
                 skipped = 0 if math.isfinite(norm) else skipped + 1
                 if skipped:
-                    print(f"note: step {step} left out: its gradient is not finite", flush=True)
+                    progress.write(f"note: step {step} left out: its gradient is not finite")
                 if skipped >= MOST_SKIPPED:
-                    raise ValueError(f"loss: not finite in {skipped} steps in a row up to step {step}, expected numbers. "
-                                     f"Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound")  # fmt: skip
+                    raise ValueError(
+                        f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                    )
                 if not skipped:
                     sums += [*found.tolist(), 1.0, norm]
                 step += 1
                 position["batch"] += 1
-                progress.update(step, f"epoch {epoch + 1}/{cfg.epochs}", sums[1] / max(sums[0], 1), log[-1]["score"] if log else None)
+                skill = log[-1]["score"] if log else None
+                progress.update(step, f"epoch {epoch + 1}/{cfg.epochs}", sums[1] / max(sums[0], 1), skill)
                 stopped = processes.highest(stop.received or processes.orphaned)
                 if stopped or stop.take_save() or time.monotonic() - saved > 60 * cfg.save_every:
                     save(last_path, keep_previous=True)
                     saved = time.monotonic()
                 if stopped:
-                    print(f"stopped at step {step} after a save; the same command goes on", flush=True)
+                    progress.write(f"stopped at step {step} after a save; the same command goes on")
                     return exit_code(stopped)
             epoch, position["batch"] = epoch + 1, 0
             if epoch % cfg.validate_every and epoch < cfg.epochs:
@@ -352,23 +358,27 @@ def train(cfg: Config, processes: Processes) -> int:
                 "epoch": epoch, "step": step, "samples": epoch * len(pairs), "loss": loss / max(samples, 1),
                 "terms": {n: t / max(samples, 1) for n, t in zip(TERMS, terms, strict=True)},
                 "lr": learning_rate(step - 1, *phases) * cfg.lr, "grad_norm": norms / max(done, 1), **scores,
-                "samples_per_s": progress.steps_per_s * cfg.accumulate * cfg.batch_size,
-                "data_wait": waited / max(progress.elapsed, 1e-9), "peak_memory_bytes": peak_memory_bytes(device),
+                "samples_per_s": progress.samples_per_s, "data_wait": waited / (time.monotonic() - began),
+                "peak_memory_bytes": peak_memory_bytes(device),
                 "rollout_hours": validate.steps * hours_of(lead), "split": split_table, "own_forecasts": tuning,
             })  # fmt: skip
             sums[:] = 0
             units = {n: lookup(n).units for n in names}
-            print(validation_line(log[-1], units, show_duration(lead), cfg.epochs, progress.seconds_left(step), better), flush=True)
+            left = progress.seconds_left(step)
+            progress.write(validation_line(log[-1], units, show_duration(lead), cfg.epochs, left, better))
+            if scores["alarm"]:
+                progress.write(scores["alarm"])
             if processes.first:
                 if better:
                     save(best_path)
                 write_log(log, log_path)
-                replace_file(run_dir / "loss_curves.png", lambda path: save_loss_curves(log, path))
+                replace_file(run_dir / "loss_curves.png", partial(save_loss_curves, log))
             save(last_path, keep_previous=True)  # last: killed before it, the run validates again
             saved = time.monotonic()
+    progress.close()
     print(f"done: best mean skill in validation {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
-          f"loss_curves.png. Next: python infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} --init_time test "
-          f"--out {run_dir / 'forecast.zarr'}")  # fmt: skip
+          f"loss_curves.png. Next: python infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} "
+          f"--init_time test --out {run_dir / 'forecast.zarr'}")  # fmt: skip
     return 0
 
 

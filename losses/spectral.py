@@ -6,8 +6,8 @@ and <.> the mean over the tiles of all samples of a batch:
     amplitude   detail (sqrt(<S_p> / <S_t>) - 1)^2               does the forecast have as much detail as the truth?
     phase       2 <S_t (1 - C / sqrt(S_p S_t))> / <S_t>          is it in the right place?
 
-Both are relative to the truth's power, so that fine detail, which has little, counts as much as coarse. A term on errors
-alone takes the amplitude away from detail that it cannot place; the amplitude part keeps it.
+Both are relative to the truth's power, so that fine detail, which has little, counts as much as coarse. A term on
+errors alone takes the amplitude away from detail that it cannot place; the amplitude part keeps it.
 """
 
 import math

@@ -6,6 +6,8 @@ Transport and tendency come from one network and both start at zero, so the untr
 works on cells of 2 x 2, where features are cheap. Nothing here knows what a channel means.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,9 +43,9 @@ class ResidualUNet(nn.Module):
         widths = [base_features * min(2**i, WIDEST) for i in range(levels + 1)]
         self.stem = nn.Conv2d(aligned(channels * (1 + history) + forcing), widths[0], 4, stride=2, padding=1)
         self.encoder = nn.ModuleList(Block(w) for w in widths[:-1])
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.bottom = nn.ModuleList(Block(widths[-1], normed=True) for _ in range(BLOCKS))
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(Block(w) for w in widths[:-1])
         # the flow is smooth: it is given on cells of 4 x 4 (of 2 x 2 where there is no such level)
         self.flow_level = min(1, levels)
