@@ -105,7 +105,6 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
     refuse_file_above(Path(cfg.run_dir), "run_dir")
-    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
 
@@ -294,7 +293,7 @@ def train(cfg: Config, processes: Processes) -> int:
     processes.same(step, "last.pt at step")
     log = read_log(log_path, epoch)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names,
-            "mask": None if mask is None else mask.cpu(), "spacing": list(store.grid.spacing or (1.0, 1.0))}  # fmt: skip
+            "mask": None if mask is None else mask.cpu(), "spacing": [*(store.grid.spacing or (1.0, 1.0))]}  # fmt: skip
 
     def save(path: Path, keep_previous: bool = False) -> None:
         if processes.first:
@@ -329,7 +328,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}"
                     )
                 if not skipped:
                     sums += [*found.tolist(), 1.0, norm]
