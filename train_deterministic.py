@@ -322,17 +322,20 @@ def train(cfg: Config, processes: Processes) -> int:
                     waited += time.monotonic() - asked
                     found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
                 processes.sum_(*(p.grad for p in model.parameters()), found)
-                norm = optimizer.step(learning_rate(step, *phases), ema_decay(step))
-                skipped = 0 if math.isfinite(norm) else skipped + 1
-                if skipped:
+                norm = float(optimizer.clip_gradients())  # the only wait for the device
+                if math.isfinite(norm):
+                    optimizer.step(learning_rate(step, *phases), ema_decay(step))
+                    sums += [*found.tolist(), 1.0, norm]
+                    skipped = 0
+                else:
+                    optimizer.clear()
+                    skipped += 1
                     progress.write(f"note: step {step} left out: its gradient is not finite")
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
                         f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
                     )
-                if not skipped:
-                    sums += [*found.tolist(), 1.0, norm]
                 step += 1
                 position["batch"] += 1
                 skill = log[-1]["score"] if log else None

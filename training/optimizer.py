@@ -98,21 +98,23 @@ class Optimizer:
                 p.grad = None
 
     @torch.no_grad()
-    def step(self, factor: float, decay: float) -> float:
-        """Clip, update with the learning rates times `factor`, average with `decay`, and clear the gradients. Returns
-        the norm of the gradient before clipping; where it is not finite the weights stay as they are."""
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients to a norm of at most `clip`. Returns their norm before, (); it may not be finite."""
         gradients = [p.grad for p in self.weights]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if finite := bool(norm.isfinite()):
-            torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-            for name, part in self.parts.items():
-                part.param_groups[0]["lr"] = factor * self.peaks[name]
-                part.step()
-            torch._foreach_lerp_(list(self.ema.parameters()), self.weights, 1 - decay)
-            if self.network is not self.model:
-                torch._foreach_copy_(self.working, self.weights)
+        torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def step(self, factor: float, decay: float) -> None:
+        """Update the weights with the learning rates times `factor`, average them with `decay`, clear the gradients."""
+        for name, part in self.parts.items():
+            part.param_groups[0]["lr"] = factor * self.peaks[name]
+            part.step()
+        torch._foreach_lerp_(list(self.ema.parameters()), self.weights, 1 - decay)
+        if self.network is not self.model:
+            torch._foreach_copy_(self.working, self.weights)
         self.clear()
-        return float(norm) if finite else float("nan")
 
     def clear(self) -> None:
         """Forget the gradients."""
