@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from data.augment import draw_flips, mirror, state_parity
+from data.augment import Mirror, draw_flips, state_parity
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
 from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
@@ -133,33 +133,40 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
     """
     cfg, mask, scale, device = parts.cfg, parts.mask, parts.statistics.scale, parts.statistics.mean.device
     times, states, truth, edges = tensors
-    flips, parity = draw_flips(rng) if cfg.flip else None, state_parity(parts.statistics.names, device)
+    parity = state_parity(parts.statistics.names, device)
+    mirror = Mirror(draw_flips(rng), states.shape[-2:]) if cfg.flip else lambda x, parity: x
 
     def turned(x, parity):
-        x = x.to(device, non_blocking=True)
-        return x if flips is None else mirror(x, flips, parity)
+        return mirror(x.to(device, non_blocking=True), parity)
 
     hidden = None if mask is None else turned(mask.float(), torch.ones_like(parity)).bool()
-    noise = torch.randn(states.shape, generator=rng, device=device) * (cfg.noise * scale)
-    states = turned(states, parity) + (noise if hidden is None else noise.masked_fill(hidden, 0.0))
+    states = turned(states, parity)
+    noise = torch.randn(states.shape, generator=rng, device=device)
+    states = torch.addcmul(states, noise if hidden is None else noise.masked_fill_(hidden, 0.0), cfg.noise * scale)
+    del noise
     sums = torch.zeros(2 + len(TERMS), device=device)
     for k in range(batch.skip + batch.steps):
         fields, clock = parts.forcing(times + k * parts.lead)
+        fields = turned(fields, parts.forcing.parity)
         with torch.set_grad_enabled(k >= batch.skip):
             # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
-            pred = forecast_step(parts.optimizer.network, states, turned(fields, parts.forcing.parity), clock, scale)
-        state = pred.detach()
+            pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
+        del fields
+        state = parts.limit(pred.detach(), hidden)[0] if k + 1 < batch.skip + batch.steps else None
+        if state is not None and parts.edge is not None:
+            state = parts.edge.nudge(state, turned(edges[k], parity))
+        states = None if state is None else push(states, state)
+        del state
         if k >= batch.skip:
             target = turned(truth[k - batch.skip], parity) / scale
-            loss, terms, gradient = parts.loss(state / scale, target, None if hidden is None else ~hidden)
-            pred.backward(gradient.mul_(batch.share / scale))
+            error = pred.detach().div_(scale).sub_(target)  # in the prediction's memory, and so is the gradient later
+            loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden)
+            torch.mul(gradient, batch.share / scale, out=error)
+            del target, gradient
+            pred.backward(error)
             parts.optimizer.collect()
             sums += len(times) * torch.stack([loss.new_ones(()), loss, *(terms[n].mean() for n in TERMS)])
-            del target, gradient
-        if k + 1 < batch.skip + batch.steps:
-            state = parts.limit(state, hidden)[0]
-            states = push(states, state if parts.edge is None else parts.edge.nudge(state, turned(edges[k], parity)))
-        del pred, state
+        pred = error = None
     return sums
 
 

@@ -82,6 +82,11 @@ class Count(TorchDispatchMode):
     def forget(self, key: int) -> None:
         self.alive -= self.known.pop(key, 0)
 
+    def ignore(self, x: torch.Tensor) -> None:
+        """Do not count a storage, which is there as long as the tensor is."""
+        self.alive -= self.known[x.untyped_storage()._cdata]
+        self.known[x.untyped_storage()._cdata] = 0
+
     def reset(self) -> None:
         self.peak, self.where, self.operations, self.moved = self.alive, "", 0, 0
 
@@ -90,8 +95,9 @@ class Step:
     """What training holds on the device, and its steps, on fields without meaning."""
 
     def __init__(
-        self, shape: tuple[int, int], mode: str, base: int = 40, dtype=torch.bfloat16, device="cpu", batch: int = 1
-    ):
+        self, shape: tuple[int, int], mode: str, base: int = 40, dtype=torch.bfloat16, device="cpu", batch: int = 1,
+        count: Count | None = None,
+    ):  # fmt: skip
         cfg = Constants(base_features=base, memory=mode, history=1)
         ones = torch.ones(len(NAMES), device=device)
         statistics, grid = Statistics(NAMES, 0 * ones, ones, ones.clone()), grid_of(shape)
@@ -105,10 +111,15 @@ class Step:
         loss.unit = {n: ones for n in TERMS}
         optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, dtype)
         self.parts = Parts(cfg, optimizer, loss, forcing, limiter(statistics), statistics, None, None, LEAD)
-        self.shape, self.device, self.size, self.rng = shape, device, batch, torch.Generator(device)
+        self.shape, self.device, self.size, self.count = shape, device, batch, count
+        self.rng = torch.Generator(device)
 
     def fields(self, *size: int) -> torch.Tensor:
-        return torch.randn(self.size, *size, len(NAMES), *self.shape, device=self.device)
+        """As the loader has them, in the host's memory, which is not the device's."""
+        x = torch.randn(self.size, *size, len(NAMES), *self.shape)
+        if self.count is not None:
+            self.count.ignore(x)
+        return x
 
     def train(self, skip: int = 0, steps: int = 1, update: bool = True) -> None:
         """One batch, and with `update` an optimizer step."""
@@ -142,7 +153,7 @@ def counted(shape: tuple[int, int], mode: str, base: int) -> dict:
     tables(tile_side(shape), cpu), lattice(*(-(-n // 8) * 8 for n in shape), cpu)  # constants with values
     out: dict = {}
     with FakeTensorMode(allow_non_fake_inputs=True), Count() as count:
-        step = Step(shape, mode, base)
+        step = Step(shape, mode, base, count=count)
         out["parameters"] = sum(p.numel() for p in step.parts.optimizer.weights)
         step.train()  # makes the state of the optimizer
         for kind, action in step.kinds().items():

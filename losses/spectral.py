@@ -39,6 +39,7 @@ def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor | None
         total = (terms if weight is None else terms * weight).sum()
         by_error, by_common = torch.autograd.grad(total, (of_error, common))
     wave = E.mul_((2 * by_error / power) @ members).add_(T.mul_((by_common / power) @ members))
+    del T  # spectra take twice the memory of the fields
     return terms.detach(), untile(wave, window, error.shape[-2:])
 
 

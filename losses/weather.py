@@ -22,36 +22,38 @@ class WeatherLoss:
 
     def __init__(self, weights: tuple[float, ...], detail: float, groups: int = 1):
         self.weights, self.detail, self.groups = dict(zip(TERMS, weights, strict=True)), detail, groups
-        self.unit: dict[str, Tensor] = {}
-
-    def calibrate(self, pairs: Iterable[tuple[Tensor, Tensor]], valid: Tensor | None = None) -> None:
-        """Take the mean of each term over (persistence, truth) pairs as its unit."""
-        found = [self(now, then, valid)[1] for now, then in pairs]
-        self.unit = {n: torch.stack([terms[n] for terms in found]).mean(dim=0).clamp(min=1e-9) for n in TERMS}
+        self.share: dict[str, Tensor | float] = dict(self.weights)  # weight of each term of each channel, (C,)
 
     @torch.no_grad()
-    def __call__(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple[Tensor, dict, Tensor]:
-        """The loss (), its terms (C,) before weights and units, and its gradient (B, C, H, W) to pred.
+    def calibrate(self, pairs: Iterable[tuple[Tensor, Tensor]], valid: Tensor | None = None) -> None:
+        """Take the mean of each term over (persistence, truth) pairs as its unit. Channels without a valid cell do not
+        count."""
+        found = [self(now - then, then, valid)[1] for now, then in pairs]
+        units = {n: torch.stack([terms[n] for terms in found]).mean(dim=0).clamp(min=1e-9) for n in TERMS}
+        counted = torch.ones_like(units["l1"]) if valid is None else valid.flatten(1).any(dim=1).float()
+        self.share = {n: w * counted / counted.sum() / units[n] for n, w in self.weights.items()}
+
+    @torch.no_grad()
+    def __call__(self, error: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple[Tensor, dict, Tensor]:
+        """The loss () of error = pred - target, its terms (C,) before weights and units, and its gradient (B, C, H, W)
+        to pred.
 
         The gradient comes at once, so that nothing of the loss is in memory while the network goes backward.
         valid (C, H, W): the cells that count, None for all.
         """
-        error = pred - target if valid is None else (pred - target).masked_fill_(~valid, 0.0)
-        counted = torch.ones(error.shape[1], device=error.device) if valid is None else valid.any(dim=-1).any(dim=-1)
-        share = {n: w * counted / counted.sum() / self.unit.get(n, 1.0) for n, w in self.weights.items()}
+        error = error if valid is None else error.masked_fill(~valid, 0.0)
         with torch.enable_grad():
             leaf = error.detach().requires_grad_()
             terms = {"l1": l1(leaf, valid), "mse": mse(leaf, valid), "gradient": gradient(leaf, valid)}
-            (out,) = torch.autograd.grad(sum((share[n] * t).sum() for n, t in terms.items()), leaf)
-        size = -(-error.shape[1] // self.groups)
-        parts = zip(error.split(size, 1), target.split(size, 1), share["spectral"].split(size), out.split(size, 1),
-                    strict=True)  # fmt: skip
-        values = []
-        for e, t, weight, place in parts:
-            value, of_error = spectral(e, t, self.detail, weight)
+            total = torch.stack([(self.share[n] * t).sum() for n, t in terms.items()]).sum()
+            (out,) = torch.autograd.grad(total, leaf)
+        values, size = [], -(-error.shape[1] // self.groups)
+        for c in (slice(c, c + size) for c in range(0, error.shape[1], size)):
+            weight = self.share["spectral"][c] if isinstance(self.share["spectral"], Tensor) else None
+            value, of_error = spectral(error[:, c], target[:, c], self.detail, weight)
             values.append(value)
-            place.add_(of_error)
+            out[:, c].add_(of_error)
         terms = {n: t.detach() for n, t in terms.items()} | {"spectral": torch.cat(values)}
         if valid is not None:
             out.masked_fill_(~valid, 0.0)
-        return sum((share[n] * terms[n]).sum() for n in TERMS), terms, out
+        return total.detach() + (self.share["spectral"] * terms["spectral"]).sum(), terms, out
