@@ -97,7 +97,7 @@ RANGES = {  # lowest and highest value that makes sense
     "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
 }  # fmt: skip
 MAY_CHANGE = {"zarr", "run_dir", "epochs", "until", "memory", "validate_every", "save_every"}  # in a resumed run
-SAMPLED = 48  # training pairs whose persistence error is the unit of the loss
+CALIBRATED, SAMPLED = 6, 32  # leads at which persistence gives the unit of the loss, and its cases at each
 REGRESSED = 256  # training pairs that the linear regression is fitted to
 MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the run stops
 
@@ -160,7 +160,7 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
         if k >= batch.skip:
             target = turned(truth[k - batch.skip], parity) / scale
             error = pred.detach().div_(scale).sub_(target)  # in the prediction's memory, and so is the gradient later
-            loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden)
+            loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden, k + 1)
             torch.mul(gradient, batch.share / scale, out=error)
             del target, gradient
             pred.backward(error)
@@ -219,14 +219,15 @@ def train(cfg: Config, processes: Processes) -> int:
     regression = cfg.history * lead >= np.timedelta64(24, "h")
     sizes = len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.history
     model = ResidualUNet(*sizes, scale, cfg.memory == "lean", regression).to(device, memory_format=torch.channels_last)
-    sample = lambda n: np.linspace(0, len(pairs) - 1, min(n, len(pairs))).round().astype(int)  # noqa: E731
     if regression and not previous:
-        tensors = ((x.to(device) for x in pairs[i]) for i in sample(REGRESSED))
+        some = np.linspace(0, len(pairs) - 1, min(REGRESSED, len(pairs))).round().astype(int)
+        tensors = ((x.to(device) for x in pairs[i]) for i in some)
         model.regression.copy_(fit_regression(tensors, scale, valid))
     loss_fn = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if cfg.memory == "lean" else 1)
-    changes = ((states[None, -1].to(device) / scale, truth[None].to(device) / scale)
-               for states, truth in (pairs[i] for i in sample(SAMPLED)))  # fmt: skip
-    loss_fn.calibrate(changes, valid)
+    for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
+        cases = Pairs(hours, find_pairs(store.times, lead, split.train, 0, k), k * lead, 0)
+        some = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
+        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in some), valid)
     optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
     if previous:
         optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
