@@ -208,7 +208,6 @@ def train(cfg: Config, processes: Processes) -> int:
     wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
     longest, chain_starts = longest_chains(store.times, lead, split.train, cfg.history, wanted)
     chains = Pairs(hours, chain_starts, lead, cfg.history)
-    epoch_steps = math.ceil(len(pairs) / (cfg.batch_size * cfg.accumulate))  # optimizer steps
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
     if edge and rollout_epochs:
         edge.refuse_missing(chains.times, lead, longest, "a --boundary store that covers the training part")
@@ -245,26 +244,27 @@ def train(cfg: Config, processes: Processes) -> int:
         rng = generator(cfg.seed, 1, epoch)
         if epoch < cfg.epochs - rollout_epochs:
             return plan_pairs(len(pairs), cfg.batch_size, cfg.accumulate, rng)
-        return plan_rollouts(len(chains), epoch_steps, cfg.batch_size, cfg.accumulate, longest, rng)
+        return plan_rollouts(len(chains), len(pairs), cfg.batch_size, cfg.accumulate, longest, rng)
 
     # ------------------------------------------------------------------------ a trial, then how many epochs until ...
-    seconds = []
-    for whole in (plan(0)[:1], plan(cfg.epochs - 1)[:1]):
+    seconds, counts = [], []
+    for steps in (plan(0), plan(cfg.epochs - 1)):
         began = time.monotonic()
         try:
-            for batch in whole[0]:
+            for batch in steps[0]:
                 learn(parts, batch, read(batch), generator(0, device=device))
         except torch.OutOfMemoryError as error:
             raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. "
                              "Fix: --memory lean, --batch_size 1, or fewer --base_features") from error  # fmt: skip
         seconds.append(time.monotonic() - began)
+        counts.append(len(steps))
     optimizer.clear()
     if cfg.until and not previous:
-        per_epoch = epoch_steps * (0.8 * seconds[0] + 0.2 * seconds[1])
+        per_epoch = 0.8 * counts[0] * seconds[0] + 0.2 * counts[1] * seconds[1]
         cfg = replace(cfg, epochs=processes.highest(epochs_until(cfg.until, per_epoch, cfg.epochs)))
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
         print(f"until {cfg.until}: {cfg.epochs} epochs")
-    phases = (cfg.epochs - rollout_epochs) * epoch_steps, rollout_epochs * epoch_steps
+    phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
     size, precision = sum(p.numel() for p in model.parameters()) / 1e6, str(half_precision(device))[6:]
     print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
           f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
@@ -302,7 +302,7 @@ def train(cfg: Config, processes: Processes) -> int:
     processes.same(step, "last.pt at step")
     log = read_log(log_path, epoch)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names,
-            "mask": None if mask is None else mask.cpu(), "spacing": list(store.grid.spacing or (1.0, 1.0))}  # fmt: skip
+            "mask": None if mask is None else mask.cpu()}  # fmt: skip
 
     def save(path: Path, keep_previous: bool = False) -> None:
         if processes.first:

@@ -133,8 +133,15 @@ class Step:
         """A roll-out in bfloat16, as inference makes it on a GPU."""
         parts, times = self.parts, START.repeat(self.size)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            for _ in rollout(parts.optimizer.ema, self.fields(2), lambda k: parts.forcing(times), parts.statistics.scale,
-                             lambda state, k: parts.limit(state)[0], steps):  # fmt: skip
+            scale, finish = parts.statistics.scale, lambda state, k: parts.limit(state)[0]
+            for _ in rollout(
+                parts.optimizer.ema,
+                self.fields(2).to(self.device),
+                lambda k: parts.forcing(times),
+                scale,
+                finish,
+                steps,
+            ):
                 pass
 
     def kinds(self) -> dict:
@@ -159,8 +166,8 @@ def counted(shape: tuple[int, int], mode: str, base: int) -> dict:
         for kind, action in step.kinds().items():
             count.reset()
             action()
-            figures = {"peak_bytes": count.peak, "at": count.where, "operations": count.operations, "moved": count.moved}
-            out[kind] = figures
+            out[kind] = {"peak_bytes": count.peak, "at": count.where, "operations": count.operations}
+            out[kind]["moved_bytes"] = count.moved
         count.reset()
         step.train(update=False)
         out["pair_operations"], out["held_bytes"] = count.operations, count.alive
@@ -183,12 +190,13 @@ def main(cfg: Config) -> None:
     results, shape = {}, tuple(cfg.shape)
     for mode in cfg.modes:
         results[mode] = found = counted(shape, mode, cfg.base_features)
-        print(f"{mode}, {shape[0]} x {shape[1]} cells, {found['parameters'] / 1e6:.2f} million parameters; a pair without "
-              f"the optimizer step: {found['pair_operations']} operations", flush=True)  # fmt: skip
+        print(f"{mode}, {shape[0]} x {shape[1]} cells, {found['parameters'] / 1e6:.2f} million parameters; a pair "
+              f"without the optimizer step: {found['pair_operations']} operations", flush=True)  # fmt: skip
         for kind in ("training", "rollout_training", "forecast"):
             figures = found[kind]
-            print(f"  {kind.replace('_', ' ')} step: peak {figures['peak_bytes'] / 1e6:.0f} MB (at {figures['at']}), "
-                  f"{figures['operations']} operations, {figures['moved'] / 1e9:.1f} GB read and written", flush=True)  # fmt: skip
+            print(f"  {kind.replace('_', ' ')} step: peak {figures['peak_bytes'] / 1e6:.0f} MB "
+                  f"(at {figures['at']}), {figures['operations']} operations, "
+                  f"{figures['moved_bytes'] / 1e9:.1f} GB read and written", flush=True)  # fmt: skip
         if torch.cuda.is_available():
             found["cuda"] = measured(shape, mode, cfg.base_features)
             print(f"  {torch.cuda.get_device_name()}: {found['cuda']}", flush=True)
@@ -197,7 +205,8 @@ def main(cfg: Config) -> None:
         about = {"train_step_peak_bytes": first["training"]["peak_bytes"],
                  "rollout_step_peak_bytes": first["rollout_training"]["peak_bytes"],
                  "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own", "grid": list(shape),
-                 "mode": cfg.modes[0], "base_features": cfg.base_features, "torch": torch.__version__, "modes": results}  # fmt: skip
+                 "mode": cfg.modes[0], "base_features": cfg.base_features, "torch": torch.__version__,
+                 "modes": results}  # fmt: skip
         replace_file(Path(cfg.json), lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
 
 
