@@ -32,7 +32,7 @@ from data.variables import lookup
 from losses.weather import WeatherLoss
 from models.regression import fit_regression
 from models.unet import ResidualUNet
-from plotting.curves import add_events, save_loss_curves
+from plotting.curves import save_loss_curves
 from train_data import REGRESSED, TrainingData
 from train_sharpen import measure_after
 from train_step import Learner, accumulate
@@ -275,8 +275,6 @@ def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | N
                 write_log(log, run_dir / "log.jsonl")
                 with writing(run_dir / "loss_curves.png", run_dir / "loss_curves.tmp.png"):
                     save_loss_curves(log, run_dir / "loss_curves.png")
-                if cfg.tensorboard:
-                    add_events(log[-1], run_dir / "tensorboard")
                 save(last_path, keep_previous=True)
                 if cfg.preview_every and (at.epoch % cfg.preview_every == 0 or at.epoch == cfg.epochs):
                     save_preview(last_path, data, check.steps, cfg.history, run_dir / "preview.png")

@@ -173,18 +173,10 @@ def test_noise_without_motion_stays_within_the_fastest_motion():
 
 
 def test_a_wrong_call_says_what_is_right():
-    with pytest.raises(ValueError, match="expected one of own, pysteps, auto"):
+    with pytest.raises(ValueError, match="expected own or pysteps"):
         extrapolate(np.zeros((3, 8, 8)), 1, "optical")
     with pytest.raises(ValueError, match=r"expected frames \(n, y, x\)"):
         extrapolate(np.zeros((8, 8)), 1)
-
-
-def test_without_pysteps_auto_is_our_own(monkeypatch):
-    monkeypatch.setattr(extrapolation, "pysteps_installed", lambda: False)
-    frames = moving_blobs((1, 2), [0, 1, 2])
-    np.testing.assert_array_equal(extrapolate(frames, 1, "auto"), extrapolate(frames, 1, "own"))
-    with pytest.raises(ValueError, match="pip install pysteps"):
-        extrapolate(frames, 1, "pysteps")
 
 
 def test_radar_without_the_forecast_says_what_makes_it(command, tmp_path):
