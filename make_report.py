@@ -28,7 +28,7 @@ from data.variables import lookup
 from plotting import report
 from plotting.curves import headline, loss_curves, read_log, without_skill
 from plotting.maps import forecast_panels, show_time
-from plotting.scores import skill_by_lead
+from plotting.scores import signed, skill_by_lead
 from training.checkpoint import load_checkpoint
 from verification.inputs import HOUR, check_grid, choose, open_forecast
 
@@ -143,7 +143,7 @@ def find_cases(folder: Path, forecast: xr.Dataset, store: Store) -> dict:
         title = f"{kind.capitalize()} case: {times[i]} UTC, skill {skills[i]:+.2f}"
         cases.append({"title": title, "maps": maps, "frames": report.frames(forecast, truth, mapped[0], i)})
     kinds = {i: kind for kind, i in chosen.items()}
-    rows = [[times[i], report.signed(s), kinds.get(i, "")] for i, s in enumerate(skills)]
+    rows = [[times[i], signed(s), kinds.get(i, "")] for i, s in enumerate(skills)]
     return {"chosen": cases, "all": rows} if cases else {}
 
 

@@ -25,7 +25,7 @@ from data.times import show
 from data.variables import lookup
 from plotting.curves import read_log, without_skill
 from plotting.maps import forecast_panels
-from plotting.scores import few_leads, skill_by_lead, spectra
+from plotting.scores import few_leads, number, signed, skill_by_lead, spectra
 from verification import inputs
 from verification.baselines import References
 from verification.cases import BASELINES, add_case, score_case, summary
@@ -79,7 +79,8 @@ def main(cfg: Config) -> None:
         print(f"outside test ({where}): {len(outside)} of the initial times, {', '.join(show(t) for t in outside)}")
     if grid.spacing is None and store.grid.spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
-    unproven = [n for n in without_skill(read_log(log_beside(cfg.forecast))) if n in names]
+    logs = [p for folder in list(Path(cfg.forecast).parents)[:2] if (p := folder / "log.jsonl").is_file()]
+    unproven = [n for n in without_skill(read_log(logs[0])) if n in names] if logs else []
     if unproven:
         print(f"warning: {', '.join(unproven)}: validation skill not shown; treat its forecast as persistence")
     references = References(fields, init_times, leads, inputs.step_of(forecast), split)
@@ -88,11 +89,7 @@ def main(cfg: Config) -> None:
     # Sums over cases, and squared errors by day for the bootstrap; one valid time in memory at a time.
     totals: dict = {name: {lead_key(leads[j]): {} for _, j in sorted(cases, key=lambda c: c[1])} for name in names}
     days: dict = {name: {lead: {} for lead in by_lead} for name, by_lead in totals.items()}
-    now = int(np.flatnonzero(leads == inputs.NONE)[0])
     for i, j in tqdm(cases, desc="scoring", unit="case", disable=None):
-        refuse_infinite(cfg.forecast, init_times[i], fields.forecast(i, now))
-        refuse_infinite(cfg.forecast, valid[i, j], fields.forecast(i, j))
-        refuse_infinite(cfg.zarr, valid[i, j], fields.truth(valid[i, j]))
         lead, day = lead_key(leads[j]), str(init_times[i].astype("datetime64[D]"))
         for name, measure in measures.items():
             sums = score_case(*references.case(i, j, name), measure)
@@ -139,22 +136,6 @@ def main(cfg: Config) -> None:
     print(write_certificate(cfg.forecast, result))
     if cfg.figures:
         draw(out.parent, forecast, names, result, references)
-
-
-def log_beside(forecast: str) -> Path:
-    """log.jsonl of the run: in the folder of the forecast or in the one above."""
-    folders = list(Path(forecast).parents)[:2]
-    return next((p for folder in folders if (p := folder / "log.jsonl").is_file()), folders[0] / "log.jsonl")
-
-
-def refuse_infinite(path: str, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
-    """ValueError if a field {name: (y, x)} has an infinite value, which would pass into every mean."""
-    for name, values in fields.items():
-        if (count := int(np.isinf(values).sum())) > 0:
-            raise ValueError(
-                f"{path}: {name} has {count} infinite values at {show(time)}, expected numbers. Fix: look for them "
-                "with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
-            )
 
 
 def without_nan(value):
@@ -204,27 +185,14 @@ def event_table(name: str, by_lead: dict) -> str:
     lines = ["  lead h " + "".join(f"|{f'at least {t} {lookup(name).units}':^26}" for t in thresholds)]
     lines.append("         " + "| CSI (persistence)   bias " * len(thresholds))
     for lead in few_leads(by_lead):
-        e = by_lead[lead]
-        csi = {t: f"{number(e['csi'][t])} ({number(e['persistence_csi'][t])})" for t in thresholds}
-        cells = (f"|{csi[t]:>16} {number(e['frequency_bias'][t]):>8} " for t in thresholds)
+        csi, reference, bias = (by_lead[lead][k] for k in ("csi", "persistence_csi", "frequency_bias"))
+        cells = (f"|{f'{number(csi[t])} ({number(reference[t])})':>16} {number(bias[t]):>8} " for t in thresholds)
         lines.append(f"{float(lead):>8.4g} " + "".join(cells))
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    """About three figures: "1234", "12.3", "0.45", and "-" for what is not defined."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def signed(value: float | None) -> str:
-    """A skill, with its sign."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:+.2f}"
-
-
 def draw(folder: Path, forecast: xr.Dataset, names: list[str], result: dict, references: References) -> None:
-    """Write the figures and say where; the maps show the initial time with most of the first mapped variable."""
+    """Write the figures; the maps show the initial time with the highest mean of the first mapped variable."""
     figures = {"skill_by_lead": skill_by_lead(result), "spectra": spectra(result)}
     mapped = [n for n in names if lookup(n).name in MAPPED] or names[:2]
     hours = [h for h in MAPPED_LEADS if h * HOUR in forecast["lead_time"].values]

@@ -23,7 +23,7 @@ from plotting.colours import field_colours
 from plotting.curves import is_number
 from plotting.frame import frame_of
 from plotting.maps import show_time
-from plotting.scores import BASELINES, few_leads
+from plotting.scores import BASELINES, few_leads, number, signed
 
 Truth = Callable[[np.datetime64, str], np.ndarray | None]  # (valid time, variable) -> (y, x)
 CASE_HOURS = 6.0  # a case is judged by its skill over so many hours
@@ -43,18 +43,6 @@ def render(**parts) -> str:
     environment.filters |= {"signed": signed, "number": number}
     page = environment.from_string(source).render(digest=digest, **parts)
     return re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", page)
-
-
-def signed(value) -> str:
-    """A skill with its sign; n/a if it is not defined."""
-    return f"{value:+.2f}" if is_number(value) else "n/a"
-
-
-def number(value) -> str:
-    """About three figures."""
-    if not is_number(value):
-        return "n/a"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def hours(lead: str) -> str:

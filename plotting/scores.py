@@ -7,6 +7,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from data.variables import lookup
 from plotting.colours import LINES as COLOURS
 from plotting.colours import MARKERS
+from plotting.curves import is_number
 
 BASELINES = {
     "skill": "persistence",
@@ -28,6 +29,18 @@ def few_leads(by_lead) -> list[str]:
     if len(chosen) < 2:
         chosen = leads[:: -(-len(leads) // 6)]
     return chosen if leads[-1] in chosen else [*chosen, leads[-1]]
+
+
+def number(value) -> str:
+    """About three figures: "1,234", "12.3", "0.456"; "n/a" for what is not defined."""
+    if not is_number(value):
+        return "n/a"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def signed(value) -> str:
+    """A skill with its sign; "n/a" if it is not defined."""
+    return f"{value:+.2f}" if is_number(value) else "n/a"
 
 
 def skill_by_lead(scores: dict) -> Figure:

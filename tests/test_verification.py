@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from plotting.scores import few_leads
+from plotting.scores import few_leads, number, signed
 from verification import scores, spectra
 from verification.baselines import yesterday_time
 from verification.cases import Measure, add, case_sums, skill_interval
-from verify_forecast import number, without_nan
+from verify_forecast import without_nan
 
 HOUR = np.timedelta64(1, "h")
 DRAW = np.random.default_rng(0)
@@ -233,4 +233,5 @@ def test_small_helpers():
     assert few_leads({"1": {}, "2": {}, "5": {}, "36": {}}) == ["1", "2", "36"]
     assert few_leads([f"{m / 60:g}" for m in range(5, 65, 5)]) == [f"{m / 60:g}" for m in (5, 15, 25, 35, 45, 55, 60)]
     assert without_nan({"a": [1.0, math.nan]}) == {"a": [1.0, None]}
-    assert [number(v) for v in (1234.5, 12.34, 0.456, math.nan)] == ["1234", "12.3", "0.46", "-"]
+    assert [number(v) for v in (1234.5, 12.34, 0.456, math.nan)] == ["1,234", "12.3", "0.456", "n/a"]
+    assert [signed(v) for v in (0.125, -1.0, None)] == ["+0.12", "-1.00", "n/a"]

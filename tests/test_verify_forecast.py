@@ -177,7 +177,7 @@ def test_a_perfect_forecast_of_reflectivity_is_scored_above_the_floor(verify):
     assert s["rmse"] == 0 and s["csi"]["40"] == s["frequency_bias"]["20"] == s["fss"]["40"]["9"] == 1
     # persistence: the 6 x 6 storm one column behind: 30 cells shared of 42
     assert s["persistence_csi"]["30"] == pytest.approx(30 / 42) and 0 < s["persistence_fss"]["40"]["9"] < 1
-    assert result["fss_windows_km"]["REFC"] == [9.0] and "at least 40" in printed and "1.00 (0.71)" in printed
+    assert result["fss_windows_km"]["REFC"] == [9.0] and "at least 40" in printed and "1 (0.714)" in printed
 
 
 def test_masked_cells_are_left_out_and_any_other_missing_cell_is_refused(verify, tmp_path):
@@ -191,6 +191,8 @@ def test_masked_cells_are_left_out_and_any_other_missing_cell_is_refused(verify,
     assert result["scores"]["T2M"]["1"]["power_ratio"]["2-5"] is None
     code, _, error, _ = verify(perfect, leads=(0, 1), store=store)
     assert code == 2 and "T2M, initial time 2024-05-21T06:00, valid 2024-05-21T07:00" in error and "72 cells" in error
+    code, _, error, _ = verify(lambda n, t, lead: truth(n, t + lead) + (np.inf if lead else 0), leads=(0, 1))
+    assert code == 2 and "forecast has 672 infinite values" in error and "valid 2024-05-21T07:00" in error
 
 
 def test_mistakes_are_one_line_with_the_fix_and_write_nothing(verify, tmp_path, command):

@@ -154,12 +154,15 @@ def lead_key(lead: np.timedelta64) -> str:
 
 
 def scored_cells(what: str, forecast, analysis, truth) -> np.ndarray | None:
-    """Cells to score, None for all: those masked (NaN in forecast and truth) are left out; other NaN is refused."""
+    """Cells to score, None for all: those masked (NaN in all three) are left out. ValueError for any other NaN, and
+    for infinite values, which would pass into every mean."""
     missing = np.isnan(truth)
-    fix = "Fix: look for missing values with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
+    fix = "Fix: look for them with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
     if missing.all():
         raise ValueError(f"{what}: got truth missing in every cell, expected a field. {fix}")
-    for source, x in (("forecast", forecast), ("analysis at lead 0", analysis)):
+    for source, x in (("forecast", forecast), ("analysis at lead 0", analysis), ("truth", truth)):
         if (odd := int((np.isnan(x) != missing).sum())) > 0:
             raise ValueError(f"{what}: got {odd} cells missing in only one of {source} and truth, expected none. {fix}")
+        if (odd := int(np.isinf(x).sum())) > 0:
+            raise ValueError(f"{what}: {source} has {odd} infinite values, expected numbers. {fix}")
     return ~missing if missing.any() else None
