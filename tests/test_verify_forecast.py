@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import verify_forecast
+from data.command import run
 from data.forecast_store import ForecastWriter
 from data.grid import Grid
 from data.store import Store
@@ -206,6 +207,18 @@ def test_mistakes_are_one_line_with_the_fix_and_write_nothing(verify, tmp_path, 
         code, _, error = command(verify_forecast, "--forecast", forecast, "--zarr", store, "--out", out)
         assert code == 2 and words in error and "Fix:" in error and error.count("\n") == 1
     assert not out.parent.exists() and not (tmp_path / "new").exists()
+
+
+def test_a_place_that_a_library_names_in_its_message_alone_is_told(capsys, monkeypatch):
+    def main(cfg):
+        raise FileNotFoundError("No group found\n in store 'none.zarr'")  # as xarray does, without filename
+
+    monkeypatch.setattr("sys.argv", ["verify_forecast.py"])
+    with pytest.raises(SystemExit) as stop:
+        run(verify_forecast.Config, main)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1
+    assert err.startswith("error: No group found in store 'none.zarr', expected a place")
 
 
 def test_the_figures_stand_beside_the_scores(seven_store, tmp_path, command):
