@@ -26,10 +26,11 @@ from data.grid import read_grid
 from data.store import Store
 from data.variables import lookup
 from plotting import report
-from plotting.curves import headline, loss_curves, read_log, without_skill
+from plotting.curves import headline, loss_curves, without_skill
 from plotting.maps import forecast_panels, show_time
 from plotting.scores import signed, skill_by_lead
 from training.checkpoint import load_checkpoint
+from training.log import read_log
 from verification.inputs import HOUR, check_grid, choose, open_forecast
 
 
@@ -69,7 +70,7 @@ def main(cfg: Config) -> None:
             return otherwise
 
     best = next((p for n in ("best.pt", "last.pt") if (p := folder / n).is_file()), folder / "best.pt")
-    records = attempt("log.jsonl", lambda: read_log(folder / "log.jsonl"), [])
+    records = attempt("log.jsonl", lambda: read_log(folder / "log.jsonl", 10**9), [])
     scores = attempt("scores.json", lambda: read_scores(folder / "scores.json"))
     checkpoint = attempt("checkpoint", lambda: load_checkpoint(best))
     forecast = attempt("forecast", lambda: open_forecast(str(folder / "forecast.zarr")))

@@ -23,9 +23,10 @@ from data.grid import read_grid
 from data.store import Store
 from data.times import show
 from data.variables import lookup
-from plotting.curves import read_log, without_skill
+from plotting.curves import without_skill
 from plotting.maps import forecast_panels
 from plotting.scores import few_leads, number, signed, skill_by_lead, spectra
+from training.log import read_log
 from verification import inputs
 from verification.baselines import References
 from verification.cases import BASELINES, add_case, score_case, summary
@@ -80,7 +81,7 @@ def main(cfg: Config) -> None:
     if grid.spacing is None and store.grid.spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
     logs = [p for folder in list(Path(cfg.forecast).parents)[:2] if (p := folder / "log.jsonl").is_file()]
-    unproven = [n for n in without_skill(read_log(logs[0])) if n in names] if logs else []
+    unproven = [n for n in without_skill(read_log(logs[0], 10**9)) if n in names] if logs else []
     if unproven:
         print(f"warning: {', '.join(unproven)}: validation skill not shown; treat its forecast as persistence")
     references = References(fields, init_times, leads, inputs.step_of(forecast), split)

@@ -1,6 +1,5 @@
 """The course of a training run, from the records of log.jsonl."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -10,16 +9,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 LINE = {"linewidth": 1.4, "marker": "o", "markersize": 3}
 STYLES = ("-", "--", "-.", ":")
-
-
-def read_log(path: str | Path) -> list[dict]:
-    """The records of log.jsonl, oldest first; [] if the file is missing, ValueError if it is something else."""
-    if not Path(path).is_file():
-        return []
-    try:
-        return [json.loads(line) | {} for line in Path(path).read_text().splitlines() if line.strip()]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: got {error}, expected one JSON object per line. Fix: move it away") from error
 
 
 def best_record(records: list[dict]) -> dict | None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from plotting.curves import headline, loss_curves, read_log, save_loss_curves, without_skill
+from plotting.curves import headline, loss_curves, save_loss_curves, without_skill
 from plotting.scores import skill_by_lead, spectra
 
 
@@ -74,17 +74,6 @@ def test_variables_without_skill_are_those_of_the_best_validation():
     best = record(15, score=0.3, own_forecasts=True, skill={"A": 0.1, "B": 0.0, "C": -0.2, "D": None})
     assert without_skill([record(5, score=0.9), best, record(20, score=0.2, own_forecasts=True)]) == ["B", "C"]
     assert without_skill([]) == without_skill([{"epoch": 1}]) == []
-
-
-def test_a_log_is_read_and_another_file_refused(tmp_path):
-    path = tmp_path / "log.jsonl"
-    assert read_log(path) == []
-    path.write_text('{"epoch": 5}\n\n{"epoch": 10}\n')
-    assert read_log(path) == [{"epoch": 5}, {"epoch": 10}]
-    for text in ("no json", "[1]"):
-        path.write_text(text)
-        with pytest.raises(ValueError, match="expected one JSON object per line"):
-            read_log(path)
 
 
 # ---- scores
