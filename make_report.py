@@ -21,7 +21,7 @@ import xarray as xr
 from matplotlib import rc_context
 from tqdm import tqdm
 
-from data.command import raised_by_us, refuse_file_above, run
+from data.command import refuse_file_above, run
 from data.grid import read_grid
 from data.store import Store
 from data.variables import lookup
@@ -63,8 +63,6 @@ def main(cfg: Config) -> None:
         try:
             return read()
         except (ValueError, OSError) as error:
-            if isinstance(error, ValueError) and not raised_by_us(error):
-                raise
             notes.append(f"{what}: {' '.join(str(error).split())}")
             print(f"note: {notes[-1]}")
             return otherwise
@@ -84,6 +82,7 @@ def main(cfg: Config) -> None:
         cases = attempt("cases", lambda: find_cases(folder, forecast, truth), {}) if truth is not None else {}
         skill_figure = report.picture(skill_by_lead(scores)) if scores and scores["scores"] else ""
         loss_figure = report.picture(loss_curves(records)) if records else ""
+    values = constants(checkpoint["config"]) if checkpoint else None
     word, sentence = report.verdict(scores, records, boundary)
     html = report.render(
         title=f"hourcast: {folder}", word=word, sentence=sentence, unproven=without_skill(records),
@@ -95,8 +94,7 @@ def main(cfg: Config) -> None:
         cases=cases, case_hours=report.CASE_HOURS, loss_figure=loss_figure,
         clipped=report.clipped_rows(forecast) if forecast is not None else [],
         notes=notes + (truth.notes if truth else []),
-        constants=constants(checkpoint["config"]) if checkpoint else None,
-        steps=next_steps(cfg, folder, checkpoint),
+        constants=values, steps=next_steps(cfg, folder, values["changed"] if values else []),
         foot=f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {folder.resolve()}.",
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,54 +130,52 @@ def find_cases(folder: Path, forecast: xr.Dataset, store: Store) -> dict:
     own = dict(zip(names, store.choose(names), strict=True))
     truth = lambda time, name: store.load(time, [own[name]])[0] if store.has(time) else None  # noqa: E731
     bar = tqdm(range(forecast.sizes["init_time"]), desc="cases", unit="forecast", disable=None)
-    skills = [report.case_skill(forecast, truth, names, i) for i in bar]
-    chosen, times = report.choose_cases(skills), [show_time(t) for t in forecast["init_time"].values]
+    skills, times = [report.case_skill(forecast, truth, names, i) for i in bar], forecast["init_time"].values
+    chosen = report.choose_cases(skills)
     mapped = [n for wanted in MAPPED for n in names if lookup(n).name == wanted] or names[:1]
     leads = [lead for lead in forecast["lead_time"].values if lead / HOUR in MAP_LEADS]
     leads = leads or list(forecast["lead_time"].values[1:5])
     cases = []
     for kind, i in chosen.items():
-        draw = lambda n, i=i: forecast_panels(forecast, lambda t: truth(t, n), n, leads, forecast.init_time.values[i])  # noqa: E731
-        maps = {n: report.picture(draw(n), dpi=100) for n in mapped}
-        title = f"{kind.capitalize()} case: {times[i]} UTC, skill {skills[i]:+.2f}"
+        figures = {n: forecast_panels(forecast, lambda t, n=n: truth(t, n), n, leads, times[i]) for n in mapped}
+        maps = {n: report.picture(figure, dpi=100) for n, figure in figures.items()}
+        title = f"{kind.capitalize()} case: {show_time(times[i])} UTC, skill {skills[i]:+.2f}"
         cases.append({"title": title, "maps": maps, "frames": report.frames(forecast, truth, mapped[0], i)})
     kinds = {i: kind for kind, i in chosen.items()}
-    rows = [[times[i], signed(s), kinds.get(i, "")] for i, s in enumerate(skills)]
+    rows = [[show_time(times[i]), signed(s), kinds.get(i, "")] for i, s in enumerate(skills)]
     return {"chosen": cases, "all": rows} if cases else {}
 
 
 def constants(config: dict) -> dict:
-    """The constants of the run as rows: all, and those that differ from the defaults in train_deterministic.py; and as
-    the arguments with which the same command goes on."""
+    """The constants of the run as rows: all, and those that differ from the defaults in train_deterministic.py."""
     source, known = Path(__file__).with_name("train_deterministic.py").read_text(), {}
+    show = lambda v: " ".join(shlex.quote(str(x)) for x in (v if isinstance(v, list) else [v]))  # noqa: E731
     for name, value, meaning in re.findall(r"^    (\w+): [^=\n]+ = (.+?)  # (.+)$", source, re.MULTILINE):
         try:
-            known[name] = str(ast.literal_eval(value)), meaning
+            known[name] = show(ast.literal_eval(value)), meaning
         except (ValueError, SyntaxError):
             known[name] = "", meaning  # a list begins empty
-    shown = {n: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for n, v in config.items()}
-    changed = [[n, v, *known.get(n, ("no such constant", ""))] for n, v in shown.items() if v != known.get(n, ("",))[0]]
-    words = {n: config[n] if isinstance(config[n], (list, tuple)) else [config[n]] for n, *_ in changed}
-    arguments = " ".join(f"--{n} {' '.join(shlex.quote(str(x)) for x in v)}" for n, v in words.items())
-    every = [[n, v, known.get(n, ("", ""))[1]] for n, v in shown.items()]
-    return {"changed": changed, "all": every, "arguments": arguments}
+    rows = [[n, show(v), *known.get(n, ("no such constant", ""))] for n, v in config.items()]
+    return {"changed": [row for row in rows if row[1] != row[2]], "all": [[n, v, m] for n, v, _, m in rows]}
 
 
-def next_steps(cfg: Config, folder: Path, checkpoint: dict | None) -> list[tuple[str, str]]:
-    """Commands that go on from here, with the paths of this run."""
+def next_steps(cfg: Config, folder: Path, changed: list[list[str]]) -> list[tuple[str, str]]:
+    """Commands that go on from here, with the paths of this run; `changed`: rows of `constants`."""
     python, names = ".venv/bin/python", ("best.pt", "forecast.zarr", "latest.zarr", "scores.json")
-    store = shlex.quote(cfg.zarr or str((checkpoint or {}).get("config", {}).get("zarr") or "STORE.zarr"))
+    training = {name: value for name, value, *_ in changed}
+    store = shlex.quote(cfg.zarr) if cfg.zarr else training.get("zarr", "STORE.zarr")
     best, forecast, latest, scores = (shlex.quote(str(folder / name)) for name in names)
-    training = constants(checkpoint["config"])["arguments"] if checkpoint else f"--zarr {store} --run_dir {folder}"
+    arguments = {"zarr": store, "run_dir": shlex.quote(str(folder))} | training
+    train = "train_deterministic.py " + " ".join(f"--{name} {value}" for name, value in arguments.items())
     infer = f"infer_iterative.py --checkpoint {best} --zarr {store} --init_time latest --hours 24 --out {latest}"
     verify = f"verify_forecast.py --forecast {forecast} --zarr {store} --out {scores}"
-    notebook = f"import xarray as xr\nxr.open_zarr({str(folder / 'forecast.zarr')!r})"
     return [
-        ("Go on with the training (a finished run says so):", f"{python} train_deterministic.py {training}"),
+        ("Go on with the training (a finished run says so):", f"{python} {train}"),
         ("Forecast a day from the latest hour of the store:", f"{python} {infer}"),
         ("Score the forecasts again:", f"{python} {verify}"),
-        ("Look at a forecast in a notebook:", notebook),
-    ]
+        ("Look at a forecast in a notebook:",
+         f"import xarray as xr\nxr.open_zarr({str(folder / 'forecast.zarr')!r})"),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main(cfg: Config) -> None:
     }  # fmt: skip
     boundary = str(forecast.attrs.get("boundary") or "")
     lines, notes = certificate(scores, boundary)
-    result = {
+    result = without_nan({
         "split": split,
         "boundary": boundary,
         "init_times": [show(t) for t in init_times],
@@ -115,18 +115,17 @@ def main(cfg: Config) -> None:
         "skipped_without_truth": skipped,
         "validation_skill_not_shown": unproven,
         "bands_km": {n: [b * cell_km for b in band] for n, band in zip(BAND_NAMES, BANDS, strict=True)},
-        "fss_windows_km": {n: [w * m.cell for w in m.windows] for n, m in measures.items() if m.windows},
         "baselines": references.notes,
         "scores": scores,
         "certificate": lines,
         "certificate_notes": notes,
-    }
+    })  # fmt: skip
 
     # The file first: nothing that happens to the screen can lose it.
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".partial")
-    temporary.write_text(json.dumps(without_nan(result), indent=1, allow_nan=False) + "\n")
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, out)
     for name, by_lead in scores.items():
         print("\n" + error_table(name, by_lead))
@@ -151,11 +150,14 @@ def without_nan(value):
 def write_certificate(store: str, result: dict) -> str:
     """Put the certificate into the attributes of the forecast store, as JSON text, so that it travels with the
     forecast; returns a line to print."""
-    table = {k: result[k] for k in ("certificate", "certificate_notes")}
-    table["certificate_init_times"] = result["init_times"]
+    table = {
+        "certificate": "certificate",
+        "certificate_notes": "certificate_notes",
+        "init_times": "certificate_init_times",
+    }
     try:
         group = zarr.open_group(store, mode="r+")  # knows its consolidated metadata and writes them again
-        group.attrs.update({k: json.dumps(without_nan(v), allow_nan=False) for k, v in table.items()})
+        group.attrs.update({name: json.dumps(result[key]) for key, name in table.items()})
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
         return f"note: the certificate was not written into {store} ({type(error).__name__}: {error})"
     return f"wrote the certificate into the attributes of {store}"

@@ -140,11 +140,13 @@ def test_what_is_missing_is_said_and_the_rest_is_there(run_dir, tmp_path, lost, 
 
 
 def test_a_broken_file_or_a_truth_that_does_not_fit_is_said_too(run_dir, tmp_path, capsys):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "scores.json").write_text('{"scores": ')  # cut off
     (tmp_path / "scores.json").write_text('{"scores": []}')
     (tmp_path / "log.jsonl").write_text("no json")
     (tmp_path / "best.pt").write_bytes(b"no checkpoint")
     make_report.main(make_report.Config(str(tmp_path)))
-    assert capsys.readouterr().out.count("note: ") == 4  # and there is no forecast
+    assert capsys.readouterr().out.count("note: ") == 5  # and there is no forecast
     assert "is not what verify_forecast.py writes" in (tmp_path / "report.html").read_text()
     hours = [hour(n) for n in range(50, 58)]
     other = write_store(tmp_path / "other.zarr", weather, hours, ["T2M"])

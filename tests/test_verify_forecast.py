@@ -178,7 +178,7 @@ def test_a_perfect_forecast_of_reflectivity_is_scored_above_the_floor(verify):
     assert s["rmse"] == 0 and s["csi"]["40"] == s["frequency_bias"]["20"] == s["fss"]["40"]["9"] == 1
     # persistence: the 6 x 6 storm one column behind: 30 cells shared of 42
     assert s["persistence_csi"]["30"] == pytest.approx(30 / 42) and 0 < s["persistence_fss"]["40"]["9"] < 1
-    assert result["fss_windows_km"]["REFC"] == [9.0] and "at least 40" in printed and "1 (0.714)" in printed
+    assert list(s["fss"]["40"]) == ["9"] and "at least 40" in printed and "1 (0.714)" in printed
 
 
 def test_masked_cells_are_left_out_and_any_other_missing_cell_is_refused(verify, tmp_path):
@@ -296,6 +296,6 @@ def test_scoring_again_keeps_the_store_whole(verify_moving, tmp_path):
 
 
 def test_a_store_that_cannot_be_written_is_a_note(tmp_path):
-    result = {"certificate": [{"value": np.nan}], "certificate_notes": {}, "init_times": []}
+    result = {"certificate": [], "certificate_notes": {}, "init_times": []}
     written = verify_forecast.write_certificate(str(tmp_path / "absent.zarr"), result)
     assert written.startswith("note: the certificate was not written") and not (tmp_path / "absent.zarr").exists()

@@ -25,7 +25,7 @@ WIDTH = 100  # columns of a printed line
 
 @dataclass(frozen=True)
 class Bar:
-    """Where a value has to be: from `low` to `high`; a bar on one side only is not passed by a value that meets it."""
+    """Where a value has to be: from `low` to `high`. A value that meets a bar on one side only does not pass."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -34,17 +34,18 @@ class Bar:
     def __str__(self) -> str:
         if math.isinf(self.low):
             return f"< {self.high:g}{self.unit}"
-        return f"> {self.low:g}{self.unit}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}{self.unit}"
+        return f"> {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
 
     def passes(self, value: float) -> bool:
-        if math.isinf(self.low) or math.isinf(self.high):
-            return self.low < value < self.high
-        return self.low <= value <= self.high
+        one_sided = math.isinf(self.low) or math.isinf(self.high)
+        return self.low < value < self.high if one_sided else self.low <= value <= self.high
 
     def badness(self, value: float) -> tuple[bool, float]:
         """To sort by: values outside come last, then those further from the middle (of a ratio, in its logarithm)."""
-        if math.isinf(self.low) or math.isinf(self.high):
-            far = value if math.isinf(self.low) else -value
+        if math.isinf(self.low):
+            far = value
+        elif math.isinf(self.high):
+            far = -value
         else:
             far = abs(value) if self.low <= 0 else abs(math.log(value)) if value > 0 else math.inf
         return not self.passes(value), far
