@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 LINE = {"linewidth": 1.4, "marker": "o", "markersize": 3}
 STYLES = ("-", "--", "-.", ":")
@@ -38,8 +38,10 @@ def loss_curves(records: list[dict]) -> Figure:
         _line(loss, records, term, "terms", term, linestyle=STYLES[(n + 1) % 4])
     positive = all(y > 0 for line in loss.lines for y in line.get_ydata())
     loss.set(title="loss and its terms", ylabel="loss (1: as persistence)", yscale="log" if positive else "linear")
-    for which in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-        which(FuncFormatter(lambda value, _: f"{value:g}"))
+    if positive:
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_minor_locator(NullLocator())
+        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
     skill.axhline(0, color="black", linewidth=0.8)
     for c, variable in enumerate(_inner(records, "skill")):

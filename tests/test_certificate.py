@@ -55,6 +55,7 @@ def test_a_missing_lead_score_or_variable_is_neither_a_pass_nor_hidden():
     assert lines["stable to 24 h: drift, REFC"] == (0.1, None) and lines["alive: change ratio, REFC"] == (1.0, None)
     assert lines["stable to 24 h: std ratio, REFC"] == (9.0, False), "what fails needs no other lead"
     assert notes["stable to 24 h: drift, REFC"] == "no lead of 24 h; worst +0.1 at 1 h"
+    assert notes["alive: change ratio, REFC"] == "no lead of 6, 24 h; worst +1 at 1 h"
     assert all(passed is None for name, (_, passed) in lines.items() if name.endswith("T2M"))
     text = certificate_text(*certificate({"REFC": {"1": entry}}))
     assert "n/a   stable to 24 h: drift (-0.3 to 0.3): REFC: no lead of 24 h" in text
@@ -96,7 +97,7 @@ def test_the_line_index_is_the_mean_of_the_three_nearest_leads():
     scores = {"T2M": {"1": of(0.9), "2": of(0.9), "3": of(0.9), "5": of(0.0), "6": of(3.0), "7": of(0.3)}}
     lines, notes = judge(scores)
     assert lines["no grid artefacts: line index, T2M"] == (pytest.approx(1.1), False)  # (0 + 3 + 0.3) / 3 at 6 h
-    assert notes["no grid artefacts: line index, T2M"] == "2 cells, around, 6 h"
+    assert notes["no grid artefacts: line index, T2M"] == "2 cells, 6 h"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def certificate(scores: dict, boundary: str = "") -> tuple[list[dict], dict[str,
 def judge(criterion: Criterion, variable: str, by_lead: dict) -> tuple[dict, str]:
     """One line of the certificate and its note."""
     leads = {h: lead_of(by_lead, h) for h in criterion.hours or (24,)}
-    missing = [f"no lead of {h:g} h" for h, key in leads.items() if key is None]
+    absent = [f"{h:g}" for h, key in leads.items() if key is None]
+    missing = [f"no lead of {', '.join(absent)} h"] if absent else []
     keys = [k for k in leads.values() if k is not None]
     if criterion.hours == ALL:
         keys = [k for k in sorted(by_lead, key=float) if not keys or float(k) <= float(keys[0])]
@@ -188,7 +189,7 @@ def _line_index(by_lead: dict, key: str) -> dict:
     values: dict[str, list[float]] = {}
     for k in near:
         for period, v in by_lead[k].get("line_index", {}).items():
-            values.setdefault(f"{period} cells, around", []).extend([v] if _finite(v) else [])
+            values.setdefault(f"{period} cells", []).extend([v] if _finite(v) else [])
     means = {where: sum(v) / len(v) for where, v in values.items() if v}
     return means or {"any period (masked cells, a constant field, or a domain too small)": None}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 DAYS = 60  # at most this many days are read, spread evenly over the record
 ENOUGH = 15  # days; with fewer, the mean of an hour is smoothed over the hours beside it
@@ -36,7 +37,7 @@ def estimate(times: np.ndarray, load: Callable[[np.datetime64], dict[str, np.nda
     days = days[np.unique(np.linspace(0, len(days) - 1, min(len(days), DAYS)).round().astype(int))]
     mean: dict[int, dict[str, np.ndarray]] = {}
     count: dict[int, int] = {}
-    for time in times[np.isin(dates, days)]:
+    for time in tqdm(times[np.isin(dates, days)], desc="climatology", unit="hour", disable=None):
         fields, hour = load(time), hour_of_day(time)
         count[hour] = count.get(hour, 0) + 1
         before = mean.get(hour, {})
