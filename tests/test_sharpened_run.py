@@ -1,6 +1,5 @@
 """A training run measures its own loss of detail at the end; forecasts give it back unless told not to."""
 
-import json
 import shutil
 
 import numpy as np
@@ -11,7 +10,6 @@ import xarray as xr
 import infer_iterative
 import train_deterministic
 import train_sharpen
-from benchmarks import other_weather
 from forecaster import forecast, load_model
 from models.sharpen import Sharpening
 from tests.conftest import TINY
@@ -153,15 +151,3 @@ def test_hours_of_the_day_get_their_turn(hours, count):
     assert len(set(hour)) == 24
     week = starts < starts[0] + np.timedelta64(7, "D")
     assert len(set(hour[week] // 6)) == 4  # night, morning, afternoon and evening within a week
-
-
-def test_true_weather_in_the_place_of_the_forecast_is_scored_as_such(run_of_two, seven_store, tmp_path, capsys):
-    """benchmarks/other_weather.py, with the truth itself as the other weather: no line can fail by chance."""
-    ds = forecast(run_of_two[0] / "best.pt", seven_store, ["2024-05-22T06", "2024-05-22T07"], hours=3)
-    for variable in ds.variables.values():
-        variable.encoding.clear()
-    ds.to_zarr(tmp_path / "f.zarr", consolidated=False)
-    told = {"forecast": str(tmp_path / "f.zarr"), "other": str(seven_store), "zarr": str(seven_store)}
-    other_weather.main(other_weather.Config(**told, json=str(tmp_path / "o.json")))
-    found = json.loads((tmp_path / "o.json").read_text())
-    assert found["starts"] == 2 and found["judged"] == 12 and found["failed"] == []
