@@ -129,7 +129,7 @@ class Forecaster:
 
 
 def load_model(checkpoint: str | Path, device: str | torch.device | None = None) -> Forecaster:
-    """The model of a checkpoint (best.pt, last.pt) or of a .safetensors file that export_model.py wrote.
+    """The model of a checkpoint (best.pt, last.pt) or of a .safetensors file of export/model_card.py.
 
     device: a GPU where there is one, unless named. Nothing in the file can run code. ValueError for a file of another
     kind."""

@@ -306,7 +306,7 @@ def next_steps(cfg: Config, found: Run) -> list[tuple[str, str]]:
          f"{python} verify_forecast.py --forecast {forecast} --zarr {quote(store)} "
          f"--out {quote(str(folder / 'scores.json'))}"),
         ("Publish the weights with a model card:",
-         f"{python} export_model.py --checkpoint {best} --out {quote(str(folder / 'export'))}"),
+         f"{python} -m export.model_card --checkpoint {best} --out {quote(str(folder / 'export'))}"),
         ("Look at a forecast in a notebook:",
          f"import xarray as xr\nxr.open_zarr({str(folder / 'forecast.zarr')!r})"),
     ]  # fmt: skip

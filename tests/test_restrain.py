@@ -12,11 +12,10 @@ import infer_iterative
 import train_deterministic
 import train_restrain
 from data.normalise import Statistics
-from forecaster import forecast, load_model
+from forecaster import forecast
 from tests.conftest import SIZES
 from train_restrain import find_held, gained, proved
 from training.checkpoint import load_checkpoint
-from training.weights import load_weights, save_weights
 
 
 def test_a_mean_has_to_stand_out_of_its_standard_error():
@@ -103,15 +102,6 @@ def test_a_held_variable_stays_and_the_others_move(run_with_held_wind, seven_sto
     for k in (1, 2, 3):
         np.testing.assert_array_equal(ds.U10[0, k], ds.U10[0, 0])  # to the last digit
         assert abs(ds.T2M[0, k] - ds.T2M[0, 0]).mean() > 0.01
-
-
-def test_published_weights_hold_it_too(run_with_held_wind, seven_store, tmp_path):
-    pytest.importorskip("safetensors")
-    best = run_with_held_wind[0] / "best.pt"
-    save_weights(load_checkpoint(best), tmp_path / "model.safetensors", {}, {})
-    assert load_weights(tmp_path / "model.safetensors")["held"] == ["U10"]
-    a, b = (forecast(load_model(p), seven_store, "2024-05-22T06", 2) for p in (best, tmp_path / "model.safetensors"))
-    np.testing.assert_array_equal(a.U10, b.U10)
 
 
 def test_the_same_command_frees_it_and_measures_again(run_with_held_wind, seven_store, tmp_path):
