@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.chaos_child import plant
+from benchmarks.chaos import plant
 from tests.test_nine_faults import same
 from training.checkpoint import FORMAT, KEYS, Damaged, load_checkpoint, newest_checkpoint, save_checkpoint
 from training.files import remove_leftovers
