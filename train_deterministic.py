@@ -2,326 +2,395 @@
 
     python train_deterministic.py                                       # the constants below
     python train_deterministic.py --zarr data/hrrr.zarr --run_dir runs/hrrr --epochs 200
-    python train_deterministic.py --zarr data/hrrr.zarr --run_dir runs/hrrr --epochs 200   # again: goes on
+    torchrun --nproc_per_node=4 train_deterministic.py ...              # the same run on several GPUs
 
-Writes into run_dir: last.pt (to resume), best.pt (highest validation skill; enough to forecast), previous.pt,
-log.jsonl (one line per validation) and loss_curves.png. Exit codes: 0 done, 2 an error in one line, 129, 130
-and 143 stopped by a closed terminal, Ctrl-C and SIGTERM after a save (docs/faults.md: what is done about faults in the
-night).
+Run the same command again after any interruption: it goes on from the last save. Writes into run_dir: last.pt (to
+resume), best.pt (highest validation skill; enough to forecast), previous.pt, log.jsonl (one line per validation) and
+loss_curves.png. Exit codes: 0 done, 2 an error in one line, 128 + n stopped by signal n after a save.
 """
 
-import copy
 import math
+import os
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from data.cache import block_order
+from data.augment import Mirror, draw_flips, state_parity
+from data.boundary import Boundary
 from data.command import refuse_file_above, run
-from data.dataset import read_ahead
-from data.forcing import CLOCK_FEATURES
-from data.times import hours_of, show_duration
+from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
+from data.describe import describe, mask_notes
+from data.forcing import CLOCK_FEATURES, Forcing
+from data.hours import Hours, read_ahead
+from data.normalise import Statistics, denormalise, limiter
+from data.quick_check import quick_check
+from data.statistics import compute_statistics
+from data.store import Store
+from data.times import hours_of, parse_duration, show_duration
 from data.variables import lookup
-from losses.weather import WeatherLoss
+from losses.weather import TERMS, WeatherLoss
 from models.regression import fit_regression
+from models.rollout import forecast_step, push, rollout
 from models.unet import ResidualUNet
-from plotting.curves import add_events, save_loss_curves
-from train_data import REGRESSED, TrainingData
-from train_sharpen import measure_after
-from train_step import Learner, accumulate
-from train_trouble import after_setback, investigate, leave_out
-from train_validation import build_validation, save_preview
-from training.checkpoint import FORMAT, newest_checkpoint, save_checkpoint
-from training.constants import refuse_constants
-from training.device import choose_device, peak_memory_bytes, release
-from training.files import remove_leftovers, writing
-from training.lock import RunLock
-from training.log import add_step, averages, empty_sums, read_log, validation_line, write_log
-from training.optimizer import Optimizers
-from training.progress import Progress
-from training.rehearsal import rehearse
-from training.resume import refuse_other_run
-from training.schedule import Task, generator, pair_tasks, rollout_tasks, two_phases, update_ema
-from training.signals import StopRequest, say_stopped
-from training.team import Team
-from training.trouble import Exploded, OutOfMemory, forget_loss, is_finite, watch
+from plotting.curves import save_loss_curves
+from training.checkpoint import FORMAT, newest_checkpoint, replace_file, save_checkpoint
+from training.constants import check_constants, check_data, check_resume
+from training.device import choose_device, free_memory, half_precision, peak_memory_bytes
+from training.log import ProgressLine, read_log, validation_line, write_log
+from training.optimizer import Optimizer
+from training.processes import Processes
+from training.schedule import Batch, ema_decay, epochs_until, generator, learning_rate, plan_pairs, plan_rollouts
+from training.signals import RunLock, StopRequest, exit_code
+from verification.validation import Validation
 
 
 @dataclass
 class Config:
+    # ---- data
     zarr: str = "data/hrrr.zarr"  # training store
-    run_dir: str = "runs/hrrr"  # where everything is written; the same folder resumes
-    variables: list[str] = field(default_factory=list)  # names, space-separated; empty: all the table knows
+    run_dir: str = "runs/hrrr"  # folder for everything that is written; the same folder resumes
+    variables: list[str] = field(default_factory=list)  # names, space-separated; empty: all that the table knows
     train_end: str = ""  # last training time, ISO, UTC; empty: 70 % of the record
     val_end: str = ""  # last validation time; empty: 85 % of the record; after it, test
     gap: str = ""  # pause between the parts; empty: 24h, or less for records under 5 days
     lead: str = "1h"  # length of one step
+    boundary: str = ""  # store that gives the edge of the domain in roll-outs; empty: no boundary data
+    # ---- model
+    history: int = 1  # steps before the present one that the model sees; from a day on a linear regression joins
+    base_features: int = 40  # features on cells of 2 x 2
+    levels: int = 2  # halvings of the resolution below these cells
+    memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
+    # ---- loss
+    loss_weights: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.1)  # L1, spectral, MSE, gradient
+    detail: float = 12.0  # spectral term: weight of amplitude errors relative to phase errors
+    # ---- optimizer
     epochs: int = 200  # passes over the training pairs
-    batch_size: int = 1  # pairs that go through the model together
-    accumulate: int = 16  # batches per optimizer step
-    base_features: int = 40  # features at full resolution
-    levels: int = 2  # halvings of the resolution below the 2 x 2 stem
-    blocks: int = 4  # residual blocks on the coarsest cells; finer levels have one down and one up
-    history: int = 1  # hours before the present one that the model sees: motion shows in two, not in one
-    regression: bool = False  # begin with a linear regression on those hours; worth it where history is a day
-    lr: float = 1.5e-3  # peak learning rate of AdamW (biases, inputs, outputs)
-    muon_lr: float = 3e-3  # peak learning rate of Muon (weights between hidden features); 0: AdamW for all
+    until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
+    batch_size: int = 1  # pairs per forward pass
+    accumulate: int = 16  # forward passes per optimizer step
+    lr: float = 1.5e-3  # peak learning rate of AdamW; Muon's is twice as high; cosine decay
     weight_decay: float = 0.01  # decoupled weight decay
-    warmup: float = 0.03  # share of all optimizer steps with a rising learning rate
-    width: float = 2.0  # cells over which L1, MSE and gradient see errors smoothed; finer detail is the spectral term's
-    amplitude: float = 12.0  # weight of the amount of detail against its place in the spectral term
-    edge_weight: float = 1.0  # of errors in the outermost cells (25, at most 8 % of the side) in L1, MSE and gradient
-    clip: float = 1.0  # highest norm of the gradient
-    rollout_epochs: int = 20  # last epochs (at most half of all): the model goes on from its own forecasts
+    clip: float = 1.0  # largest norm of the gradient
+    # ---- augmentation
+    flip: bool = True  # mirror training pairs in x and y at random
+    noise: float = 0.05  # input noise, in standard deviations of the change over one step
+    # ---- roll-outs
+    rollout_epochs: int = 20  # last epochs, at most a fifth of all: training on the model's own forecasts
     rollout_hours: float = 24.0  # length of those forecasts, hours
-    rollout_accumulate: int = 0  # batches per step in roll-outs, up to four of them hours in turn; 0: accumulate
-    rollout_lr: float = 0.5  # peak learning rates in those epochs, as a share of the others
-    rollout_width: float = 8.0  # width from the second step of those forecasts on
-    rollout_amplitude: float = 12.0  # amplitude from the second step of a roll-out on
-    boundary: str = ""  # store that gives the edge of the domain in those epochs; empty: no boundary data
-    sharpen: bool = True  # at the end, measure how much detail forecasts lose, to give it back
-    restrain: bool = True  # at the end, hold the variables that validation does not show to be better than persistence
-    noise: float = 0.05  # noise on the input, in standard deviations of the change over one step
-    flip: bool = True  # mirror training pairs in x and y
-    shift: bool = True  # let the model's coarse cells lie anywhere on the grid, at random; against lines of their width
-    season: float = 20.0  # days by which the day of the year told in training is off, standard deviation
+    # ---- run
     validate_every: int = 5  # epochs between validations
-    validate_hours: float = 6.0  # length of the roll-out in each validation, hours
-    preview_every: int = 50  # epochs between looks at a forecast in preview.png (at a validation); 0: none
-    quiet: bool = False  # print errors only; log.jsonl has the rest
     save_every: float = 10.0  # minutes between saves of last.pt
-    patience: float = 10.0  # minutes for which an hour of the store that cannot be read is tried again
-    skip_steps: int = 0  # steps left out for such an hour or a loss that is not finite; one more ends the run
-    explode: float = 20.0  # a loss so many times its mean, thrice in a row: once, back and half the rates; 0: never
-    cache_gb: float = -1.0  # memory for decoded hours, GB; below 0: what is free
-    tensorboard: bool = True  # event files in run_dir/tensorboard too, where tensorboard is installed
-    memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keeps what lean computes twice
-    half: bool = False  # bfloat16 on CPUs with matrix units for it: a third faster, less exact on short, smooth records
-    memory_gb: float = 0.0  # refuse to begin where a step peaks above, GB; 0: no limit
-    empty_cache_every: int = 0  # optimizer steps between returns of unused memory to the GPU; 0: only at validations
     seed: int = 0  # of initial weights, order, mirrors and noise
 
 
-LOWEST = {
-    "epochs": 1, "batch_size": 1, "accumulate": 1, "base_features": 1, "levels": 0, "blocks": 1, "history": 0,
-    "muon_lr": 0.0, "rollout_epochs": 0, "width": 0.0, "rollout_width": 0.0, "amplitude": 0.0, "rollout_amplitude": 0.0,
-    "noise": 0.0, "season": 0.0, "weight_decay": 0.0, "warmup": 0.0, "validate_every": 1, "save_every": 0.0,
-    "cache_gb": -1.0, "seed": 0, "memory_gb": 0.0, "empty_cache_every": 0, "patience": 0.0, "skip_steps": 0,
-    "explode": 0.0, "preview_every": 0, "rollout_accumulate": 0, "edge_weight": 0.0,
+RANGES = {  # lowest and highest value that makes sense
+    "history": (0, 1000), "base_features": (1, 4096), "levels": (0, 20), "detail": (0, 1e6), "epochs": (1, 10**6),
+    "batch_size": (1, 10**4), "accumulate": (1, 10**5), "lr": (1e-12, 1e3), "weight_decay": (0, 1e3),
+    "clip": (1e-12, 1e12), "noise": (0, 1e3), "rollout_epochs": (0, 10**6), "rollout_hours": (1e-6, 1e4),
+    "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
 }  # fmt: skip
-POSITIVE = ("lr", "clip", "validate_hours", "rollout_hours", "rollout_lr")
+MAY_CHANGE = {"zarr", "run_dir", "epochs", "until", "memory", "validate_every", "save_every"}  # in a resumed run
+CALIBRATED, SAMPLED = 6, 32  # leads at which persistence gives the unit of the loss, and its cases at each
+REGRESSED = 256  # training pairs that the linear regression is fitted to
+MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the run stops
 
 
 def main(cfg: Config) -> int:
-    with Team(cfg.quiet) as team:
-        return train(cfg, team)
+    check_constants(cfg, RANGES)
+    refuse_file_above(Path(cfg.run_dir), "run_dir")
+    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
+    with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
+        return train(cfg, processes)
 
 
-def train(cfg: Config, team: Team) -> int:
-    """Prepare, then train; again from the last checkpoint where the loss explodes or the memory runs out."""
-    refuse_constants(cfg, LOWEST, POSITIVE)
+@dataclass
+class Parts:
+    """What a training step needs beside its batch."""
+
+    cfg: Config
+    optimizer: Optimizer
+    loss: WeatherLoss
+    forcing: Forcing
+    limit: Callable
+    statistics: Statistics
+    mask: torch.Tensor | None  # (C, H, W) True where a variable is missing in every hour
+    edge: Boundary | None
+    lead: np.timedelta64
+
+
+def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> torch.Tensor:
+    """One batch: forward, loss, backward, for each step of its forecasts. Adds the gradient to the optimizer's.
+
+    tensors: initial times (B,), states (B, T, C, H, W), the truth (B, C, H, W) of each step with a gradient, and the
+    boundary of each step before the last. Returns the sums of samples, loss and terms, on the device.
+    """
+    cfg, mask, scale, device = parts.cfg, parts.mask, parts.statistics.scale, parts.statistics.mean.device
+    times, states, truth, edges = tensors
+    parity = state_parity(parts.statistics.names, device)
+    mirror = Mirror(draw_flips(rng), states.shape[-2:]) if cfg.flip else lambda x, parity: x
+
+    def turned(x, parity):
+        return mirror(x.to(device, non_blocking=True), parity)
+
+    hidden = None if mask is None else turned(mask.float(), torch.ones_like(parity)).bool()
+    states = turned(states, parity)
+    noise = torch.randn(states.shape, generator=rng, device=device)
+    states = torch.addcmul(states, noise if hidden is None else noise.masked_fill_(hidden, 0.0), cfg.noise * scale)
+    del noise
+    sums = torch.zeros(2 + len(TERMS), device=device)
+    for k in range(batch.skip + batch.steps):
+        fields, clock = parts.forcing(times + k * parts.lead)
+        fields = turned(fields, parts.forcing.parity)
+        with torch.set_grad_enabled(k >= batch.skip):
+            # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
+            pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
+        del fields
+        state = parts.limit(pred.detach(), hidden)[0] if k + 1 < batch.skip + batch.steps else None
+        if state is not None and parts.edge is not None:
+            state = parts.edge.nudge(state, turned(edges[k], parity))
+        states = None if state is None else push(states, state)
+        del state
+        if k >= batch.skip:
+            target = turned(truth[k - batch.skip], parity) / scale
+            error = pred.detach().div_(scale).sub_(target)  # in the prediction's memory, and so is the gradient later
+            loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden, k + 1)
+            torch.mul(gradient, batch.share / scale, out=error)
+            del target, gradient
+            pred.backward(error)
+            parts.optimizer.collect()
+            sums += len(times) * torch.stack([loss.new_ones(()), loss, *(terms[n].mean() for n in TERMS)])
+        pred = error = None
+    return sums
+
+
+def train(cfg: Config, processes: Processes) -> int:
+    # ------------------------------------------------------------------------ setup
     run_dir, device = Path(cfg.run_dir), choose_device()
-    refuse_file_above(run_dir, "run_dir")
-    with RunLock(run_dir) if team.first else nullcontext():
-        previous, note = newest_checkpoint(run_dir, device)
-        if note:
-            print(f"note: {note}", flush=True)
-        if previous:
-            refuse_other_run(asdict(cfg), previous["config"], run_dir / "last.pt")
-        if previous and previous["epoch"] > 0 and previous["config"]["epochs"] < cfg.epochs:
-            told = f"{previous['config']['epochs']} epochs and goes on to {cfg.epochs}"
-            print(f"note: this run was planned for {told}; the learning rate rises again, so it is not quite one of "
-                  f"{cfg.epochs} from the start", flush=True)  # fmt: skip
-        data = TrainingData(cfg, previous, device)
-        if previous and previous["epoch"] >= cfg.epochs:
-            if stopped := measure_after(cfg, team, data, build_model(cfg, data, fit=False)):
-                return say_stopped(stopped, previous["step"], run_dir / "last.pt")
-            done = f"{previous['epoch']} epochs, {previous['step']} steps"
-            print(f"this run is finished: {done}; {run_dir / 'best.pt'} is its result")
-            return 0
-        rate = 1.0
-        while True:
-            try:
-                return train_epochs(cfg, team, data, previous, rate)
-            except (Exploded, OutOfMemory, torch.OutOfMemoryError) as error:
-                setback = error.with_traceback(None)  # which would keep the memory
-            release(device)
-            team.highest(0)  # nobody reads before the first process has written
-            previous, cfg, rate = after_setback(setback, cfg, rate, run_dir, device, team)
-
-
-def train_epochs(cfg: Config, team: Team, data: TrainingData, previous: dict | None, rate: float) -> int:
-    run_dir, device = Path(cfg.run_dir), data.device
-    last_path, best_path = run_dir / "last.pt", run_dir / "best.pt"
-
-    # ---- model, loss, optimizer; a step of each kind, before anything depends on it
-    model = build_model(cfg, data, fit=previous is None)
-    ema = copy.deepcopy(model).requires_grad_(False)
-    parts = data.forcing, data.statistics, data.mask, data.edge, data.lead
-    learn = Learner(model, build_loss(cfg, data, model.lean), *parts, cfg)
-    new_optimizer = partial(Optimizers, model, model.hidden_matrices(), cfg.lr, cfg.muon_lr, cfg.weight_decay)
-    total = cfg.epochs * data.steps_per_epoch
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"model: {parameters / 1e6:.2f} million parameters on {device}; {total} steps of {cfg.accumulate} x "
-          f"{cfg.batch_size} pairs in {cfg.epochs} epochs, the last {data.rollout_epochs} from its own forecasts of up "
-          f"to {hours_of(data.longest * data.lead):g} h", flush=True)  # fmt: skip
-    rehearse(learn, data.read, data.largest_tasks(cfg), model, ema, new_optimizer(), cfg)
-
-    # ---- resume
-    optimizer = new_optimizer()
-    second = data.rollout_epochs * data.steps_per_epoch
-    at = Progress.of(previous) if previous else Progress()
-    at.guard["rate"] = min(rate, at.guard["rate"])
-    data.keep_hours(cfg, team, at)
-    factor = partial(two_phases, first=total - second, second=second, warmup=cfg.warmup, factor=cfg.rollout_lr)
-    optimizer.schedule(lambda n: at.guard["rate"] * factor(n))
+    last_path, best_path, log_path = run_dir / "last.pt", run_dir / "best.pt", run_dir / "log.jsonl"
+    previous, note = newest_checkpoint(run_dir, device)
+    if note:
+        print(f"note: {note}")
     if previous:
-        model.load_state_dict(previous["model"])
-        ema.load_state_dict(previous["ema"])
-        optimizer.load_state_dict(previous["optimizer"], previous["scheduler"])
-        print(f"resumed at step {at.step} (epoch {at.epoch + 1} of {cfg.epochs})", flush=True)
-    team.refuse_difference(at.step)
-    if team.first:
-        remove_leftovers(run_dir)
-    log = read_log(run_dir / "log.jsonl", at.epoch)
+        cfg = replace(cfg, epochs=previous["config"]["epochs"]) if cfg.until else cfg
+        check_resume(asdict(cfg), previous["config"], MAY_CHANGE, last_path)
+
+    # ------------------------------------------------------------------------ data
+    store, lead = Store(cfg.zarr), parse_duration(cfg.lead, "lead")
+    names = store.choose(cfg.variables, "name another with --variables")
+    store.notes += quick_check(store, names)
+    dates = cfg.train_end, cfg.val_end, cfg.gap
+    split = Split.from_dict(previous["split"]) if previous else split_by_date(store.times, lead, *dates, cfg.history)
+    starts = {p: find_pairs(store.times, lead, getattr(split, p), cfg.history) for p in ("train", "validation", "test")}
+    split_table = {**split.as_dict(), "pairs": {p: len(times) for p, times in starts.items()}}
+    print(describe(store, names, split, starts, lead, cfg.history), flush=True)
+    if previous:
+        found = {"variables": names, "grid": list(store.grid.shape), "pairs": split_table["pairs"]}
+        before = {"grid": previous["grid"]["shape"], "pairs": previous["split"]["pairs"]}
+        check_data(found, {"variables": previous["variables"], **before}, cfg.zarr)
+        statistics, mask = Statistics.from_dict(previous["statistics"]), previous["grid"]["mask"]
+    else:
+        inside = [(store.times >= first) & (store.times <= last) for first, last in (split.train, split.validation)]
+        statistics, mask = compute_statistics(store, names, *(np.sort(store.times[i]) for i in inside), lead)
+    for note in store.notes + mask_notes(names, mask):
+        print(f"note: {note}")
+    statistics, mask = statistics.to(device), None if mask is None else mask.to(device)
+    hours = Hours(store, names, statistics, mask, free_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    pairs = Pairs(hours, starts["train"], lead, cfg.history)
+    forcing, limit = Forcing(store.grid, lead, tuple(names), mask, device), limiter(statistics, mask)
+    rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
+    wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
+    longest, chain_starts = longest_chains(store.times, lead, split.train, cfg.history, wanted)
+    chains = Pairs(hours, chain_starts, lead, cfg.history)
+    edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
+    if edge and rollout_epochs:
+        edge.refuse_missing(chains.times, lead, longest, "a --boundary store that covers the training part")
+
+    # ------------------------------------------------------------------------ model, loss, optimizer
+    scale, valid = statistics.scale, None if mask is None else ~mask
+    torch.manual_seed(cfg.seed)
+    regression = cfg.history * lead >= np.timedelta64(24, "h")
+    sizes = len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.history
+    model = ResidualUNet(*sizes, scale, cfg.memory == "lean", regression).to(device, memory_format=torch.channels_last)
+    if regression and not previous:
+        some = np.linspace(0, len(pairs) - 1, min(REGRESSED, len(pairs))).round().astype(int)
+        tensors = ((x.to(device) for x in pairs[i]) for i in some)
+        model.regression.copy_(fit_regression(tensors, scale, valid))
+    loss_fn = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if cfg.memory == "lean" else 1)
+    for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
+        cases = Pairs(hours, find_pairs(store.times, lead, split.train, 0, k), k * lead, 0)
+        some = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
+        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in some), valid)
+    optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
+    if previous:
+        optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
+    parts = Parts(cfg, optimizer, loss_fn, forcing, limit, statistics, mask, edge, lead)
+
+    def read(batch: Batch) -> tuple:
+        """What `learn` needs of the store for a batch."""
+        data, stop = (chains if batch.skip + batch.steps > 1 else pairs), batch.skip + batch.steps
+        times, states, truth = data.batch(batch.starts, range(batch.skip, stop))
+        return times, states, truth, [edge.fields(times + k * lead) for k in range(1, stop)] if edge else []
+
+    # ------------------------------------------------------------------------ the plan of an epoch
+    def plan(epoch: int) -> list:
+        """Optimizer steps, each a list of batches; the seed and the epoch alone decide."""
+        rng = generator(cfg.seed, 1, epoch)
+        if epoch < cfg.epochs - rollout_epochs:
+            return plan_pairs(len(pairs), cfg.batch_size, cfg.accumulate, rng)
+        return plan_rollouts(len(chains), len(pairs), cfg.batch_size, cfg.accumulate, longest, rng)
+
+    # ------------------------------------------------------------------------ a trial, then how many epochs until ...
+    seconds, counts = [], []
+    for steps in (plan(0), plan(cfg.epochs - 1)):
+        began = time.monotonic()
+        try:
+            for batch in steps[0]:
+                learn(parts, batch, read(batch), generator(0, device=device))
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. "
+                             "Fix: --memory lean, --batch_size 1, or fewer --base_features") from error  # fmt: skip
+        seconds.append(time.monotonic() - began)
+        counts.append(len(steps))
+    optimizer.clear()
+    if cfg.until and not previous:
+        per_epoch = 0.8 * counts[0] * seconds[0] + 0.2 * counts[1] * seconds[1]
+        cfg = replace(cfg, epochs=processes.highest(epochs_until(cfg.until, per_epoch, cfg.epochs)))
+        rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
+        print(f"until {cfg.until}: {cfg.epochs} epochs")
+    phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
+    size, precision = sum(p.numel() for p in model.parameters()) / 1e6, str(half_precision(device))[6:]
+    print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
+          f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
+          f"in {cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
+          flush=True)  # fmt: skip
+
+    # ------------------------------------------------------------------------ validation: skill over persistence
+    floor = torch.tensor([lookup(n).scored_floor for n in names], device=device)[:, None, None]
+    physical = lambda x: torch.maximum(denormalise(x.to(device), statistics), floor)  # noqa: E731
+
+    def forecast(network, times, steps: int):
+        """Yield the forecast (B, C, H, W) in physical units after each step."""
+        index = np.searchsorted(held_out.times, times)
+        states = held_out.batch(index, range(0))[1].to(device)
+        finish = lambda state, k: limit(state)[0]  # noqa: E731
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            for state in rollout(network, states, lambda k: forcing(times + k * lead), scale, finish, steps):
+                yield physical(state)
+
+    held_out = Pairs(hours, starts["validation"], lead, cfg.history)
+    truth = lambda times: physical(torch.stack([hours(t) for t in times]))  # noqa: E731
+    inside = lambda steps: find_pairs(store.times, lead, split.validation, cfg.history, steps)  # noqa: E731
+    validate = Validation(names, forecast, truth, inside, lead, valid, max(cfg.batch_size, 4), processes)
+
+    # ------------------------------------------------------------------------ resume
+    epoch, step, best = 0, 0, -math.inf
+    sums, position = np.zeros(4 + len(TERMS)), {"batch": 0}  # samples, loss, terms; then steps and their norms
+    if previous:
+        epoch, step, position = previous["epoch"], previous["step"], dict(previous["position"])
+        best, sums = position["best"], np.array(position["sums"])
+        if epoch >= cfg.epochs:
+            print(f"this run is finished: {epoch} epochs, {step} steps; {best_path} is its result")
+            return 0
+        print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
+    processes.same(step, "last.pt at step")
+    log = read_log(log_path, epoch)
+    grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names,
+            "mask": None if mask is None else mask.cpu()}  # fmt: skip
 
     def save(path: Path, keep_previous: bool = False) -> None:
-        optimizer_state, schedule_state = optimizer.state_dict()
-        checkpoint = {
-            "format": FORMAT, "model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer_state,
-            "scheduler": schedule_state, **at.entries(cfg.seed), "accumulation": cfg.accumulate * cfg.batch_size,
-            "config": asdict(cfg), "variables": data.names, "statistics": data.statistics.as_dict(), "lead": cfg.lead,
-            "grid": data.grid, "split": data.split_table,
-        }  # fmt: skip
-        save_checkpoint(checkpoint, path, keep_previous=keep_previous)
+        if processes.first:
+            save_checkpoint({
+                "format": FORMAT, "model": model.state_dict(), "ema": optimizer.ema.state_dict(),
+                "optimizer": optimizer.state_dict(), "scheduler": {"phases": list(phases)}, "step": step,
+                "epoch": epoch, "position": {"batch": position["batch"], "best": best, "sums": sums.tolist()},
+                "accumulation": cfg.accumulate * cfg.batch_size, "config": asdict(cfg), "variables": names,
+                "statistics": statistics.as_dict(), "lead": cfg.lead, "grid": grid, "split": split_table,
+            }, path, keep_previous)  # fmt: skip
 
-    # ---- the loop: epochs of optimizer steps; counters alone decide order, mirrors and noise
-    check = build_validation(cfg, data, team)
-    pairs_per_step = len(data.pairs) / data.steps_per_epoch
-    shown = team.first and not cfg.quiet
+    # ------------------------------------------------------------------------ training
+    progress = ProgressLine(sum(phases), step, samples_per_step=cfg.accumulate * cfg.batch_size)
+    began = saved = time.monotonic()
+    waited, skipped = 0.0, 0
     with StopRequest() as stop:
-        while at.epoch < cfg.epochs:
-            starts, groups = plan(cfg, data, at.epoch)
-            if at.epoch == cfg.epochs - data.rollout_epochs and not at.position["group"]:
-                forget_loss(at.guard)  # that of roll-outs is another
-            bar = at.bar(cfg.epochs, len(data.pairs), at.position["group"] * pairs_per_step, shown)
-            groups = groups[at.position["group"] :]
-            tasks = [task for group in groups for task in team.share(group)]
-            reads = read_ahead(partial(data.try_to_read, starts), tasks)
-            for group in groups:
-                sums, lost = accumulate(learn, starts, group, reads, at, team)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
-                if lost or not is_finite(norm, sums):
-                    lost = lost or investigate(learn, data, starts, group, at, team, run_dir)
-                    leave_out(lost, at, cfg)
-                    optimizer.skip()
+        while epoch < cfg.epochs:
+            steps = plan(epoch)[position["batch"] :]
+            queue = read_ahead(read, [batch for group in steps for batch in processes.share(group)])
+            for group in steps:
+                found = torch.zeros(2 + len(TERMS), device=device)
+                for number in processes.share(list(range(len(group)))):
+                    asked = time.monotonic()
+                    batch, tensors = next(queue)
+                    waited += time.monotonic() - asked
+                    found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
+                processes.sum_(*(p.grad for p in model.parameters()), found)
+                norm = float(optimizer.clip_gradients())  # the only wait for the device
+                if math.isfinite(norm):
+                    optimizer.step(learning_rate(step, *phases), ema_decay(step))
+                    sums += [*found.tolist(), 1.0, norm]
+                    skipped = 0
                 else:
-                    optimizer.step()
-                    update_ema(ema, model, at.step)
-                    add_step(at.position, sums, learn.loss.weights, float(norm))
-                    watch(at.guard, float(sums[1] / sums[0]), cfg.explode)
-                at.step += 1
-                at.position["group"] += 1
-                if cfg.empty_cache_every and at.step % cfg.empty_cache_every == 0:
-                    release(device)
-                bar.update(min(pairs_per_step, bar.total - bar.n))
-                skill = f", skill {log[-1]['score']:+.3f}" if log else ""
-                bar.set_postfix_str(f"loss {at.mean_loss:.3f}{skill}", refresh=False)
-                at.tell_end(total)
-                stopped = team.highest(stop.received or team.orphaned)
-                due = not at.guard["high"] and time.monotonic() - at.saved > cfg.save_every * 60
-                if team.first and (stopped or due):
+                    optimizer.clear()
+                    skipped += 1
+                    progress.write(f"note: step {step} left out: its gradient is not finite")
+                if skipped >= MOST_SKIPPED:
+                    raise ValueError(
+                        f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                    )
+                step += 1
+                position["batch"] += 1
+                skill = log[-1]["score"] if log else None
+                progress.update(step, f"epoch {epoch + 1}/{cfg.epochs}", sums[1] / max(sums[0], 1), skill)
+                stopped = processes.highest(stop.received or processes.orphaned)
+                if stopped or stop.take_save() or time.monotonic() - saved > 60 * cfg.save_every:
                     save(last_path, keep_previous=True)
-                    at.saved = time.monotonic()
+                    saved = time.monotonic()
                 if stopped:
-                    bar.close()
-                    return say_stopped(stopped, at.step, last_path)
-            bar.close()
-            at.epoch += 1
-            at.position["group"] = 0
-            if at.epoch % cfg.validate_every and at.epoch < cfg.epochs:
+                    progress.write(f"stopped at step {step} after a save; the same command goes on")
+                    return exit_code(stopped)
+            epoch, position["batch"] = epoch + 1, 0
+            if epoch % cfg.validate_every and epoch < cfg.epochs:
                 continue
 
-            # ---- validation: the averaged weights, physical units, against persistence
-            release(device)
-            scores = check(ema)
-            release(device)
-            fine_tuned = cfg.epochs - data.rollout_epochs  # epochs before those from its own forecasts
-            if at.epoch > fine_tuned and not any(r["epoch"] > fine_tuned for r in log):
-                at.best = -math.inf  # a sharp forecast pays in RMSE: the best of the fine-tuned ones is what is wanted
-            better, at.best = scores["score"] > at.best, max(at.best, scores["score"])
+            # ---------------------------------------------------------------- validate, log, save
+            scores, tuning = validate(optimizer.ema), epoch > cfg.epochs - rollout_epochs
+            if tuning and not any(r["own_forecasts"] for r in log):
+                best = -math.inf  # roll-outs make forecasts sharp, which costs RMSE: the best of those is wanted
+            better, best = scores["score"] > best, max(best, scores["score"])
+            samples, loss, *terms, done, norms = sums.tolist()
             log.append({
-                "epoch": at.epoch, "step": at.step, "samples": at.epoch * len(data.pairs), **averages(at.position),
-                "lr": optimizer.lr, **scores, "rollout_hours": check.steps * hours_of(data.lead),
-                **at.timing(pairs_per_step), "peak_memory_bytes": peak_memory_bytes(device), "split": data.split_table,
-                "own_forecasts": at.epoch > fine_tuned, "skipped_steps": at.guard["skipped"], "rate": at.guard["rate"],
+                "epoch": epoch, "step": step, "samples": epoch * len(pairs), "loss": loss / max(samples, 1),
+                "terms": {n: t / max(samples, 1) for n, t in zip(TERMS, terms, strict=True)},
+                "lr": learning_rate(step - 1, *phases) * cfg.lr, "grad_norm": norms / max(done, 1), **scores,
+                "samples_per_s": progress.samples_per_s, "data_wait": waited / (time.monotonic() - began),
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "rollout_hours": validate.steps * hours_of(lead), "split": split_table, "own_forecasts": tuning,
             })  # fmt: skip
-            at.position = {"group": 0, **empty_sums()}
-            units = {n: lookup(n).units for n in data.names}
-            tqdm.write(validation_line(log[-1], units, show_duration(data.lead), cfg.epochs, at.left(total), better))
+            sums[:] = 0
+            units = {n: lookup(n).units for n in names}
+            left = progress.seconds_left(step)
+            progress.write(validation_line(log[-1], units, show_duration(lead), cfg.epochs, left, better))
             if scores["alarm"]:
-                tqdm.write(scores["alarm"])
-            # last.pt comes last: killed before it, the run validates again and writes the same files once more
-            if team.first:
+                progress.write(scores["alarm"])
+            if processes.first:
                 if better:
                     save(best_path)
-                write_log(log, run_dir / "log.jsonl")
-                with writing(run_dir / "loss_curves.png", run_dir / "loss_curves.tmp.png"):
-                    save_loss_curves(log, run_dir / "loss_curves.png")
-                if cfg.tensorboard:
-                    add_events(log[-1], run_dir / "tensorboard")
-                save(last_path, keep_previous=True)
-                if cfg.preview_every and (at.epoch % cfg.preview_every == 0 or at.epoch == cfg.epochs):
-                    save_preview(last_path, data, check.steps, cfg.history, run_dir / "preview.png")
-            at.saved = time.monotonic()
-            if stopped := team.highest(stop.received or team.orphaned):  # the signal came during validation
-                return say_stopped(stopped, at.step, last_path)
-    if stopped := measure_after(cfg, team, data, model):
-        return say_stopped(stopped, at.step, last_path)
-    print(f"done: best mean skill in validation {at.best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
-          f"loss_curves.png. Next: infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} --init_time test "
-          f"--out {run_dir / 'forecast.zarr'}")  # fmt: skip
+                write_log(log, log_path)
+                replace_file(run_dir / "loss_curves.png", partial(save_loss_curves, log))
+            save(last_path, keep_previous=True)  # last: killed before it, the run validates again
+            saved = time.monotonic()
+    progress.close()
+    print(f"done: best mean skill in validation {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
+          f"loss_curves.png. Next: python infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} "
+          f"--init_time test --out {run_dir / 'forecast.zarr'}")  # fmt: skip
     return 0
-
-
-def build_model(cfg: Config, data: TrainingData, fit: bool) -> ResidualUNet:
-    """The model with its initial weights, which the seed decides; fit: and those of its regression."""
-    torch.manual_seed(cfg.seed)
-    sizes = len(data.names), len(data.forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.blocks
-    model = ResidualUNet(*sizes, cfg.history, data.statistics.scale, cfg.memory == "lean", cfg.regression)
-    model.to(data.device)
-    if cfg.regression and fit:
-        model.regression.copy_(fit_regression(data.samples(REGRESSED), model.scale, data.valid))
-    return model
-
-
-def build_loss(cfg: Config, data: TrainingData, lean: bool) -> WeatherLoss:
-    """The loss; its terms are in units of those of persistence over the training pairs."""
-    weights = {"later": cfg.rollout_amplitude, "edge_weight": cfg.edge_weight}
-    loss = WeatherLoss(tuple(data.grid["spacing"]), cfg.amplitude, lean=lean, **weights)
-    changes = list(data.changes())
-    for width in {cfg.width, cfg.rollout_width}:
-        loss.set_reference(changes, data.valid, width)
-    return loss
-
-
-def plan(cfg: Config, data: TrainingData, epoch: int) -> tuple[np.ndarray, list[list[Task]]]:
-    """The initial times of an epoch and its optimizer steps; counters alone decide."""
-    rng = generator(cfg.seed, 1, epoch)
-    if epoch < cfg.epochs - data.rollout_epochs:
-        order = block_order(len(data.pairs), data.blocks[0], rng)
-        return data.pairs, pair_tasks(order, cfg.batch_size, cfg.accumulate)
-    order = block_order(len(data.chains), data.blocks[1], rng)
-    batches = cfg.rollout_accumulate or cfg.accumulate
-    groups = rollout_tasks(order, cfg.batch_size, batches, data.longest, data.steps_per_epoch, rng)
-    return data.chains, groups
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
-"""Pairs of fields one lead apart, split by date; from store to tensors in physical units.
+"""Pairs of fields one lead apart, found by timestamp and split by date; normalised tensors."""
 
-The training script normalises, mirrors and adds forcing; this file only finds and reads hours.
-"""
-
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from data.hours import Hours, stack  # noqa: F401  stack: for data/boundary.py
+from data.hours import Hours
 from data.times import parse_duration, parse_time, show, show_duration
-from data.transfer import Batch
 
 
 @dataclass(frozen=True)
@@ -125,43 +122,30 @@ def refuse_lead(times: np.ndarray, lead: np.timedelta64, length: np.timedelta64,
     )
 
 
-class Series:
-    """The hours around a list of initial times, in physical units: as tensors, or as what a step takes to its
-    device."""
+class Pairs:
+    """Training pairs: the states up to an initial time and the truth after it.
 
-    def __init__(self, hours: Hours, lead: np.timedelta64, history: int):
-        self.hours, self.lead, self.history = hours, lead, history
+    pairs[i] -> (states (1 + history, C, H, W), truth (C, H, W)), normalised float32 tensors of the initial time
+    times[i]. `batch` gives several of them, and the truth of roll-outs.
+    """
 
-    def states(self, times: np.ndarray) -> Tensor:
-        """(B, 1 + history, C, H, W): the hours up to each of the B times, in order of time."""
-        return self.hours.together(self._up_to(times), (len(times), 1 + self.history))
+    def __init__(self, hours: Hours, times: np.ndarray, lead: np.timedelta64, history: int):
+        self.hours, self.times, self.lead, self.history = hours, times, lead, history
 
-    def targets(self, times: np.ndarray, steps: range) -> list[Tensor]:
-        """For each step k of `steps` the fields (B, C, H, W) at times + (k + 1) * lead."""
-        return [self.hours.together([t + (k + 1) * self.lead for t in times], (len(times),)) for k in steps]
+    def __len__(self) -> int:
+        return len(self.times)
 
-    def batches(self, times: np.ndarray, steps: range) -> tuple[Batch, list[Batch]]:
-        """`states` and `targets` before their way to the device: `to(device)` of each gives the tensor."""
-        states = self.hours.request(self._up_to(times), (len(times), 1 + self.history))
-        return states, [self.hours.request([t + (k + 1) * self.lead for t in times], (len(times),)) for k in steps]
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        _, states, (truth,) = self.batch([i])
+        return states[0], truth[0]
 
-    def _up_to(self, times: np.ndarray) -> list[np.datetime64]:
-        return [t - k * self.lead for t in times for k in range(self.history, -1, -1)]
-
-
-def read_ahead(read, requests):
-    """Yield (request, read(request)) with the next request being read while the current one is used.
-
-    One thread, no processes: zarr's decoding releases Python's lock, and forked workers can hang with zarr."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for request in requests:
-            coming = (request, pool.submit(read, request))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
+    def batch(self, indices: Sequence[int], steps: range = range(1)) -> tuple[np.ndarray, Tensor, list[Tensor]]:
+        """Initial times (B,), states (B, 1 + history, C, H, W) in order of time, and for each k of `steps` the truth
+        (B, C, H, W) at k + 1 leads after the initial times."""
+        times = self.times[list(indices)]
+        before = [torch.stack([self.hours(t - k * self.lead) for k in range(self.history, -1, -1)]) for t in times]
+        truth = [torch.stack([self.hours(t + (k + 1) * self.lead) for t in times]) for k in steps]
+        return times, torch.stack(before), truth
 
 
 def _floor(times: np.ndarray, time: np.datetime64) -> np.datetime64:

@@ -25,7 +25,7 @@ SUFFIXES = (".grib2", ".grb2", ".grib", ".grb")  # a file of these names that is
 # NOAA's abbreviation -> (discipline, category, number); names of levels -> types of the first fixed surface.
 PARAMETERS = {
     "REFC": (0, 16, 196), "TMP": (0, 0, 0), "DPT": (0, 0, 6), "UGRD": (0, 2, 2), "VGRD": (0, 2, 3),
-    "CAPE": (0, 7, 6), "CIN": (0, 7, 7), "HGT": (0, 3, 5), "LAND": (2, 0, 0),
+    "CAPE": (0, 7, 6), "CIN": (0, 7, 7), "APCP": (0, 1, 8), "HGT": (0, 3, 5), "LAND": (2, 0, 0),
 }  # fmt: skip
 LEVELS = {"ground or water surface": (1,), "height above ground": (103,), "entire atmosphere": (10, 200)}
 SECONDS = {0: 60, 1: 3600, 2: 86400, 10: 3 * 3600, 11: 6 * 3600, 12: 12 * 3600, 13: 1}  # per unit of lead time

@@ -94,13 +94,13 @@ def clip_physical(physical: Tensor, names: tuple[str, ...]) -> Tensor:
     return torch.stack([fields[n] for n in names], dim=-3)
 
 
-def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A function that holds a state (B, C, H, W) inside the physical bounds of its variables.
+def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A function limit(state, mask=mask) that holds a state (B, C, H, W) inside the physical bounds of its variables,
+    and at the mean in masked cells, whose values mean nothing and would reach their neighbours at the next step.
 
     It returns the state and, (B, C), the share of unmasked cells of each field that were outside. Beyond a bound at
-    which cells pile up does not count as outside: there the model says "no echo" or "no CAPE" by any value at or
-    beyond the bound, as a censored regression does (Tobin 1958). Nor does a dew point above the temperature, which
-    says "saturated": it is set to the temperature.
+    which cells pile up does not count as outside: "no echo" and "no CAPE" may be any value at or beyond the bound.
+    Nor does a dew point above the temperature, which says "saturated": it is set to the temperature.
     """
     lower, upper = _bounds(statistics)
     piles_lower, piles_upper = _piles(statistics)
@@ -108,7 +108,7 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Ten
     count_upper = count_upper.masked_fill(piles_upper, torch.inf)
     ties = _ties(statistics.names)
 
-    def limit(state: Tensor) -> tuple[Tensor, Tensor]:
+    def limit(state: Tensor, mask: Tensor | None = mask) -> tuple[Tensor, Tensor]:
         outside = (state < count_lower) | (state > count_upper)
         clipped = state.clamp(lower, upper)
         for c, partner in ties:
@@ -117,30 +117,9 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[[Ten
         if mask is None:
             return clipped, outside.float().mean(dim=(-2, -1))
         cells = (~mask).sum(dim=(-2, -1)).clamp(min=1)
-        return clipped, (outside & ~mask).sum(dim=(-2, -1)) / cells
+        return clipped.masked_fill(mask, 0.0), (outside & ~mask).sum(dim=(-2, -1)) / cells
 
     return limit
-
-
-def censor(statistics: Statistics) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function (pred, target) -> pred of states (B, C, H, W), for the loss: where the target sits at a bound at
-    which cells pile up, any prediction beyond that bound is as good as the bound itself. `channels` says which
-    channels the states have, where they have not all."""
-    bounds = [*zip(_bounds(statistics), _piles(statistics), strict=True)]
-
-    def apply(pred: Tensor, target: Tensor, channels: slice = slice(None)) -> Tensor:
-        (lower, piles_lower), (upper, piles_upper) = [[x[channels] for x in pair] for pair in bounds]
-        at_lower, at_upper = target <= lower + ROUNDING, target >= upper - ROUNDING
-        pred = torch.where(piles_lower & at_lower, torch.maximum(pred, lower), pred)
-        return torch.where(piles_upper & at_upper, torch.minimum(pred, upper), pred)
-
-    return apply
-
-
-def piles(statistics: Statistics) -> Tensor:
-    """(C,) bool: whether cells of a variable pile up at one of its bounds, as no echo and no CAPE do at 0."""
-    lower, upper = _piles(statistics)
-    return (lower | upper).flatten()
 
 
 def _bounds(statistics: Statistics) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ MOST_OUTSIDE = 0.01  # share of training values outside the physical bounds that
 
 
 def compute_statistics(
-    store: Store, names: list[str], times: np.ndarray, lead: np.timedelta64, also_check: np.ndarray, quiet: bool = False
+    store: Store, names: list[str], times: np.ndarray, also_check: np.ndarray, lead: np.timedelta64
 ) -> tuple[Statistics, Tensor | None]:
     """Mean and standard deviation of each transformed variable over `times`, and the standard deviation of its
     change over `lead` between those of them that are `lead` apart. One hour at a time is in memory.
@@ -33,7 +33,7 @@ def compute_statistics(
     missing = np.zeros((len(hours), len(names)), np.int64)
     recent: dict[int, Tensor] = {}  # transformed hours not older than one lead
     arrays = plain_arrays(store, names)
-    for row, time in enumerate(tqdm(hours, desc="statistics", unit="hour", disable=quiet or None, leave=False)):
+    for row, time in enumerate(tqdm(hours, desc="statistics", unit="hour", disable=None, leave=False)):
         physical = torch.from_numpy(read_fields(store, arrays, time, names))
         finite = physical.isfinite()
         missing[row] = (~finite).sum(dim=(1, 2)).numpy()
@@ -56,6 +56,8 @@ def compute_statistics(
     _refuse_missing(store, names, hours, missing, always)
     _refuse_outside(store, names, outside / np.maximum(count, 1), total / np.maximum(count, 1))
     mean, change_mean = total / count, change_total / change_count
+    # winds without a mean: a mirror is then a change of sign of the normalised field too
+    mean[[-1 in (lookup(n).parity_x, lookup(n).parity_y) for n in names]] = 0.0
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     change_std = np.sqrt(np.maximum(change_squares / change_count - change_mean**2, 0))
     for c, name in enumerate(names):

@@ -8,6 +8,9 @@ CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
     | dict.fromkeys(("knot", "knots", "kt", "kts"), (1852 / 3600, 0))
     | dict.fromkeys(("km/h", "km h-1", "kmh"), (1 / 3.6, 0)),
     "dBZ": dict.fromkeys(("dbz", "db"), (1, 0)),
+    "mm": dict.fromkeys(("mm", "kg m-2", "kg/m2", "mm h-1", "mm/h"), (1, 0))  # in an hour
+    | dict.fromkeys(("m",), (1000, 0))
+    | dict.fromkeys(("kg m-2 s-1", "mm s-1", "mm/s"), (3600, 0)),  # the mean rate of the hour
     "J kg-1": dict.fromkeys(("j kg-1", "j/kg", "m2 s-2", "m2/s2"), (1, 0)),
 }
 

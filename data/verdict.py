@@ -16,7 +16,8 @@ from data.units import conversion
 from data.variables import lookup
 
 TEMPERATURES = ("T2M", "D2M")
-FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,)}  # values that a calm hour has in every cell
+# values that a calm hour has in every cell
+FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,), "RAIN": (0.0,)}
 PRESSURES = ("sp", "msl", "mslma", "prmsl", "pres", "press", "pressure_surface", "surface_pressure")
 
 

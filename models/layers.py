@@ -1,182 +1,113 @@
-"""The layers of the UNet. What they keep for the backward pass is as little as it needs: on a full domain a single map
-of features takes longer to write to memory than to compute."""
+"""The layers of the UNet, each a few large operations: a GPU waits for Python at every one of them."""
 
-import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-ALIGNED = 8  # a GPU's matrix units take channels by so many
-
-
-def repeat_edge(x: Tensor, left: int, right: int, top: int, bottom: int, channels: int = 0) -> Tensor:
-    """x (B, C, H, W) with its edge cells repeated outside, in its own precision (autocast on a CPU goes to float32),
-    and behind its channels as many of zeros as make `channels`."""
-    return _RepeatEdge.apply(x, (left, right, top, bottom), max(channels, x.shape[1]))
+ALIGNED = 8  # matrix units take channels in groups of eight
 
 
-def by_eights(x: Tensor) -> bool:
-    """Whether convolutions take their channels last in memory and in eights: on a GPU. Else cuDNN there chooses
-    algorithms that need gigabytes for themselves."""
-    return x.is_cuda
+def aligned(channels: int) -> int:
+    """The next multiple of ALIGNED."""
+    return -(-channels // ALIGNED) * ALIGNED
 
 
-def half(x: Tensor) -> Tensor:
-    """x in the precision that autocast computes in, where it is on."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each cell of (B, C, H, W).
 
-
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """x (B, C, H, W) on cells `factor` times as small, bilinear, in its own precision."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-
-
-class Conv(nn.Module):
-    """A convolution that repeats the edge cells instead of padding with zeros: a frame of zeros would be seen by
-    the network as a coast of constant weather and shows in the forecast.
-
-    The weight is kept as a matrix (outputs, inputs * kernel * kernel), the form in which Muon (training/optimizer.py)
-    takes it. Initialised as torch.nn.Conv2d is."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
-        super().__init__()
-        self.shape, self.stride, self.pad = (outputs, inputs, kernel, kernel), stride, (kernel - 1) // 2
-        bound = 1 / math.sqrt(inputs * kernel**2)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs * kernel**2).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
+    No statistic is taken over the batch or the domain, so a cell depends neither on the batch size nor on how large
+    the domain is.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, (outputs, inputs) = self.weight.view(self.shape), self.bias, self.shape[:2]
-        if not by_eights(x):
-            return F.conv2d(repeat_edge(half(x), *[self.pad] * 4), weight, bias, self.stride)
-        more_in, more_out = -inputs % ALIGNED, -outputs % ALIGNED
-        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out)), F.pad(bias, (0, more_out))
-        return F.conv2d(repeat_edge(half(x), *[self.pad] * 4, inputs + more_in), weight, bias, self.stride)[:, :outputs]
-
-    def zero(self) -> "Conv":
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-        return self
-
-
-class ChannelNorm(nn.Module):
-    """Divide each cell's feature vector by its root mean square. No statistic is taken over the batch or the
-    domain, so the result in a cell depends neither on the batch size nor on how large the domain is.
-    (RMSNorm: Zhang and Sennrich 2019, over channels only.)"""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _Normalise.apply(x, self.weight)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
-    """Residual block: x + conv(SiLU((1 + a) * conv(norm(x)) + b)), with a and b from the clock features."""
+    """Residual block: x + conv(silu(conv(norm(x)) + shift)), with the shift (B, C, 1, 1) from the clock.
 
-    def __init__(self, channels: int, clock_features: int):
+    The norm pays only where there are many channels and few cells: torch's kernel is slow otherwise.
+    """
+
+    def __init__(self, channels: int, normed: bool = False):
         super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.conv1 = Conv(channels, channels)
-        self.clock = nn.Linear(clock_features, 2 * channels)
-        self.conv2 = Conv(channels, channels)
+        self.norm = ChannelNorm(channels) if normed else nn.Identity()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        gain, shift = self.clock(clock)[:, :, None, None].chunk(2, dim=1)
-        return x + self.conv2(_Modulate.apply(self.conv1(self.norm(x)), gain, shift))
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        return self.conv2(F.silu(self.conv1(self.norm(x)).add_(shift))).add_(x)
 
 
-class _RepeatEdge(torch.autograd.Function):
-    """F.pad of mode "replicate". torch's own gradient of it takes two to four times as long on a CPU, and on a GPU adds
-    in an order that changes from run to run."""
+class Unfold(nn.Module):
+    """Features on cells of 2 x 2 to fields at full resolution, by a transposed convolution that starts at zero.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, sides: tuple[int, int, int, int], channels: int) -> Tensor:
-        ctx.sides, ctx.size = sides, x.shape[1:]
-        with torch.autocast(x.device.type, enabled=False):
-            if by_eights(x):  # on a GPU F.pad puts channels first
-                return spread(x, *sides, channels)
-            return F.pad(x, sides, mode="replicate")
+    Its weights are smoothed by [1 2 1] in both directions. This filter is zero at a wavelength of two cells, so the
+    output has no lines of that wavelength, whatever the layer learns.
+    """
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (left, _, top, _), (C, H, W) = ctx.sides, ctx.size
-        rows = fold(gradient[:, :C], -2, top, H, copy=True)
-        return fold(rows, -1, left, W, copy=False), None, None
+    def __init__(self, features: int, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.zeros(features, aligned(channels), 4, 4))
+        self.bias = nn.Parameter(torch.zeros(aligned(channels)))
+        line = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("smoother", (line[:, None] * line)[None, None], persistent=False)
 
-
-def spread(x: Tensor, left: int, right: int, top: int, bottom: int, channels: int) -> Tensor:
-    """What `repeat_edge` returns, with channels last in memory."""
-    B, C, H, W = x.shape
-    size = (B, channels, top + H + bottom, left + W + right)
-    whole = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    whole[:, C:] = 0
-    out, inner = whole[:, :C], slice(left, left + W)
-    out[..., top : top + H, inner] = x
-    out[..., :top, inner] = x[..., :1, :]
-    out[..., top + H :, inner] = x[..., -1:, :]
-    out[..., :left] = out[..., left : left + 1]
-    out[..., left + W :] = out[..., left + W - 1 : left + W]
-    return whole
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.conv2d(self.weight.flatten(0, 1)[:, None], self.smoother.to(self.weight.dtype), padding=2)
+        weight = weight.view(*self.weight.shape[:2], 6, 6)
+        return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=2)[:, : self.channels]
 
 
-def fold(x: Tensor, axis: int, before: int, size: int, copy: bool) -> Tensor:
-    """x without the cells before and after `size` ones along an axis, which are added to the outermost of those; in
-    place, or into a copy. A strip of one cell, the usual one, needs no sum: on a GPU every operation counts."""
-    inner = x.narrow(axis, before, size)
-    inner = inner.clone() if copy else inner
-    for start, width, edge in ((0, before, 0), (before + size, x.shape[axis] - before - size, size - 1)):
-        if width:
-            strip = x.narrow(axis, start, width)
-            inner.narrow(axis, edge, 1).add_(strip if width == 1 else strip.sum(dim=axis, keepdim=True))
-    return inner
+def upsample(x: Tensor) -> Tensor:
+    """(B, C, H, W) on cells half as large, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class _Normalise(torch.autograd.Function):
-    """x (B, C, H, W) / rms over C * weight (C,); keeps x and the (B, 1, H, W) factor, not the product."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        # not linalg.vector_norm: on a CPU it takes 8 to 20 times as long
-        size = (x * x).sum(dim=1, keepdim=True, dtype=torch.float32)
-        factor = size.div_(x.shape[1]).add_(1e-6).rsqrt_()
-        ctx.save_for_backward(x, factor, weight)
-        return (x * factor.to(x.dtype)).mul_(weight[:, None, None].to(x.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        x, factor, weight = ctx.saved_tensors
-        factor = factor.to(x.dtype)
-        y = x * factor
-        product = gradient * y
-        of_weight = product.sum(dim=(0, 2, 3), dtype=torch.float32)
-        scale = weight[:, None, None].to(x.dtype)
-        common = product.mul_(scale).mean(dim=1, keepdim=True, dtype=torch.float32)
-        del product
-        of_x = (gradient * scale).sub_(y.mul_(common.to(x.dtype))).mul_(factor)
-        return of_x, of_weight.to(weight.dtype)
+def frame(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) with its last row and column repeated until the sides are multiples of `multiple`."""
+    padding = (0, -x.shape[-1] % multiple, 0, -x.shape[-2] % multiple)
+    return F.pad(x, padding, mode="replicate") if any(padding) else x
 
 
-class _Modulate(torch.autograd.Function):
-    """SiLU((1 + gain) * x + shift) of x (B, C, H, W), gain and shift (B, C, 1, 1); keeps these three only."""
+def precision(weight: Tensor) -> torch.dtype:
+    """The precision that a convolution with these weights computes in."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
-    @staticmethod
-    def forward(ctx, x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gain, shift)
-        return F.silu((x * (1 + gain)).add_(shift), inplace=True)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, gain, shift = ctx.saved_tensors
-        inner = torch.ops.aten.silu_backward(gradient, (x * (1 + gain)).add_(shift))
-        of_shift = inner.sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
-        of_gain = (inner * x).sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
-        return inner.mul_(1 + gain), of_gain.to(gain.dtype), of_shift.to(shift.dtype)
+def join(fields: list[Tensor], channels: int, dtype: torch.dtype) -> Tensor:
+    """Fields (B, C_i, H, W) concatenated and filled with zeros to `channels`, channels last in memory."""
+    parts = [f.permute(0, 2, 3, 1).to(dtype) for f in fields]
+    missing = channels - sum(p.shape[-1] for p in parts)
+    if missing:
+        parts.append(parts[0].new_zeros(1, 1, 1, 1).expand(*parts[0].shape[:3], missing))
+    return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
+
+
+def advect(fields: Tensor, flow: Tensor) -> Tensor:
+    """Move each field along its own flow: out(p) = field(p - flow(p)), backward semi-Lagrangian transport.
+
+    fields (B, C, H, W), flow (B, 2 C, H, W) in cells per step, for each channel eastward (along W) first, then along
+    H. The interpolation is bicubic, because a bilinear one takes away detail at every step of a roll-out. Beyond the
+    edge the field is continued with its outermost value. Float32.
+    """
+    B, C, H, W = fields.shape
+    cells, size = lattice(H, W, fields.device)
+    grid = torch.addcmul(cells[:, :, None], flow.permute(0, 2, 3, 1).unflatten(-1, (C, 2)), -size)
+    del flow  # without gradients it is not needed any more
+    grid = grid.permute(0, 3, 1, 2, 4).flatten(0, 1)
+    moved = F.grid_sample(fields.reshape(B * C, 1, H, W), grid, "bicubic", "border", align_corners=True)
+    return moved.view(B, C, H, W)
+
+
+@lru_cache(maxsize=4)
+def lattice(H: int, W: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(H, W, 2): the cells in grid_sample's coordinates (x, y from -1 to 1), and (2,): the size of a cell in them."""
+    x, y = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in (W, H))
+    cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    size = torch.tensor([2 / max(n - 1, 1) for n in (W, H)])
+    return cells.float().to(device), size.to(device)

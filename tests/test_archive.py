@@ -318,6 +318,7 @@ def test_genuine_inventories_give_the_fields_at_the_surface_whatever_their_numbe
     lines = text.splitlines()
     records = parse_index(text, "a test")
     found = {v.name: find(records, v, lead) for v in (*TABLE, OROGRAPHY, LAND_SEA_MASK)}
+    assert found.pop("RAIN") is None, "a sum over hours is not an instantaneous field"
     assert (found["CAPE"].start, found["CAPE"].end) == cape and found["CIN"].start == cape[1]
     assert found["T2M"].start == t2m and found["REFC"].start == 0 and found["REFC"].end == int(lines[1].split(":")[1])
     assert all(record.run == "2025080100" for record in found.values())

@@ -16,7 +16,7 @@ import train_deterministic
 import train_step
 from benchmarks.chaos import TRAINING, plant, same, training_result, write_source
 from models.unet import ResidualUNet
-from tests.test_faults_checkpoint import forked, full_disk
+from tests.test_checkpoint import forked, full_disk
 from training import trouble
 from training.checkpoint import load_checkpoint
 from training.lock import RunLock

@@ -1,29 +1,59 @@
-"""Refuse constants that cannot train, each in one line."""
+"""Check the constants of a run before its first step, and that a resumed run has those it began with."""
 
 import math
-
-# The largest values that make sense; far above them a run would not end, or not fit into any memory.
-HIGHEST = {
-    "epochs": 10**6, "batch_size": 10**4, "accumulate": 10**5, "base_features": 4096, "levels": 20, "blocks": 100,
-    "history": 1000, "rollout_epochs": 10**6, "validate_every": 10**6, "empty_cache_every": 10**6, "seed": 2**63 - 1,
-    "width": 1000.0, "rollout_width": 1000.0, "amplitude": 1e6, "rollout_amplitude": 1e6, "noise": 1000.0,
-    "season": 366.0, "weight_decay": 1000.0, "warmup": 1.0, "save_every": 1e6, "cache_gb": 1e6, "memory_gb": 1e6,
-    "rollout_accumulate": 10**5, "edge_weight": 1000.0,
-    "lr": 1000.0, "muon_lr": 1000.0, "clip": 1e12, "validate_hours": 1e4, "rollout_hours": 1e4, "rollout_lr": 1000.0,
-}  # fmt: skip
+import shlex
+from dataclasses import MISSING, fields
+from pathlib import Path
 
 
-def refuse_constants(constants, lowest: dict[str, float], positive: tuple[str, ...]) -> None:
-    """ValueError where one of `lowest` is below its value or not finite, or one of `positive` is not a number above
-    0. constants: a dataclass with attributes of these names."""
-    for name, low in lowest.items():
-        got = getattr(constants, name)
-        if not low <= got < math.inf:
-            raise ValueError(f"{name}: got {got}, expected at least {low}. Fix: --{name} {low}")
-    for name in positive:
-        got = getattr(constants, name)
-        if not 0 < got < math.inf:
-            raise ValueError(f"{name}: got {got}, expected a positive number. Fix: give one with --{name}")
-    for name in (*lowest, *positive):
-        if (got := getattr(constants, name)) > HIGHEST.get(name, math.inf):
-            raise ValueError(f"{name}: got {got}, expected at most {HIGHEST[name]:g}. Fix: --{name} {HIGHEST[name]:g}")
+def check_constants(config, ranges: dict[str, tuple[float, float]]) -> None:
+    """ValueError for the first constant that is not finite or outside its range (lowest, highest), both allowed.
+
+    config: a dataclass. A constant is a number, or a list, tuple or table of numbers, each of which is checked. The fix
+    offered is the default of the dataclass, or the nearest limit if there is none.
+    """
+    defaults = {f.name: f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+                for f in fields(config)}  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for number in numbers:
+            if low <= number <= high and abs(number) < math.inf:
+                continue
+            if not abs(number) < math.inf:
+                expected, nearest = "a finite number", low
+            else:
+                expected, nearest = (f"at least {low:g}", low) if number < low else (f"at most {high:g}", high)
+            fix = nearest if defaults[name] is MISSING else defaults[name]
+            raise ValueError(f"{name}: got {number}, expected {expected}. Fix: {option(name, fix)}")
+
+
+def check_resume(now: dict, before: dict, may_change: set[str], path: Path) -> None:
+    """ValueError if a constant of `now` differs from `before`, the constants in the checkpoint at `path`.
+
+    Constants in may_change may differ, and so may those that only one of the two has.
+    """
+    changed = [k for k in now if k in before and k not in may_change and now[k] != before[k]]
+    if changed:
+        both = "; ".join(f"{k}: got {now[k]!r}, expected {before[k]!r}" for k in changed)
+        old = " ".join(option(k, before[k]) for k in changed)
+        raise ValueError(f"{both} as in {path}. Fix: {old} to resume this run, or another --run_dir for a new one")
+
+
+def check_data(now: dict, before: dict, store: str | Path) -> None:
+    """ValueError if a run would resume on other data than it began with. Both tables have the same keys, such as
+    variables, grid and pairs."""
+    for key in now:
+        if now[key] != before[key]:
+            raise ValueError(
+                f"{store}: got {key} {now[key]}, expected {before[key]} as when this run began. "
+                "Fix: use the same store, or another --run_dir for a new run"
+            )
+
+
+def option(name: str, value) -> str:
+    """The command line option that sets a constant, lists separated by spaces."""
+    if isinstance(value, dict):
+        value = [part for pair in value.items() for part in pair]
+    words = value if isinstance(value, list | tuple) else [value]
+    return f"--{name} {' '.join(shlex.quote(str(w)) for w in words)}".strip()

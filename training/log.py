@@ -1,100 +1,130 @@
-"""The training log: running sums between validations, log.jsonl, and the line a person reads."""
+"""log.jsonl, and what a run prints: a line per validation and its progress between them."""
 
 import json
-import os
+import math
+import sys
+import time
 from pathlib import Path
 
-import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from training.files import writing
-
-
-def empty_sums() -> dict:
-    """Sums since the last validation; part of the checkpoint, so that a resumed run logs the same figures."""
-    return {"samples": 0, "loss": 0.0, "terms": {}, "steps": 0, "grad_norm": 0.0}
+from training.checkpoint import replace_file
 
 
-def loss_sums(names, device) -> Tensor:
-    """The sums of one optimizer step, all 0: samples, loss, and each of the named terms; on the device, so that nothing
-    waits for it."""
-    return torch.zeros(2 + len(names), dtype=torch.float64, device=device)
+def read_log(path: Path, epochs_done: int) -> list[dict]:
+    """The records of log.jsonl up to epoch `epochs_done`; a resumed run computes the later ones again. A last line that
+    is cut off is dropped; ValueError for any other line that is not a record."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if record["epoch"] <= epochs_done:
+                records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}: line {number} is not a record of this log, expected a JSON object with an epoch. "
+                "Fix: move the file away; training does not need it"
+            ) from error
+    return records
 
 
-def add_loss(sums: Tensor, loss: Tensor, terms: dict[str, Tensor], samples: int) -> None:
-    """Add one batch of `samples` pairs to `loss_sums`: its mean loss, and each term averaged over channels."""
-    values = [loss.detach(), *(values.mean() for values in terms.values())]
-    sums[0] += samples
-    sums[1:] += torch.stack([v.double() for v in values]) * samples
+def write_log(log: list[dict], path: Path) -> None:
+    """Write log.jsonl, one record per line. ValueError if the disk is full; then the old file is intact."""
+    text = "".join(json.dumps(record) + "\n" for record in log)
+    replace_file(path, lambda temporary: temporary.write_text(text))
 
 
-def add_step(position: dict, sums: Tensor, names, norm: float) -> None:
-    """Add the sums of an optimizer step, and its gradient's norm, to those since the last validation."""
-    samples, loss, *terms = sums.tolist()
-    position["samples"] += round(samples)
-    position["loss"] += loss
-    position["terms"] = {n: position["terms"].get(n, 0.0) + t for n, t in zip(names, terms, strict=True)}
-    position["steps"] += 1
-    position["grad_norm"] += norm
+def validation_line(
+    record: dict, units: dict[str, str], lead_text: str, epochs: int, seconds_left: float, is_best: bool
+) -> str:
+    """The printed line of a validation.
 
+    record: epoch, loss, score (mean skill) and, by variable, rmse, persistence_rmse and skill; None if there is no
+    figure. units: by variable. lead_text: the lead of these errors, such as "1 h".
+    """
 
-def averages(position: dict) -> dict:
-    """The means since the last validation: loss and terms over pairs, the gradient's norm over steps."""
-    samples, steps = position["samples"], position["steps"]
-    if not samples:  # every step was left out
-        return {"loss": None, "terms": {}, "grad_norm": None}
-    terms = {name: total / samples for name, total in position["terms"].items()}
-    return {"loss": position["loss"] / samples, "terms": terms, "grad_norm": position["grad_norm"] / steps}
+    def number(value: float | None, form: str) -> str:
+        return "n/a" if value is None else format(value, form)
 
-
-def read_log(path: Path, epoch: int) -> list[dict]:
-    """The records of log.jsonl of the first `epoch` epochs; later ones belong to work that will be done again."""
-    if not path.exists():
-        return []
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        return [r for r in records if r["epoch"] <= epoch]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: got a line that is not a record of this log ({error}), expected one JSON object per line. "
-            "Fix: repair it or move it away; training does not need it"
-        ) from error
-
-
-def write_log(records: list[dict], path: Path) -> None:
-    """Write log.jsonl, one record per line, as a whole: to a temporary file, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path, temporary):
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
-        os.replace(temporary, path)
-
-
-def validation_line(record: dict, units: dict[str, str], lead: str, epochs: int, left: float, best: bool) -> str:
-    """What a person reads at a validation: loss, mean skill over variables and leads, seconds `left`; then, one step
-    ahead, the skill of each variable against persistence with both errors in its unit; then the skill at the end of the
-    roll-out."""
-
-    def skill(value: float | None) -> str:
-        return "n/a" if value is None else f"{value:+.2f}"
-
-    def errors(name: str) -> str:
-        both = (record[kind][name] for kind in ("rmse", "persistence_rmse"))
-        return f"{' against '.join('n/a' if x is None else f'{x:.3g}' for x in both)} {units[name]}".strip()
-
-    loss = "n/a" if record["loss"] is None else f"{record['loss']:.4f}"
-    if record.get("own_forecasts"):
-        loss += " (on its own forecasts)"
-    near = [f"{name} {skill(value)} ({errors(name)})" for name, value in record["skill"].items()]
-    far = [f"{name} {skill(value)}" for name, value in record["rollout_skill"].items()]
+    errors = [
+        f"{name} {number(record['rmse'][name], '.3g')} {units[name]}".rstrip()
+        + f" (persistence {number(record['persistence_rmse'][name], '.3g')}, skill {number(skill, '+.2f')})"
+        for name, skill in record["skill"].items()
+    ]
     return (
-        f"epoch {record['epoch']}/{epochs}  loss {loss}  mean skill {record['score']:+.3f}"
-        f"{' (best)' if best else ''}  waiting for data {record['data_wait']:.0%}  {time_text(left)} left\n"
-        f"  skill against persistence at {lead}: {', '.join(near)}\n"
-        f"  and at {record['rollout_hours']:g} h: {', '.join(far)}"
+        f"epoch {record['epoch']} of {epochs}: loss {number(record['loss'], '.4f')}, "
+        f"mean skill {number(record['score'], '+.3f')}{' (best)' if is_best else ''}; "
+        f"RMSE at {lead_text}: {', '.join(errors)}; about {time_text(seconds_left)} left"
     )
 
 
 def time_text(seconds: float) -> str:
-    """A duration as h:mm:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+    """A duration in words, rounded: 45 s, 12 min, 3 h 20 min."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class ProgressLine:
+    """The progress of a run: a bar if stdout is a terminal, else a line at least every `print_every` seconds.
+
+    total_steps, done_steps: optimizer steps of the run, and those done before. samples_per_step: for the samples/s.
+    """
+
+    def __init__(self, total_steps: int, done_steps: int, print_every: float = 30.0, samples_per_step: float = 1.0):
+        self.total, self.first, self.step, self.samples = total_steps, done_steps, done_steps, samples_per_step
+        self.started = self.updated = self.shown = time.monotonic()
+        terminal = sys.stdout.isatty()
+        self.bar = tqdm(total=total_steps, initial=done_steps, unit="step", file=sys.stdout) if terminal else None
+        self.every = 0.5 if terminal else print_every
+
+    def update(self, step: int, epoch_text: str, loss: float | Tensor, skill: float | None = None) -> None:
+        """Take note of `step` steps done in all, and show it if it is time. A loss on a GPU is read only then."""
+        now = time.monotonic()
+        step_seconds, self.updated, self.step = now - self.updated, now, step
+        if now + step_seconds - self.shown < self.every:  # there is time until after another such step
+            return
+        self.shown = now
+        figures = f"loss {float(loss):.3f}" + ("" if skill is None else f", skill {skill:+.2f}")
+        if self.bar is not None:
+            self.bar.set_description(epoch_text, refresh=False)
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.update(step - self.bar.n)
+            self.bar.refresh()
+            return
+        line = f"{epoch_text}, step {step} of {self.total}, {figures}"
+        if step > self.first:
+            left, clock = self.seconds_left(step), time.time()
+            end, today = time.gmtime(clock + left), time.gmtime(clock)[:3]
+            ends = time.strftime("%H:%M" if end[:3] == today else "%Y-%m-%d %H:%M", end)
+            line += f", {self.samples_per_s:.3g} samples/s, about {time_text(left)} left, ends {ends} UTC"
+        self.write(line)
+
+    def seconds_left(self, step: int) -> float:
+        """Seconds from `step` steps done to the end, at the speed of this process so far; NaN before its first step."""
+        done = step - self.first
+        return (time.monotonic() - self.started) / done * (self.total - step) if done else math.nan
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples per second since this process began, with all that it did; 0 before the first step."""
+        return (self.step - self.first) * self.samples / max(time.monotonic() - self.started, 1e-9)
+
+    def write(self, text: str) -> None:
+        """Print text, above the bar if there is one."""
+        if self.bar is not None:
+            tqdm.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.close()

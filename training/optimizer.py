@@ -1,10 +1,13 @@
-"""The optimizers: Muon for the weight matrices between hidden features, AdamW for everything else."""
+"""The optimizer: Muon for the weight matrices between hidden features, AdamW for everything else."""
+
+import copy
 
 import torch
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic polynomial (Jordan et al. 2024)
 ITERATIONS = 5
+MUON = 2.0  # peak learning rate of Muon, relative to AdamW's
 
 
 class Muon(torch.optim.Optimizer):
@@ -31,6 +34,7 @@ class Muon(torch.optim.Optimizer):
             gradients, averages = [p.grad for p in weights], [self.state[p]["momentum"] for p in weights]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov's
+            weights, directions = ([last(x) for x in xs] for xs in (weights, directions))
             updates = orthogonalise([d.flatten(1) for d in directions])
             sizes = [-group["lr"] * 0.2 * max(u.shape) ** 0.5 for u in updates]
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -56,61 +60,84 @@ def orthogonalise(matrices: list[Tensor]) -> list[Tensor]:
         identity = torch.eye(rows, device=gram.device)
         for _ in range(ITERATIONS):
             polynomial = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
-            product = polynomial if product is None else polynomial @ product
-            gram = polynomial @ gram @ polynomial
+            product = polynomial if product is None else torch.bmm(polynomial, product)
+            gram = torch.bmm(torch.bmm(polynomial, gram), polynomial)
         for i, p in zip(members, product / square.sqrt(), strict=True):
             out[i] = p @ wide[i]
     return [o if m.shape[0] <= m.shape[1] else o.mT for o, m in zip(out, matrices, strict=True)]
 
 
-class Optimizers:
-    """Two optimizers that are stepped, scheduled, saved and restored as one.
+def last(x: Tensor) -> Tensor:
+    """The weight of a convolution (outputs, inputs, kernel, kernel) with the inputs last, as it lies in memory; other
+    tensors as they are."""
+    return x.movedim(1, -1) if x.dim() == 4 else x
 
-    `matrices` are Muon's parameters; the rest is AdamW's.
+
+class Optimizer:
+    """Muon for a model's hidden matrices and AdamW for its other parameters, with clipping and averaged weights.
+
+    model: float32 weights, `model.hidden_matrices()` gives Muon's. network: what runs forward and backward, the model
+    itself or, in another precision, a copy of it. ema: the model with exponentially averaged weights. Operations are
+    on all parameters at once: a GPU waits for Python at every one.
     """
 
-    def __init__(self, model: nn.Module, matrices: list[nn.Parameter], lr: float, muon_lr: float, weight_decay: float):
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
-        adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
-        self.parts = {"adamw": adamw}
-        if muon_lr > 0:
-            self.parts["muon"] = Muon(matrices, muon_lr, weight_decay)
-        else:
-            adamw.add_param_group({"params": matrices})
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, clip: float, dtype: torch.dtype):
+        self.model, self.clip = model, clip
+        self.network = model if dtype == torch.float32 else copy.deepcopy(model)
+        self.ema = copy.deepcopy(model).requires_grad_(False)
+        self.weights, self.working = list(model.parameters()), list(self.network.parameters())
+        for p in self.working if self.network is not model else ():
+            p.data = p.data.to(dtype)
+        matrices = model.hidden_matrices()
+        others = [p for p in self.weights if not any(p is m for m in matrices)]
+        adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+        self.parts = {"muon": Muon(matrices, MUON * lr, weight_decay), "adamw": adamw}
+        self.peaks = {"muon": MUON * lr, "adamw": lr}
+        for p in self.weights:
+            p.grad = torch.zeros_like(p)
 
-    def schedule(self, factor) -> None:
-        """Let the learning rates follow factor(step), a function of the optimizer step."""
-        self.schedules = {k: torch.optim.lr_scheduler.LambdaLR(o, factor) for k, o in self.parts.items()}
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the gradients of the network to those of the model, after a backward pass."""
+        if self.network is not self.model:
+            flat = torch.cat([last(p.grad).reshape(-1) for p in self.working]).float()
+            parts = flat.split([p.numel() for p in self.weights])
+            sums = [last(p.grad) for p in self.weights]
+            torch._foreach_add_(sums, [g.view(s.shape) for g, s in zip(parts, sums, strict=True)])
+            for p in self.working:
+                p.grad = None
 
-    @property
-    def lr(self) -> float:
-        """AdamW's present learning rate."""
-        return self.schedules["adamw"].get_last_lr()[0]
+    @torch.no_grad()
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients to a norm of at most `clip`. Returns their norm before, (); it may not be finite."""
+        gradients = [p.grad for p in self.weights]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
-    def skip(self) -> None:
-        """Forget the gradients and advance the schedules: the weights stay as they are."""
-        for name, optimizer in self.parts.items():
-            optimizer.zero_grad(set_to_none=True)
-            self.schedules[name].step()
+    @torch.no_grad()
+    def step(self, factor: float, decay: float) -> None:
+        """Update the weights with the learning rates times `factor`, average them with `decay`, clear the gradients."""
+        for name, part in self.parts.items():
+            part.param_groups[0]["lr"] = factor * self.peaks[name]
+            part.step()
+        torch._foreach_lerp_(list(self.ema.parameters()), self.weights, 1 - decay)
+        if self.network is not self.model:
+            torch._foreach_copy_(self.working, self.weights)
+        self.clear()
 
-    def step(self) -> None:
-        """Update the weights, forget the gradients, advance the schedules."""
-        for name, optimizer in self.parts.items():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.schedules[name].step()
+    def clear(self) -> None:
+        """Forget the gradients."""
+        torch._foreach_zero_([p.grad for p in self.weights])
 
-    def state_dict(self) -> tuple[dict, dict]:
-        """(state of the optimizers, state of their schedules), each by name."""
-        return tuple({k: o.state_dict() for k, o in table.items()} for table in (self.parts, self.schedules))
+    def state_dict(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
-    def load_state_dict(self, optimizers: dict, schedules: dict) -> None:
-        for name in self.parts:
-            self.parts[name].load_state_dict(optimizers[name])
-            self.schedules[name].load_state_dict(schedules[name])
-            factor, at = self.schedules[name].lr_lambdas[0], self.schedules[name].last_epoch
-            rates = [base * factor(at) for base in self.schedules[name].base_lrs]  # by the factor that holds now
-            for group, rate in zip(self.parts[name].param_groups, rates, strict=True):
-                group["lr"] = rate
-            self.schedules[name]._last_lr = rates
+    def load(self, model: dict, ema: dict, optimizer: dict) -> None:
+        """Go on from the entries of a checkpoint."""
+        self.model.load_state_dict(model)
+        self.ema.load_state_dict(ema)
+        for name, part in self.parts.items():
+            part.load_state_dict(optimizer[name])
+        if self.network is not self.model:
+            torch._foreach_copy_([p.data for p in self.working], [p.data for p in self.weights])
