@@ -31,15 +31,17 @@ import torch
 import xarray as xr
 from numcodecs.blosc import Blosc
 
-from benchmarks.build import synthetic_day
 from data.cache import block_order
 from data.command import run
 from data.dataset import Hours, Series, find_pairs
 from data.files import replace
+from data.grid import HRRR_SPACING, HRRR_X0, HRRR_Y0, LAMBERT_HRRR, Grid, lambert_latlon
 from data.packing import find_step
 from data.store import Store
+from data.write import StoreWriter
 from training.device import choose_device
 
+SHAPE = (1059, 1799)
 TOUCHED = 3  # hours of a pair
 AN_HOUR = ("bare decode", "new memory")  # given for an hour, not a pair
 
@@ -246,6 +248,31 @@ def measure(cfg: Config, path: Path) -> None:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
         replace(Path(cfg.json), json.dumps(about, indent=1) + "\n")
         print(f"wrote {cfg.json}")
+
+
+def synthetic_day(path: Path, hours: int) -> None:
+    """Fields that pack about as real ones do: smooth waves and fine noise, rounded to steps as GRIB rounds them."""
+    x, y = HRRR_X0 + HRRR_SPACING * np.arange(SHAPE[1]), HRRR_Y0 + HRRR_SPACING * np.arange(SHAPE[0])
+    latitude, longitude = lambert_latlon(x[None, :], y[:, None])
+    static = {"orography": np.zeros(SHAPE, np.float32), "land_sea_mask": np.ones(SHAPE, np.float32)}
+    grid = Grid(SHAPE, latitude=latitude, longitude=longitude, y=y, x=x, projection=LAMBERT_HRRR, static=static)
+    rng = np.random.default_rng(0)
+    fine = rng.standard_normal(SHAPE).astype(np.float32)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float32)
+    plan = {"REFC": (-30, 30, -10, 75, 2**-4), "T2M": (288, 8, 180, 340, 2**-4), "D2M": (275, 7, 180, 340, 2**-4),
+            "U10": (1, 5, -90, 90, 2**-4), "V10": (-2, 5, -90, 90, 2**-4), "CAPE": (-500, 1500, 0, 6000, 8.0),
+            "CIN": (60, 100, -500, 0, 2.0)}  # fmt: skip  # mean, wave, lowest, highest, step
+    with StoreWriter(path, list(plan), grid, {"source": "synthetic fields of benchmarks/loader.py"}) as store:
+        for h in range(hours):
+            fields = {}
+            for k, (name, (mean, wave, low, high, step)) in enumerate(plan.items()):
+                field = mean + wave * np.sin((columns - 8 * h) / (150 + 20 * k)) * np.cos(rows / (130 + 10 * k))
+                field += 0.03 * wave * np.roll(fine, 8 * h + k, 1)
+                fields[name] = np.clip(np.round(field / step) * step, low, high)
+                if name == "CIN":
+                    fields[name] = -np.abs(fields[name])
+            fields["D2M"] = np.minimum(fields["D2M"], fields["T2M"])
+            store.write(np.datetime64("2024-05-20", "ns") + h * np.timedelta64(1, "h"), fields)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from zarr.codecs import BloscCodec
 from data.grid import Grid
 from data.variables import Variable
 
-# Chosen by benchmarks/compression.py; the table is in docs/data.md.
+# Lossless, because source values are rounded already: docs/data.md.
 COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
 KIND = "hourcast_kind"  # attribute that tells our own stores from other people's: "training" or "forecast"
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
