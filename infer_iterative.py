@@ -19,9 +19,9 @@ from data.boundary import Boundary
 from data.command import run
 from data.dataset import Hours, Series, Split, find_pairs, usual_step
 from data.forecast_store import ForecastWriter
+from data.metadata import refuse_foreign
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show, show_duration
-from data.write import refuse_foreign
 from forecaster import (
     count_steps,
     describe,

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import train_deterministic
 from data.command import raised_by_us, refuse_file_above, run
-from data.files import replace
 from data.grid import read_grid
+from data.metadata import replace
 from data.store import Store
 from data.variables import lookup
 from plotting import report_sections as parts

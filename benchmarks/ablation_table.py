@@ -6,7 +6,7 @@ import os
 import statistics as stats
 from pathlib import Path
 
-from data.files import replace
+from data.metadata import replace
 
 # Figure of a run: (heading, whether more is better, +1, or less, -1, the smallest difference that counts)
 FIGURES = {

@@ -21,7 +21,7 @@ MOMENTS = {  # (module or class, attribute): SIGKILL before its n-th call
               ("pathlib.Path", "rename"), ("pathlib.Path", "replace"), ("pathlib.Path", "mkdir")),
     "half a file": (("os", "fsync"),),
     "forecast step": (("data.forecast_store.ForecastWriter", "write"),),
-    "hour": (("data.staging.Staging", "record"),),
+    "hour": (("data.write.StoreWriter", "add"),),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz_base import Kind, check, command, outcome
 from benchmarks.fuzz_files import spoil, spoilt
 from data import build_hrrr
-from data.source_grib import GribHours
+from data.sources.grib import GribHours
 from data.variables import TABLE, lookup
 
 NUMBERS = {  # discipline, category, number, type and value of the level

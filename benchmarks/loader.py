@@ -34,8 +34,8 @@ from numcodecs.blosc import Blosc
 from data.cache import block_order
 from data.command import run
 from data.dataset import Hours, Series, find_pairs
-from data.files import replace
 from data.grid import HRRR_SPACING, HRRR_X0, HRRR_Y0, LAMBERT_HRRR, Grid, lambert_latlon
+from data.metadata import replace
 from data.packing import find_step
 from data.store import Store
 from data.write import StoreWriter

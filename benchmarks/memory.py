@@ -29,9 +29,9 @@ from torch.utils._pytree import tree_leaves
 import train_deterministic
 import train_step
 from data.command import run
-from data.files import replace
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.grid import Grid
+from data.metadata import replace
 from data.normalise import Statistics, limiter
 from losses.weather import WeatherLoss
 from models.rollout import rollout

@@ -29,7 +29,7 @@ import train_deterministic
 import train_step
 from benchmarks.memory import NAMES, START, Step, half_precision
 from data.command import run
-from data.files import replace
+from data.metadata import replace
 from data.normalise import limiter
 from models.layers import Block
 from models.rollout import rollout, rollout_step

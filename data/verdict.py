@@ -11,8 +11,8 @@ import zarr
 
 from data.checks import WARMER_DEW, HourValues
 from data.grid import Grid, lambert_latlon
+from data.metadata import conversion
 from data.times import show, show_duration
-from data.units import conversion
 from data.variables import lookup
 
 TEMPERATURES = ("T2M", "D2M")

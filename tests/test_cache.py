@@ -6,8 +6,8 @@ import torch
 
 from data import cache
 from data.cache import block_order, choose, free_memory
-from data.grib import decode, scan
 from data.packing import LEVELS, Packed, find_step, find_steps, pack
+from data.sources.grib import decode, scan
 from data.variables import TABLE
 
 GB = 10**9

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from data.grib import decode, locate, scan
 from data.metadata import coordinates_of
+from data.sources.grib import decode, locate, scan
 from data.variables import lookup
 from plotting.animate import animate
 from plotting.borders import COAST, Plane

@@ -1,14 +1,15 @@
-"""Read-only access to GRIB2 files: which fields a file holds, their values and their grid.
+"""The hours that a folder of GRIB2 files holds, and read-only access to such files.
 
-A field is identified by the octets of its own message (parameter, level, reference time, lead time), never
-by its position in the file or by the file's name. The headers are read here, so that the first pass over a
-folder touches a few hundred bytes per message; gribberish unpacks the values and locates the cells.
-Source: WMO Manual on Codes I.2, FM 92 GRIB edition 2 (sections 0-8, templates 3.n, 4.0, 5.n).
+A field is identified by the octets of its own message (parameter, level, reference time, lead time), never by its
+position in the file or by the file's name. The headers are read here, so that the first pass over a folder touches a
+few hundred bytes a message; gribberish unpacks the values and locates the cells (`_ask` is the only place that knows
+it). Source: WMO Manual on Codes I.2, FM 92 GRIB edition 2 (sections 0-8, templates 3.n, 4.0, 5.n).
 """
 
 import mmap
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data.grid import Grid
-from data.variables import Variable
+from data.grid import Grid, same_grid
+from data.sources import Source, counted, outside, refuse_missing_path, refuse_unknown
+from data.times import hours_of, show
+from data.variables import STATIC, TABLE, Variable
 
 SUFFIXES = (".grib2", ".grb2", ".grib", ".grb")  # a file of these names that is not GRIB inside is refused
 
@@ -30,6 +34,102 @@ PARAMETERS = {
 LEVELS = {"ground or water surface": (1,), "height above ground": (103,), "entire atmosphere": (10, 200)}
 SECONDS = {0: 60, 1: 3600, 2: 86400, 10: 3 * 3600, 11: 6 * 3600, 12: 12 * 3600, 13: 1}  # per unit of lead time
 FLAGS = {0: (54, 71), 10: (46, 59), 20: (46, 64), 30: (46, 64)}  # grid template -> bytes of wind and scanning flags
+
+
+class GribHours(Source):
+    """The hours that a folder of GRIB2 files holds; `load` decodes one. ValueError for a folder without usable hours, a
+    damaged file, two different fields for one hour and variable, or more than one grid."""
+
+    source = "HRRR GRIB2 files"
+
+    def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        refuse_missing_path(cfg.path, "a folder of GRIB2 files")
+        refuse_unknown(cfg.variables)
+        self.notes: list[str] = []
+        fields, static, twice = self._index(cfg.path, first, last)
+        self.choose(fields, cfg)
+        self._refuse_contradictions(twice)
+        self.grid = self._grid(static)
+
+    def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, dict, list]:
+        """Fields by kind, time and variable from the headers of every file; static fields; (variable, the field that is
+        used, another) for those that occur twice. Notes what is left out."""
+        everything = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
+        files = [p for p in everything if is_grib(p)]
+        fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {0: {}, 1: {}}
+        static, twice, leads, between, beyond, unmatched = {}, [], {}, Counter(), set(), 0
+        for file in tqdm(files, desc="headers", unit="file", disable=None):
+            matched = [(v, f) for f in scan(file) for v in (*TABLE, *STATIC) if f.matches(v)]
+            unmatched += not matched
+            for variable, found in matched:
+                lead, time = hours_of(found.lead_time), found.valid_time
+                if variable in STATIC:
+                    static.setdefault(variable.name, found)
+                elif lead % 1 or time != time.astype("datetime64[h]"):
+                    between[file] += 1
+                elif lead not in fields:
+                    leads.setdefault(lead, set()).add(file)
+                elif outside(time, first, last):
+                    beyond.add(time)
+                elif (kept := fields[lead].setdefault(time, {}).setdefault(variable.name, found)) is not found:
+                    twice.append((variable.name, kept, found))
+        self.notes += [f"left out: lead time f{lead:02.0f} in {counted(paths)}; a store holds f00 or f01"
+                       for lead, paths in sorted(leads.items())]  # fmt: skip
+        if between:
+            self.notes.append(f"left out: fields between the hours (sub-hourly output), {between.total()} in "
+                              f"{counted(between)}; those on the hour count like any other")  # fmt: skip
+        if unmatched:
+            self.notes.append(f"left out: {unmatched} GRIB files without any of the table's variables")
+        if len(everything) > len(files):
+            self.notes.append(f"left out: {len(everything) - len(files)} files that are not GRIB")
+        if beyond and not any(fields.values()):
+            raise ValueError(f"start/end: got no hour of {path} between them, expected some of {show(min(beyond))} to "
+                             f"{show(max(beyond))}. Fix: --start and --end in that range")  # fmt: skip
+        if not any(fields.values()):
+            raise ValueError(f"path: got no usable hour from {len(files)} GRIB files in {path} "
+                             f"({'; '.join(self.notes) or 'it is empty'}), expected f00 or f01 fields of "
+                             f"{' '.join(v.name for v in TABLE)}. Fix: --path FOLDER of such files")  # fmt: skip
+        return fields, static, twice
+
+    def _refuse_contradictions(self, twice: list) -> None:
+        """Two fields for one hour and variable must be equal: else there is no telling which one is right."""
+        twice = [(n, a, b) for n, a, b in twice if n in self.names and self.hours.get(a.valid_time, {}).get(n) is a]
+        for name, a, b in twice:
+            if not np.array_equal(decode(a), decode(b), equal_nan=True):
+                raise ValueError(f"{a.path} and {b.path}: got different {name} for {show(a.valid_time)}, expected one "
+                                 "file per hour or equal values. Fix: move one away")  # fmt: skip
+        if twice:
+            self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
+                              f"{counted({b.path for _, _, b in twice})}")  # fmt: skip
+
+    def _grid(self, static: dict[str, "Field"]) -> Grid:
+        """The one grid of all fields that are used, with its static fields; ValueError naming two that differ."""
+        one = self.hours[self.times[0]][self.names[0]]
+        grid, seen = locate(one), {one.grid_section}
+        for other in [*(self.hours[t][n] for t in self.times for n in self.names), *static.values()]:
+            if other.grid_section not in seen and not other.on_grid_of(one, grid):
+                raise ValueError(f"{one.path} and {other.path}: got different grids, expected one grid. "
+                                 "Fix: a folder for each")  # fmt: skip
+            seen.add(other.grid_section)
+        self.notes += note_winds(one, self.names)
+        for name, found in static.items():
+            grid.static[name] = decode(found)
+            if np.isnan(grid.static[name]).any():
+                self.notes.append(f"{name} is not stored: it has missing values in {found.path}")
+                del grid.static[name]
+        return grid
+
+    def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
+        return {name: decode(self.hours[time][name]) for name in self.names}
+
+
+def note_winds(field: "Field", names: list[str]) -> list[str]:
+    """A note if winds do not follow the grid."""
+    turned = {"U10", "V10"} & set(names) and not field.winds_follow_grid
+    return ["winds point east and north, not along the grid's x and y as in HRRR"] if turned else []
+
+
+# --- single fields ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +156,16 @@ class Field:
         return bool(self._flags(0) & 0x08)
 
     def matches(self, variable: Variable) -> bool:
-        """Whether this is that variable of data/variables.py; ValueError where its GRIB name is not known here."""
-        abbreviation, level_type, level = variable.grib or ("", "", 0.0)
-        if abbreviation not in PARAMETERS or level_type not in LEVELS:
-            raise ValueError(
-                f"{variable.name}: got the GRIB name {variable.grib}, expected one of {', '.join(PARAMETERS)} on "
-                f"{' or '.join(LEVELS)}. Fix: add its numbers to PARAMETERS or LEVELS in data/grib.py"
-            )
+        """Whether this is that variable of data/variables.py."""
+        if variable.grib is None:
+            return False
+        abbreviation, level_type, level = variable.grib
         on_level = self.surface in LEVELS[level_type] and self.level == level
         return self.parameter == PARAMETERS[abbreviation] and on_level
+
+    def on_grid_of(self, other: "Field", grid: Grid) -> bool:
+        """Whether this field lies on `grid`, that of another field, with winds along the same axes."""
+        return same_grid(grid, locate(self)) and self.winds_follow_grid == other.winds_follow_grid
 
     def orient(self, values: np.ndarray) -> np.ndarray:
         """A flat array in the message's order as (y, x), rows south to north, columns west to east."""
@@ -85,13 +186,8 @@ class Field:
 
 def is_grib(path: Path) -> bool:
     """Whether the file begins as GRIB; ValueError for one that is called GRIB but is something else."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
-        ) from None
+    with open(path, "rb") as file:
+        head = file.read(4)
     if head != b"GRIB" and path.suffix.lower() in SUFFIXES:
         raise _fault(path, 0, str(head) if head else "an empty file", "b'GRIB'")
     return head == b"GRIB"
@@ -210,13 +306,8 @@ def _reference_time(data: mmap.mmap, path: Path, offset: int, section: tuple[int
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
-        ) from None
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def _fault(path: Path, offset: int, got: str, expected: str) -> ValueError:
@@ -227,14 +318,20 @@ def _fault(path: Path, offset: int, got: str, expected: str) -> ValueError:
 # --- gribberish ---
 
 
-def _ask(function: str, field: Field):
-    """gribberish's answer about one field, which it gets as a message of its own."""
+def import_gribberish():
+    """The package; ValueError if it is not installed."""
     try:
         import gribberish
     except ImportError:
         raise ValueError(
             "GRIB: got no package gribberish, expected it. Fix: .venv/bin/python -m pip install 'gribberish>=0.30'"
         ) from None
+    return gribberish
+
+
+def _ask(function: str, field: Field):
+    """gribberish's answer about one field, which it gets as a message of its own."""
+    gribberish = import_gribberish()
     with _mapped(field.path) as data:
         end = _end(data, field.path, field.offset)
         sections = list(_parts(data, field.path, field.offset, end))[field.part]
