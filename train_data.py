@@ -11,10 +11,9 @@ from torch import Tensor
 
 from data.boundary import Boundary
 from data.dataset import Series, Split, find_pairs, longest_chains, split_by_date
-from data.describe import describe, mask_notes
 from data.forcing import Forcing
 from data.normalise import Statistics, normalise
-from data.quick_check import quick_check
+from data.quick_check import describe, mask_notes, quick_check
 from data.retry import GuardedHours, Unreadable
 from data.statistics import compute_statistics
 from data.store import Store

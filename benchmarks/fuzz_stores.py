@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz_base import Kind, check, quiet
 from data.dataset import Hours, Series, Split, find_pairs, split_by_date
-from data.describe import describe
+from data.quick_check import describe
 from data.store import Store
 from data.times import show_duration
 from data.variables import TABLE, known, lookup

@@ -11,7 +11,7 @@ import zarr
 import train_deterministic
 from data import check_store
 from data.grid import Grid
-from data.sidecar import read_sidecar
+from data.store import read_sidecar
 from tests.conftest import REAL, SEVEN, TINY, hour, small_grid, weather, write_store
 
 HOURS = [hour(n) for n in range(48)]
