@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from data.command import run
+from data.command import fault, run
 from data.metadata import refuse_foreign
 from data.sources import HOUR, KINDS, Source, listed
 from data.sources.archive import ArchiveHours
@@ -88,8 +88,8 @@ def main(cfg: Config) -> None:
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):
-            raise ValueError(f"start/end: got none of {len(lost)} hours whole ({lost[0]}), expected one or more. "
-                             "Fix: another --start and --end, or the same command later")  # fmt: skip
+            got, fix = f"none of {len(lost)} hours whole ({lost[0]})", "another --start and --end, or try again later"
+            raise fault("start/end", got, "one or more", fix)
 
     # --- what came of it ---
     written = Store(cfg.out)
@@ -105,11 +105,11 @@ def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
     """The first and last wanted time; ValueError for options that cannot work, before anything is read."""
     refuse_foreign(Path(cfg.out), "training")
     if cfg.processes < 0:
-        raise ValueError(f"processes: got {cfg.processes}, expected 0 (as many as suit) or more. Fix: --processes 0")
+        raise fault("processes", cfg.processes, "0 (as many as suit) or more", "--processes 0")
     first = parse_time(cfg.start, "start") if cfg.start else None
     last = parse_time(cfg.end, "end") if cfg.end else None
     if first is not None and last is not None and first > last:
-        raise ValueError(f"start: got {cfg.start}, after the end {cfg.end}, expected a time before. Fix: exchange them")
+        raise fault("start", f"{cfg.start}, after the end {cfg.end}", "a time before", "exchange them")
     return first, last
 
 

@@ -35,7 +35,7 @@ from data.checks import (
     look_across,
     look_at,
 )
-from data.command import run
+from data.command import fault, run
 from data.dataset import find_pairs, split_by_date
 from data.grid import read_grid
 from data.store import field_names, open_zarr, write_sidecar
@@ -57,10 +57,8 @@ def main(cfg: Config) -> int:
     names = field_names(dataset)
     if not names or "time" not in dataset.variables:
         found = ", ".join(map(str, dataset.variables)) or "nothing"
-        raise ValueError(
-            f"{cfg.store}: not a training store, got {found}, expected `time` and at least one (time, y, x) array. "
-            "Fix: build one as data/store.py describes"
-        )
+        expected, fix = "`time` and at least one (time, y, x) array", "build one with data.build_hrrr"
+        raise fault(f"{cfg.store}: not a training store", found, expected, fix)
     group = zarr.open_group(cfg.store, mode="r")
     grid = read_grid(dataset, dataset[names[0]].dims[1:])
     times = check_times(dataset, report)

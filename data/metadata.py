@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
 
-from data.command import refuse_file_above
+from data.command import fault, refuse_file_above
 from data.grid import Grid
 from data.variables import Variable
 
@@ -114,9 +114,7 @@ def refuse_foreign(path: Path, kind: str) -> None:
             found = None
         if found != kind:
             what = f"a {found} store" if found else "something else"
-            raise ValueError(
-                f"{path}: holds {what}, expected a free path or a {kind} store to replace. Fix: choose another path"
-            )
+            raise fault(path, what, f"a free path or a {kind} store to replace", "choose another path")
     refuse_file_above(path.parent, "out")
 
 
@@ -132,7 +130,7 @@ def lock(path: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise ValueError(f"{path}: another process is building it, expected one at a time. Fix: wait for it") from None
+        raise fault(path, "another process that is building it", "one at a time", "wait for it") from None
     except OSError:  # a file system without locks
         pass
     return handle

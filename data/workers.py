@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.command import raised_by_us
+from data.command import fault, raised_by_us
 from data.sources import HourUnavailable
 from data.write import Staging
 
@@ -144,8 +144,8 @@ def local_pool(hours, staging: Staging, processes: int) -> Iterator[Callable]:
     try:
         yield lambda batch: pool.submit(work, None, batch)
     except BrokenProcessPool:
-        raise ValueError("a worker process ended in mid work, expected none to (often for want of memory). "
-                         "Fix: the same command again, with fewer --processes") from None  # fmt: skip
+        got, fix = "a worker process that ended in mid work (often for want of memory)", "again, with fewer --processes"
+        raise fault("processes", got, "none to end", fix) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -167,28 +167,26 @@ def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("dask: got no package distributed, expected it. "
-                         "Fix: .venv/bin/python -m pip install 'dask[distributed]'") from None  # fmt: skip
+        fix = ".venv/bin/python -m pip install 'dask[distributed]'"
+        raise fault("dask", "no package distributed", "it", fix) from None
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
-        raise ValueError(f"dask: got no answer from {address} ({type(error).__name__}), expected a scheduler's "
-                         "address. Fix: --dask tcp://HOST:8786") from None  # fmt: skip
+        got = f"no answer from {address} ({type(error).__name__})"
+        raise fault("dask", got, "a scheduler's address", "--dask tcp://HOST:8786") from None
     with client:
         seen = client.run(os.path.isdir, str(staging.partial))
         if not seen or not all(seen.values()):
             blind = next((w for w, yes in seen.items() if not yes), "none")
-            raise ValueError(
-                f"dask: got {len(seen)} workers of which {blind} does not see {staging.partial}, expected workers that "
-                "share the file system. Fix: start workers there, or another --out"
-            )
+            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.partial}", "start them there"
+            raise fault("dask", got, "workers that share the file system", fix)
         blob = client.scatter(pickle.dumps((hours, staging)), broadcast=True)
         pool = client.get_executor(pure=False, retries=2)
         try:
             yield lambda batch: pool.submit(work, blob, batch)
         except ModuleNotFoundError as error:
-            raise ValueError(f"dask: its workers got no module {error.name}, expected this project and its packages. "
-                             "Fix: start them in the project's folder, in its environment") from None  # fmt: skip
+            got, fix = f"workers without the module {error.name}", "start them in the project's folder and environment"
+            raise fault("dask", got, "this project and its packages", fix) from None
 
 
 def work(blob: bytes | None, batch: list[np.datetime64]) -> list[Done | Exception]:

@@ -248,11 +248,11 @@ def test_hours_sent_to_other_processes_load_the_same_and_fetch_only_their_own(si
     body = bytearray(site.files[address[4]])
     body[next(f for f in scan(runs[4]) if f.matches(lookup("T2M"))).offset] = 0
     hours = ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(6, DAY))
-    hours.load(hour(1, DAY))  # threads and connections are at work when it is sent
-    site.files[address[4]] = bytes(body)
-    there = [pickle.loads(pickle.dumps(hours)) for _ in range(2)]
+    hours.expect([hour(1, DAY)])
     for future in list(hours.coming.values()):
         future.exception()
+    site.files[address[4]] = bytes(body)
+    there = [pickle.loads(pickle.dumps(hours)) for _ in range(2)]
     for path in (tmp_path / "out.zarr.cache").rglob("*grib2.*[!x]"):
         path.unlink()
     assert hours.coming and not there[0].coming
@@ -352,28 +352,6 @@ def test_fields_that_share_a_message_share_its_bytes_and_the_last_record_is_open
         transfer.get(path, (0, None))  # as the last line of an inventory that is cut short
     whole = runs[0].read_bytes()[: records[0].end]
     assert not archive.framing(whole) and all(map(archive.framing, (whole[1:], whole[:-1], whole + b"7777", b"")))
-
-
-def test_a_public_s3_bucket_answers_without_keys(runs, tmp_path, monkeypatch):
-    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]' for the S3 test")
-    boto3 = pytest.importorskip("boto3")
-    moto = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    try:
-        endpoint = "http://{}:{}".format(*moto.get_host_and_port())
-        s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a",
-                          aws_secret_access_key="b")  # fmt: skip
-        s3.create_bucket(Bucket="noaa", ACL="public-read")
-        for path in runs[:2]:
-            key = f"{path.parent.name}/conus/{path.name}"
-            s3.put_object(Bucket="noaa", Key=key, Body=path.read_bytes(), ACL="public-read")
-            s3.put_object(Bucket="noaa", Key=f"{key}.idx", Body=inventory(path).encode(), ACL="public-read")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        cfg = SimpleNamespace(url="s3://noaa", out=str(tmp_path / "out.zarr"), variables=["T2M"], forecast_hour="1")
-        fields, skipped = load_all(ArchiveHours(cfg, hour(1, DAY), hour(2, DAY)))
-        assert len(fields) == 2 and not skipped
-    finally:
-        moto.stop()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

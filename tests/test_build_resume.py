@@ -231,7 +231,7 @@ def test_another_grid_is_refused_unless_the_store_is_to_be_replaced(command, bui
 
 def test_a_second_builder_of_the_same_store_is_refused(tmp_path):
     with StoreWriter(tmp_path / "s.zarr", ["T2M"], small_grid(), {}, None, [hour(0)]) as store:
-        with pytest.raises(ValueError, match="another process is building it"):
+        with pytest.raises(ValueError, match="another process that is building it"):
             StoreWriter(tmp_path / "s.zarr", ["T2M"], small_grid(), {}, None, [hour(0)])
         store.write(hour(0), {"T2M": weather("T2M", hour(0))})
     assert xr.open_zarr(tmp_path / "s.zarr").sizes["time"] == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.command import nearest
+from data.command import fault, nearest
 from data.grid import Grid
 from data.times import show
 from data.variables import TABLE, known, lookup
@@ -64,16 +64,15 @@ class Source:
             kind = int(cfg.forecast_hour)
         others = [k for k in fields if k != kind and fields[k]]
         if not fields[kind]:
-            raise ValueError(f"forecast_hour: got no hour of {KINDS[kind]}, expected {len(fields[1 - kind])} hours of "
-                             f"{KINDS[1 - kind]}. Fix: --forecast_hour {1 - kind}")  # fmt: skip
+            expected = f"{len(fields[1 - kind])} hours of {KINDS[1 - kind]}"
+            raise fault("forecast_hour", f"no hour of {KINDS[kind]}", expected, f"--forecast_hour {1 - kind}")
         self.notes += [f"{KINDS[kind]} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
                        f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
         for name in wanted - count.keys():
-            raise ValueError(f"variables: got {name}, which no hour of {KINDS[kind]} has, expected some of "
-                             f"{' '.join(n.name for n in TABLE if n.name in count)}. Nearest: {nearest(name, count)}. "
-                             "Fix: name others with --variables")  # fmt: skip
+            expected = f"some of {' '.join(v.name for v in TABLE if v.name in count)}. Nearest: {nearest(name, count)}"
+            raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")
         self.names = [v.name for v in TABLE if (v.name in wanted if wanted else count[v.name] * 2 > len(hours))]
         absent = [f"{v.name} ({count[v.name]} of {len(hours)} hours)" for v in TABLE if v.name not in self.names]
         if absent and not wanted:
@@ -83,8 +82,8 @@ class Source:
         self.times = list(self.hours)
         self.notes += incomplete(lacking)
         if not self.hours:
-            raise ValueError(f"variables: got no hour that has {' '.join(self.names) or 'any'} together, expected one "
-                             f"({'; '.join(self.notes[-2:])}). Fix: fewer --variables")  # fmt: skip
+            got = f"no hour that has {' '.join(self.names) or 'any'} together ({'; '.join(self.notes[-2:])})"
+            raise fault("variables", got, "one", "fewer --variables")
 
 
 def incomplete(lacking: dict[np.datetime64, list[str]]) -> list[str]:
@@ -111,7 +110,7 @@ def outside(time: np.datetime64, first: np.datetime64 | None, last: np.datetime6
 def refuse_missing_path(path: str, expected: str) -> None:
     """ValueError for a local path that does not exist."""
     if "://" not in path and not Path(path).exists():
-        raise ValueError(f"path: got {path}, which does not exist, expected {expected}. Fix: --path")
+        raise fault("path", f"{path}, which does not exist", expected, "--path")
 
 
 def refuse_unknown(variables: list[str]) -> None:
@@ -119,5 +118,5 @@ def refuse_unknown(variables: list[str]) -> None:
     names = [v.name for v in TABLE]
     for name in variables:
         if not known(name):
-            raise ValueError(f"variables: got {name!r}, expected names of data/variables.py. "
-                             f"Nearest: {nearest(name, names)}. Fix: --variables {' '.join(names)}")  # fmt: skip
+            expected = f"names of data/variables.py. Nearest: {nearest(name, names)}"
+            raise fault("variables", repr(name), expected, f"--variables {' '.join(names)}")

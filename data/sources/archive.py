@@ -19,7 +19,6 @@ import threading
 import time as clock
 import urllib.parse
 import urllib.request
-from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from urllib.error import HTTPError
 import numpy as np
 from tqdm import tqdm
 
-from data.command import refuse_file_above
+from data.command import fault, refuse_file_above
 from data.grid import Grid
 from data.sources import HOUR, HourUnavailable, Source, listed, refuse_unknown
 from data.sources.grib import Field, decode, import_gribberish, locate, note_winds, scan
@@ -45,7 +44,6 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may chan
 ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
 AHEAD = 8  # hours fetched at the same time, each in a thread of its own
 TRIED = 24  # hours tried for the grid
-SILENT = 3  # hours in a row without an answer, after which the archive counts as out of reach
 LAYOUTS = ("hrrr.{day}/conus/", "hrrr.{day}/")
 LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
           "entire atmosphere": ("entire atmosphere", "entire atmosphere (considered as a single layer)")}  # fmt: skip
@@ -58,18 +56,16 @@ class Absent(HourUnavailable):
     again = False
 
 
-class Unreachable(HourUnavailable):
-    """No whole answer in TRIES tries: the network or the server, not the file."""
-
-
 class ArchiveHours(Source):
     """The hours first to last of the archive at cfg.url; `load` fetches and decodes one. ValueError for options that
     cannot work, for an archive without any of the hours and for one that does not answer."""
 
+    together = AHEAD
+
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
         if first is None or last is None:
-            raise ValueError("start/end: got none, expected both with --source archive. "
-                             "Fix: --start 2024-05-20 --end 2024-05-21T23")  # fmt: skip
+            expected, fix = "both with --source archive", "--start 2024-05-20 --end 2024-05-21T23"
+            raise fault("start/end", "none", expected, fix)
         import_gribberish()  # before anything is fetched
         refuse_unknown(cfg.variables)
         refuse_file_above(cfg.out, "out")
@@ -81,13 +77,11 @@ class ArchiveHours(Source):
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.layouts = LAYOUTS  # narrowed to the one that is found
         self.paths: dict[np.datetime64, str] = {}
-        self.silent = SILENT - 1  # hours in a row without an answer; the very first must be answered
         self.failed = False  # whether the archive may later have an hour whose inventory could not be had
-        self.coming: dict[tuple[str, np.datetime64], Future] = {}
+        self.coming: dict[np.datetime64, Future] = {}  # files under way
         self.grid: Grid | None = None
         self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
-        self.ahead = self.times  # hours that will be loaded
         records = [self.hours[t][n] for t in self.times for n in self.names]
         size = sum(r.end - r.start for r in records if r.end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
@@ -97,11 +91,11 @@ class ArchiveHours(Source):
         return {**vars(self), "coming": {}}  # threads stay where they are
 
     def expect(self, times: list[np.datetime64]) -> None:
-        self.ahead = sorted(times)  # no others are fetched ahead: another process may have them
-        self.coming = {(work, t): f for (work, t), f in self.coming.items() if t in set(times)}
+        self.coming = {t: begin(self._fetch, t) for t in times}
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        return self._values(time, self._take("_fetch", self.ahead, time, AHEAD), self.names)
+        file = self.coming.pop(time).result() if time in self.coming else self._fetch(time)
+        return self._values(time, file, self.names)
 
     def close(self, failed: bool) -> list[str]:
         if failed or self.failed:
@@ -117,18 +111,20 @@ class ArchiveHours(Source):
         """{valid time: {name: record}} of the hours whose inventory can be had."""
         whole = first.astype("datetime64[h]").astype("datetime64[ns]")
         asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
-        found, lost = {}, []
-        for time in tqdm(asked, desc="inventories", unit="h", disable=None):
+        found, lost, coming = {}, [], {}
+        for n, time in enumerate(tqdm(asked, desc="inventories", unit="h", disable=None)):
+            # the first alone: it tells the layout, and whether anything answers
+            for t in asked[n : n + AHEAD] if n else asked[:1]:
+                coming[t] = coming.get(t) or begin(self._inventory, t)
             try:
-                # the first alone: it tells the layout, and whether anything answers
-                found[time] = self._take("_inventory", asked, time, AHEAD if time > asked[0] else 1)
+                found[time] = coming[time].result()
             except HourUnavailable as error:
                 self.failed |= error.again
                 lost.append(f"left out: {show(time)}, {error}")
         if not found:
-            raise ValueError(f"start/end: got no hour from {show(first)} to {show(last)} "
-                             f"({lost[0] if lost else 'no full hour between them'}), expected one or more. "
-                             "Fix: --start, --end or --url")  # fmt: skip
+            why = lost[0] if lost else "no full hour between them"
+            got = f"no hour from {show(first)} to {show(last)} ({why})"
+            raise fault("start/end", got, "one or more", "--start, --end or --url")
         self.notes += listed(lost)
         return found
 
@@ -158,39 +154,19 @@ class ArchiveHours(Source):
         for time in self.times[:TRIED]:
             static = [v.name for v in STATIC if v.name in self.hours[time]]
             try:
-                self._values(time, self._take("_fetch", self.times, time, 1), self.names)
+                self._values(time, self._fetch(time), self.names)
                 found = self._values(time, self._fetch(time, static), static)
             except HourUnavailable as error:
-                fault = error
+                why = error
                 continue
             self.grid.static = {n: values for n, values in found.items() if not np.isnan(values).any()}
             gone = [v.name for v in STATIC if v.name not in self.grid.static]
             self.notes += [f"{name} is not stored: not in {self.paths[time]}, or not in every cell" for name in gone]
             self.notes += note_winds(self.one, self.names)
             return
-        raise ValueError(f"start/end: got none of the first {TRIED} hours whole ({fault}). Fix: --start later")
+        raise fault("start/end", f"none of the first {TRIED} hours whole ({why})", "one", "--start later")
 
     # --- what an hour holds ---
-
-    def _take(self, work: str, times: list[np.datetime64], time: np.datetime64, ahead: int):
-        """self.work(time), while the hours after it are under way; ValueError once the archive no longer answers."""
-        at = bisect_right(times, time)
-        for t in (time, *times[at : at + ahead - 1]):
-            if (work, t) not in self.coming:
-                self.coming[work, t] = begin(getattr(self, work), t)
-        try:
-            answer = self.coming.pop((work, time)).result()
-        except Unreachable as error:
-            self.silent += 1
-            if self.silent < SILENT:
-                raise
-            raise ValueError(f"url: {error}. Fix: check the network and --url, then give the same command again; "
-                             f"what came is kept in {self.cache.parent}") from None  # fmt: skip
-        except HourUnavailable:
-            self.silent = 0
-            raise
-        self.silent = 0
-        return answer
 
     def _fetch(self, time: np.datetime64, names: list[str] | None = None) -> Path:
         """A file with the messages of the named fields (default: those to store) of one hour and nothing else."""
@@ -301,48 +277,43 @@ class _TryAgain(Exception):
 
 
 class Transfer:
-    """Files and byte ranges below one address: http://, https:// or s3:// (public buckets). Threads may share it.
-
-    Proxies come from the environment, as for any of Python's requests. Raises ValueError for an address that cannot
-    work; Absent, Unreachable or HourUnavailable for a single file.
-    """
+    """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
+    environment. ValueError for an address that cannot work or does not answer; Absent or HourUnavailable for a file."""
 
     def __init__(self, base: str):
         self.base = base.rstrip("/")
-        self.url = public_address(self.base)
-        parts = urllib.parse.urlsplit(self.url)
+        parts = urllib.parse.urlsplit(self.base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url: got {base}, expected http://, https:// or s3://bucket. "
-                             "Fix: --url, or --source grib --path FOLDER for files that are here")  # fmt: skip
+            raise fault("url", base, "http:// or https://", "--url, or --source grib --path FOLDER for local files")
 
     def get(self, path: str, span: tuple[int, int | None] | None = None) -> bytes:
         """A whole file; or, with `span`, one GRIB2 message (its first byte, and the byte after its last or None for the
         end of the file), whole by its own Section 0. Tries again as long as that may help."""
         for attempt in range(TRIES):
-            after, kind = 0.0, HourUnavailable
             try:
-                body = self._once(path, span)
-                fault = framing(body) if span else ""
-                if not fault:
+                body, reason, after = self._once(path, span), "", 0.0
+                if not span or not (reason := framing(body)):
                     return body
             except _TryAgain as error:
-                fault, after, kind = str(error), error.after, Unreachable
+                body, reason, after = None, str(error), error.after
             if attempt + 1 < TRIES:
                 # jitter: threads that failed together do not come back together
                 clock.sleep(max(after, min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)))
-        where = f" at byte {span[0]}" if span else ""
-        raise kind(f"{self.base}/{path}:{where} got {fault} in {TRIES} tries, expected a whole answer")
+        got = f"{self.base}/{path}: got {reason} in {TRIES} tries, expected a whole answer"
+        if body is None:  # the network or the server, not the file: no gap in the record
+            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")  # fmt: skip
+        raise HourUnavailable(got)
 
     def _once(self, path: str, span: tuple[int, int | None] | None) -> bytes:
         """One request; _TryAgain for what another may mend."""
-        request, file = urllib.request.Request(f"{self.url}/{urllib.parse.quote(path)}"), f"{self.base}/{path}"
+        file = f"{self.base}/{path}"
+        request = urllib.request.Request(f"{self.base}/{urllib.parse.quote(path)}")
         if span:
             request.add_header("Range", f"bytes={span[0]}-{'' if span[1] is None else span[1] - 1}")
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 if span and answer.status != 206:  # the whole file
-                    raise ValueError(f"url: got HTTP {answer.status} for {file}, expected 206, a byte range. "
-                                     "Fix: --url ADDRESS of a server that has them")  # fmt: skip
+                    raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
                 head = answer.read(16)
                 rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
                 if span and head[:4] == b"GRIB" and whole != rest:
@@ -355,9 +326,8 @@ class Transfer:
             if error.code in ABSENT:
                 raise Absent(f"{file}: absent (HTTP {error.code})") from None
             if error.code == 416:
-                fault = f"{file}: got an end before byte {span[0]}, expected a file as long as its index"
-                raise HourUnavailable(fault) from None
-            raise ValueError(f"url: got HTTP {error.code} for {file}, expected an answer. Fix: --url") from None
+                raise HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message") from None
+            raise fault("url", f"HTTP {error.code} for {file}", "an answer", "--url ADDRESS") from None
         except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
             raise _TryAgain(f"{type(error).__name__} ({error})") from None
 
@@ -367,13 +337,3 @@ def framing(body: bytes) -> str:
     if body[:4] == b"GRIB" and body[-4:] == b"7777" and int.from_bytes(body[8:16]) == len(body) >= 20:
         return ""
     return f"{len(body)} bytes from {body[:4]!r} to {body[-4:]!r}, not one message from GRIB to 7777,"
-
-
-def public_address(base: str) -> str:
-    """s3://bucket/prefix as a public bucket's address; AWS_ENDPOINT_URL names another server, as in AWS's tools."""
-    scheme, _, rest = base.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        return base
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    return f"{endpoint.rstrip('/')}/{rest}" if endpoint else f"https://{bucket}.s3.amazonaws.com/{prefix}".rstrip("/")

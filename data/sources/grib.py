@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.command import fault
 from data.grid import Grid, same_grid
 from data.sources import Source, counted, outside, refuse_missing_path, refuse_unknown
 from data.times import hours_of, show
@@ -83,12 +84,12 @@ class GribHours(Source):
         if len(everything) > len(files):
             self.notes.append(f"left out: {len(everything) - len(files)} files that are not GRIB")
         if beyond and not any(fields.values()):
-            raise ValueError(f"start/end: got no hour of {path} between them, expected some of {show(min(beyond))} to "
-                             f"{show(max(beyond))}. Fix: --start and --end in that range")  # fmt: skip
+            raise fault("start/end", f"no hour of {path} between them", f"some of {show(min(beyond))} to "
+                        f"{show(max(beyond))}", "--start and --end in that range")  # fmt: skip
         if not any(fields.values()):
-            raise ValueError(f"path: got no usable hour from {len(files)} GRIB files in {path} "
-                             f"({'; '.join(self.notes) or 'it is empty'}), expected f00 or f01 fields of "
-                             f"{' '.join(v.name for v in TABLE)}. Fix: --path FOLDER of such files")  # fmt: skip
+            got = f"no usable hour from {len(files)} GRIB files in {path} ({'; '.join(self.notes) or 'it is empty'})"
+            expected = f"f00 or f01 fields of {' '.join(v.name for v in TABLE)}"
+            raise fault("path", got, expected, "--path FOLDER of such files")
         return fields, static, twice
 
     def _refuse_contradictions(self, twice: list) -> None:
@@ -96,8 +97,8 @@ class GribHours(Source):
         twice = [(n, a, b) for n, a, b in twice if n in self.names and self.hours.get(a.valid_time, {}).get(n) is a]
         for name, a, b in twice:
             if not np.array_equal(decode(a), decode(b), equal_nan=True):
-                raise ValueError(f"{a.path} and {b.path}: got different {name} for {show(a.valid_time)}, expected one "
-                                 "file per hour or equal values. Fix: move one away")  # fmt: skip
+                got = f"different {name} for {show(a.valid_time)}"
+                raise fault(f"{a.path} and {b.path}", got, "one file per hour or equal values", "move one away")
         if twice:
             self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
                               f"{counted({b.path for _, _, b in twice})}")  # fmt: skip
@@ -108,8 +109,7 @@ class GribHours(Source):
         grid, seen = locate(one), {one.grid_section}
         for other in [*(self.hours[t][n] for t in self.times for n in self.names), *static.values()]:
             if other.grid_section not in seen and not other.on_grid_of(one, grid):
-                raise ValueError(f"{one.path} and {other.path}: got different grids, expected one grid. "
-                                 "Fix: a folder for each")  # fmt: skip
+                raise fault(f"{one.path} and {other.path}", "different grids", "one grid", "a folder for each")
             seen.add(other.grid_section)
         self.notes += note_winds(one, self.names)
         for name, found in static.items():
@@ -173,14 +173,14 @@ class Field:
         columns, rows = struct.unpack(">II", self.grid_section[30:38])
         if values.size != rows * columns or scanning & 0x30:
             got = f"{values.size} values in scanning mode {scanning}"
-            raise _fault(self.path, self.offset, got, f"{rows} x {columns} values, every row in the same direction")
+            raise damaged(self.path, self.offset, got, f"{rows} x {columns} values, every row in the same direction")
         out = values.reshape(rows, columns)
         return out[:: 1 if scanning & 0x40 else -1, :: -1 if scanning & 0x80 else 1]
 
     def _flags(self, which: int) -> int:
         template = int.from_bytes(self.grid_section[12:14])
         if template not in FLAGS or len(self.grid_section) <= FLAGS[template][which]:
-            raise _fault(self.path, self.offset, f"grid template 3.{template}", "Lambert, polar, Mercator or lat/lon")
+            raise damaged(self.path, self.offset, f"grid template 3.{template}", "Lambert, polar, Mercator or lat/lon")
         return self.grid_section[FLAGS[template][which]]
 
 
@@ -189,7 +189,7 @@ def is_grib(path: Path) -> bool:
     with open(path, "rb") as file:
         head = file.read(4)
     if head != b"GRIB" and path.suffix.lower() in SUFFIXES:
-        raise _fault(path, 0, str(head) if head else "an empty file", "b'GRIB'")
+        raise damaged(path, 0, str(head) if head else "an empty file", "b'GRIB'")
     return head == b"GRIB"
 
 
@@ -227,7 +227,7 @@ def decode(field: Field) -> np.ndarray:
     """The values (y, x) float64 in GRIB's units, south to north, NaN where the bitmap says missing."""
     values = _ask("parse_grib_array", field)
     if np.isinf(values).any():
-        raise _fault(field.path, field.offset, "infinite values", "finite ones")
+        raise damaged(field.path, field.offset, "infinite values", "finite ones")
     return field.orient(values)
 
 
@@ -264,14 +264,14 @@ def _end(data: mmap.mmap, path: Path, offset: int) -> int:
     """Where the message at `offset` ends, from Section 0; ValueError unless it is whole."""
     head = data[offset : offset + 16]
     if head[:4] != b"GRIB":
-        raise _fault(path, offset, str(head[:4]), "the next message, b'GRIB'")
+        raise damaged(path, offset, str(head[:4]), "the next message, b'GRIB'")
     if len(head) == 16 and head[7] != 2:
-        raise _fault(path, offset, f"GRIB edition {head[7]}", "edition 2")
+        raise damaged(path, offset, f"GRIB edition {head[7]}", "edition 2")
     length = struct.unpack(">Q", head[8:])[0] if len(head) == 16 else 16
     if offset + length > len(data):
-        raise _fault(path, offset, f"{len(data) - offset} bytes", f"{length}: the file is cut short")
+        raise damaged(path, offset, f"{len(data) - offset} bytes", f"{length}: the file is cut short")
     if length < 20 or data[offset + length - 4 : offset + length] != b"7777":
-        raise _fault(path, offset, "no b'7777' at the end of the message", "it")
+        raise damaged(path, offset, "no b'7777' at the end of the message", "it")
     return offset + length
 
 
@@ -282,18 +282,18 @@ def _parts(data: mmap.mmap, path: Path, offset: int, end: int) -> Iterator[dict[
     while start < end - 4:
         length, number, bitmap = struct.unpack(">IBB", data[start : start + 6])
         if length < 5 or start + length > end - 4 or not 1 <= number <= 7:
-            raise _fault(path, offset, f"Section {number} of {length} bytes", "Sections 1 to 7 inside the message")
+            raise damaged(path, offset, f"Section {number} of {length} bytes", "Sections 1 to 7 inside the message")
         if number != 6 or bitmap in (0, 255):
             sections[number] = (start, start + length)
         elif bitmap != 254 or 6 not in sections:  # 254: the bitmap before holds again
-            raise _fault(path, offset, f"bitmap indicator {bitmap}", "a bitmap in the message, or none")
+            raise damaged(path, offset, f"bitmap indicator {bitmap}", "a bitmap in the message, or none")
         start += length
         if number == 7:
             if not {1, 3, 4, 5, 6} <= sections.keys():
-                raise _fault(path, offset, f"only Sections {sorted(sections)}", "1, 3, 4, 5, 6 and 7")
+                raise damaged(path, offset, f"only Sections {sorted(sections)}", "1, 3, 4, 5, 6 and 7")
             yield dict(sections)
     if number != 7:
-        raise _fault(path, offset, f"Section {number} as the last", "Section 7")
+        raise damaged(path, offset, f"Section {number} as the last", "Section 7")
 
 
 def _reference_time(data: mmap.mmap, path: Path, offset: int, section: tuple[int, int]) -> np.datetime64:
@@ -301,7 +301,7 @@ def _reference_time(data: mmap.mmap, path: Path, offset: int, section: tuple[int
     try:
         return np.datetime64(datetime(*parts), "ns")
     except ValueError:
-        raise _fault(path, offset, f"the reference time {parts}", "a date") from None
+        raise damaged(path, offset, f"the reference time {parts}", "a date") from None
 
 
 @contextmanager
@@ -310,9 +310,8 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         yield data
 
 
-def _fault(path: Path, offset: int, got: str, expected: str) -> ValueError:
-    fix = "download the file again, or move it out of the folder"
-    return ValueError(f"{path}: at byte {offset} got {got}, expected {expected}. Fix: {fix}")
+def damaged(path: Path, offset: int, got: str, expected: str) -> ValueError:
+    return fault(f"{path}: at byte {offset}", got, expected, "download the file again, or move it out of the folder")
 
 
 # --- gribberish ---
@@ -323,9 +322,8 @@ def import_gribberish():
     try:
         import gribberish
     except ImportError:
-        raise ValueError(
-            "GRIB: got no package gribberish, expected it. Fix: .venv/bin/python -m pip install 'gribberish>=0.30'"
-        ) from None
+        fix = ".venv/bin/python -m pip install 'gribberish>=0.30'"
+        raise fault("GRIB", "no package gribberish", "it", fix) from None
     return gribberish
 
 
@@ -339,16 +337,16 @@ def _ask(function: str, field: Field):
         message = data[field.offset : field.offset + 8] + struct.pack(">Q", len(body) + 20) + body + b"7777"
         packing = data[slice(*sections[5])]
     where = f"{field.path}: the message at byte {field.offset}"
-    repack = "Fix: download it again, or repack it with `wgrib2 FILE -set_grib_type simple -grib_out NEW`"
+    repack = "download it again, or repack it with `wgrib2 FILE -set_grib_type simple -grib_out NEW`"
     if packing[9:11] in (b"\0\2", b"\0\3") and packing[22:23] != b"\0":  # gribberish takes them for numbers
-        raise ValueError(f"{where} got missing values among its packed values, expected a bitmap. {repack}")
+        raise fault(where, "missing values among its packed values", "a bitmap", repack)
     try:
         with _silence():
             return getattr(gribberish, function)(message, 0)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of gribberish's Rust code is no Exception
-        raise ValueError(f"{where} cannot be decoded ({error}), expected a field. {repack}") from None
+        raise fault(f"{where} cannot be decoded", str(error), "a field", repack) from None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import xarray as xr
 import zarr
 
 from data.checks import Written
+from data.command import fault
 from data.grid import LAMBERT_HRRR, Grid, lambert_latlon
 from data.sources import HOUR, KINDS, Source, outside, refuse_missing_path, refuse_unknown
 from data.times import show
@@ -49,8 +50,8 @@ class UtahHours(Source):
         self.notes: list[str] = []
         fields = self._index(cfg.path, first, last)
         if not any(fields.values()):
-            raise ValueError(f"path: got no hour of {' or '.join(KINDS.values())} in {cfg.path}, expected some. "
-                             "Fix: --path, --start and --end that are there")  # fmt: skip
+            got = f"no hour of {' or '.join(KINDS.values())} in {cfg.path}"
+            raise fault("path", got, "some", "--path, --start and --end that are there")
         self.choose(fields, cfg)
         self.grid = self._grid()
 
@@ -78,8 +79,7 @@ class UtahHours(Source):
             place = self.hours[time][self.names[0]]
             other = coordinates(place)
             if not all(a.shape == b.shape and np.allclose(a, b, atol=1) for a, b in zip((y, x), other, strict=True)):
-                raise ValueError(f"{place.folder}: got another grid than {show(self.times[0])}, expected one. "
-                                 "Fix: a folder for each")  # fmt: skip
+                raise fault(place.folder, f"another grid than {show(self.times[0])}", "one", "a folder for each")
         self.north_first = bool(y[0] > y[-1])
         y = y[::-1] if self.north_first else y
         latitude, longitude = lambert_latlon(x[None, :], y[:, None])
@@ -98,7 +98,7 @@ class UtahHours(Source):
             written = Written({variable: array}, [variable])
             field = (array[...] if place.index is None else array[place.index]).astype(np.float32)
         if field.shape != shape:
-            raise ValueError(f"{place.folder}: got {field.shape} cells, expected {shape}. Fix: fetch this store again")
+            raise fault(place.folder, f"{field.shape} cells", f"{shape}", "fetch this store again")
         height, width = array.chunks[-2:]
         lead = () if place.index is None else (place.index // array.chunks[0],)
         for row in range(0, shape[0], height):
@@ -134,5 +134,5 @@ def readable(path: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error}), expected {expected}. "
-                         "Fix: fetch this store again") from error  # fmt: skip
+        got = f"{type(error).__name__}: {error}"
+        raise fault(f"{path}: cannot be read", got, expected, "fetch this store again") from error

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.command import nearest
+from data.command import fault, nearest
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import CONVERSIONS, conversion
 from data.sources import KINDS, Source, counted, incomplete, outside, refuse_missing_path
@@ -88,20 +88,20 @@ class ZarrHours(Source):
         everything = sorted({n for names in found.values() for n in names})
         if not everything:
             held = ", ".join(map(str, self.parts[0].dataset.variables)) or "nothing"
-            raise ValueError(f"path: got no (time, y, x) array in {self.path} (found {held}), expected at least one. "
-                             "Fix: --path to a store with fields over time")  # fmt: skip
+            got = f"no (time, y, x) array in {self.path} (found {held})"
+            raise fault("path", got, "at least one", "--path to a store with fields over time")
         for name in wanted:
             if name not in everything and lookup(name).name not in {lookup(n).name for n in everything}:
-                raise ValueError(f"variables: got {name!r}, expected one of {' '.join(everything)}. "
-                                 f"Nearest: {nearest(name, everything)}. Fix: --variables {everything[0]}")  # fmt: skip
+                expected = f"one of {' '.join(everything)}. Nearest: {nearest(name, everything)}"
+                raise fault("variables", repr(name), expected, f"--variables {everything[0]}")
         chosen = wanted or [n for n in everything if known(n)] or everything
         for p, names in found.items():
             for name in names:
                 if name in chosen or any(lookup(c).name == lookup(name).name and c not in names for c in chosen):
                     other = self.arrays.setdefault(lookup(name).name, {}).setdefault(p, name)
                     if other != name:
-                        raise ValueError(f"{self.parts[p].path}: got {lookup(name).name} twice, as {other} and {name}, "
-                                         f"expected one. Fix: name one with --variables {name}")  # fmt: skip
+                        got = f"{lookup(name).name} twice, as {other} and {name}"
+                        raise fault(self.parts[p].path, got, "one", f"name one with --variables {name}")
         used = {n for by_part in self.arrays.values() for n in by_part.values()}
         if left := [n for n in everything if n not in used]:
             self.notes.append(f"left out: {' '.join(left)}; name them with --variables to store them")
@@ -141,14 +141,13 @@ class ZarrHours(Source):
         every = sorted({t for where in self.where.values() for t in where})
         if not every:
             held = f"{show(min(beyond))} to {show(max(beyond))}" if beyond else "hours of the other kind"
-            raise ValueError(f"start/end: got no hour of {self.path} between them, expected some of {held}. "
-                             "Fix: --start, --end and --forecast_hour that the source has")  # fmt: skip
+            fix = "--start, --end and --forecast_hour that the source has"
+            raise fault("start/end", f"no hour of {self.path} between them", f"some of {held}", fix)
         lacking = {t: [n for n in self.names if t not in self.where[n]] for t in every}
         self.times = [t for t in every if not lacking[t]]
         self.notes += incomplete(lacking)
         if not self.times:
-            raise ValueError(f"variables: got no hour that has {' '.join(self.names)} together, expected one. "
-                             "Fix: fewer --variables")  # fmt: skip
+            raise fault("variables", f"no hour that has {' '.join(self.names)} together", "one", "fewer --variables")
         if unsorted := [p.path for p in self.parts if (np.diff(p.times) <= np.timedelta64(0)).any()]:
             self.notes.append(f"times are not in order in {counted(unsorted)}; sorted")
         return twice
@@ -167,8 +166,8 @@ class ZarrHours(Source):
                 found.projection = dict(here[mapping].attrs)
             grid = grid or found
             if not same_grid(grid, found) or any(a.shape[1:] != grid.shape for a in arrays):
-                raise ValueError(f"{self.parts[0].path} and {part.path}: got different grids, expected one. "
-                                 "Fix: a folder for each, or --variables of one grid")  # fmt: skip
+                where, fix = f"{self.parts[0].path} and {part.path}", "a folder for each, or --variables of one grid"
+                raise fault(where, "different grids", "one", fix)
             grid.static |= found.static
         self._find_orientation(grid)
         if self.north_first or self.east_first:
@@ -219,9 +218,9 @@ class ZarrHours(Source):
             return 1.0, 0.0
         scale = conversion(found, variable.units)
         if scale is None:
-            accepted = ", ".join(CONVERSIONS[variable.units])
-            raise ValueError(f"{self.parts[p].path}: {array} has the unit {found!r}, expected one of {accepted}. "
-                             "Fix: correct its units attribute, or leave it out with --variables")  # fmt: skip
+            expected = f"one of {', '.join(CONVERSIONS[variable.units])}"
+            fix = "correct its units attribute, or leave it out with --variables"
+            raise fault(self.parts[p].path, f"the unit {found!r} of {array}", expected, fix)
         if scale != (1, 0):
             self.notes.append(f"{array}: {found} turned into {variable.units}")
         return scale
@@ -248,14 +247,14 @@ class ZarrHours(Source):
         try:
             field = self._turn(self.blocks.field((name, p), index))
         except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
-            raise ValueError(f"{part.path}: {name} cannot be read ({error}), expected whole chunks. "
-                             "Fix: fetch or write the source again") from error  # fmt: skip
+            where, fix = f"{part.path}: {name} cannot be read", "fetch or write the source again"
+            raise fault(where, str(error), "whole chunks", fix) from error
         if (factor, offset) != (1, 0):  # in double precision, so that 20 C is 293.15 K to the last digit
             field = (field.astype(np.float64) * factor + offset).astype(np.float32)
         mean = float(np.nanmean(field)) if variable.units == "K" and np.isfinite(field).any() else np.nan
         if mean < variable.lower or mean > variable.upper:
-            raise ValueError(f"{part.path}: {name} has the mean {mean:.1f} at {show(part.times[index])}, expected "
-                             "kelvin. Fix: correct its units attribute (degC, say)")  # fmt: skip
+            got = f"the mean {mean:.1f} of {name} at {show(part.times[index])}"
+            raise fault(part.path, got, "kelvin", "correct its units attribute (degC, say)")
         return field
 
     def _refuse_contradictions(self, twice: list) -> None:
@@ -264,9 +263,9 @@ class ZarrHours(Source):
             kept = self.where[name][time]
             a, b = (self.parts[p].field(self.arrays[name][p])[i].values for p, i in (kept, place))
             if not np.array_equal(a, b, equal_nan=True) or self.scales[name, kept[0]] != self.scales[name, place[0]]:
-                raise ValueError(f"{self.parts[kept[0]].path} and {self.parts[place[0]].path}: got different {name} "
-                                 f"for {show(time)}, expected each hour once or equal values. "
-                                 "Fix: remove one")  # fmt: skip
+                where = f"{self.parts[kept[0]].path} and {self.parts[place[0]].path}"
+                got = f"different {name} for {show(time)}"
+                raise fault(where, got, "each hour once or equal values", "remove one")
         if twice:
             self.notes.append(f"{len(twice)} fields occur twice with equal values; the first is used")
 
@@ -285,8 +284,8 @@ def open_parts(path: str) -> list[Part]:
         return [as_part(path, open_zarr(path))]
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in (".nc", ".nc4", ".cdf"))
     if not files:
-        raise ValueError(f"path: got {path} without zarr.json, .zgroup or a NetCDF file (.nc) in it, expected a zarr "
-                         "store, a NetCDF file or a folder of them. Fix: --path")  # fmt: skip
+        got = f"{path} without zarr.json, .zgroup or a NetCDF file (.nc) in it"
+        raise fault("path", got, "a zarr store, a NetCDF file or a folder of them", "--path")
     return [as_part(str(file), open_netcdf(file)) for file in files]
 
 
@@ -294,22 +293,21 @@ def open_netcdf(file: Path) -> xr.Dataset:
     try:
         return with_exact_times(xr.open_dataset(file, decode_timedelta=False))
     except Exception as error:  # each engine of xarray raises its own kinds
-        raise ValueError(f"{file}: cannot be opened ({type(error).__name__}: {str(error).splitlines()[0]}), "
-                         "expected a NetCDF file with decodable time. Fix: check the file, and that netCDF4 is "
-                         "installed (.venv/bin/python -m pip install netCDF4)") from error  # fmt: skip
+        got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        fix = "check the file, and that netCDF4 is installed (.venv/bin/python -m pip install netCDF4)"
+        raise fault(f"{file}: cannot be opened", got, "a NetCDF file with decodable time", fix) from error
 
 
 def as_part(path: str, dataset: xr.Dataset) -> Part:
     """The dataset with its time dimension; ValueError if time is missing or was not decoded."""
     found = [n for n in TIMES if n in dataset.variables and dataset[n].ndim == 1]
     if not found:
-        raise ValueError(f"{path}: got no time coordinate (found {', '.join(map(str, dataset.variables))}), "
-                         "expected `time` or `valid_time` along a dimension. Fix: add one with CF units")  # fmt: skip
+        got = f"no time coordinate (found {', '.join(map(str, dataset.variables))})"
+        raise fault(path, got, "`time` or `valid_time` along a dimension", "add one with CF units")
     time = dataset[found[0]]
     if time.dtype.kind != "M" or np.isnat(time.values).any():
-        raise ValueError(f"{path}: {found[0]} cannot be decoded, got {time.dtype} with units "
-                         f"{time.attrs.get('units', 'missing')!r}, expected CF time in the standard calendar for every "
-                         'field. Fix: set its units attribute, e.g. "hours since 2024-01-01"')  # fmt: skip
+        got, fix = f"{time.dtype} with units {time.attrs.get('units', 'missing')!r}", "set its units attribute"
+        raise fault(f"{path}: {found[0]} cannot be decoded", got, "CF time in the standard calendar", fix)
     return Part(path, dataset, str(time.dims[0]), time.values.astype("datetime64[ns]"))
 
 
