@@ -123,7 +123,7 @@ def play_store_bytes(case: dict, folder: Path) -> str:
         if case["what"] == "folder":
             file.mkdir()
     if case["command"] == "check":
-        code, said = command(check_store, path, "--lead", lead, "--json", folder / "c.json", allowed=(0, 1, 2))
+        code, said = command(check_store, path, "--json", folder / "c.json", allowed=(0, 1, 2))
         check(code == 2 or json.loads((folder / "c.json").read_text())["sound"] == (code == 0), "exit code and file")
     elif case["command"] == "infer":
         code, said = infer("--checkpoint", place / "best.pt", "--zarr", path, "--init_time", START + np.timedelta64(

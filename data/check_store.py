@@ -9,7 +9,6 @@ STORE.zarr.check.json beside a local store; training leaves out the pairs that t
 
 import contextlib
 import json
-import time
 import warnings
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,10 +35,8 @@ from data.checks import (
     look_at,
 )
 from data.command import fault, run
-from data.dataset import find_pairs, split_by_date
 from data.grid import read_grid
 from data.store import field_names, open_zarr, write_sidecar
-from data.times import parse_duration, show, show_duration
 
 THREADS = 4  # variables read at the same time
 
@@ -48,8 +45,6 @@ THREADS = 4  # variables read at the same time
 class Config:
     store: tyro.conf.Positional[str]  # the training store to look at
     json: str = ""  # file for the findings as JSON; empty: none
-    lead: str = "1h"  # step that training would use
-    sidecar: bool = True  # list faulty hours beside a local store, for training to leave out
 
 
 def main(cfg: Config) -> int:
@@ -74,7 +69,6 @@ def main(cfg: Config) -> int:
     always: dict[str, np.ndarray] = {}  # cells that were NaN in every hour so far
     before: dict[str, np.ndarray] = {}  # the hour before
     written = Written(group, names)
-    reading = 0.0
 
     def read(name: str, index: int) -> np.ndarray | str:
         """The field of one hour, or the reason why it cannot be read."""
@@ -83,13 +77,11 @@ def main(cfg: Config) -> int:
         except Exception as error:  # a broken chunk raises whatever its codec likes
             return f"{type(error).__name__}: {error}"
 
-    def look(name: str, index: int) -> tuple[np.ndarray | str, dict, float]:
-        """The same, with its figures and the seconds that reading took."""
-        started = time.perf_counter()
+    def look(name: str, index: int) -> tuple[np.ndarray | str, dict]:
+        """The same, with its figures."""
         field = read(name, index)
-        taken = time.perf_counter() - started
         figures = {"unreadable": True, "low": np.nan, "high": np.nan, "mean": np.nan}
-        return field, figures if isinstance(field, str) else look_at(name, field), taken
+        return field, figures if isinstance(field, str) else look_at(name, field)
 
     with ThreadPoolExecutor(THREADS) as pool:
 
@@ -101,8 +93,7 @@ def main(cfg: Config) -> int:
             ready, coming = coming, begin(index + 1)  # the next hour is read while this one is looked at
             fields = {}
             for name, future in zip(names, ready, strict=True):
-                field, figures, taken = future.result()
-                reading += taken
+                field, figures = future.result()
                 missing = written.missing(name, index)
                 for key, value in (figures | {"missing": missing}).items():
                     seen[name][key][index] = value
@@ -123,18 +114,16 @@ def main(cfg: Config) -> int:
     for n in names:
         judge_variable(report, group[n], n, labels, seen[n], always.get(n), lambda index, name=n: read(name, index))
     judge_across(report, labels, across)
-    usable = describe_training(report, times, cfg.lead, reading / max(len(labels), 1))
     print(table(names, seen))
     for kind, findings in (("fault", report.faults), ("note", report.notes)):
         for f in findings:
             where, count = "".join(f"{x}: " for x in (f.variable, f.time) if x), f" ({f.count})" if f.count else ""
             print(f"{kind}  {f.code:18s} {where}{f.message}{count}")
-    print(usable)
     if cfg.json:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
         Path(cfg.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n")
         print(f"wrote {cfg.json}")
-    bad = write_sidecar(cfg.store, report.bad_hours) if cfg.sidecar else None
+    bad = write_sidecar(cfg.store, report.bad_hours)
     if bad:
         print(f"wrote {bad}: {len(report.bad_hours)} faulty hours that training leaves out")
     print("sound" if not report.faults else f"{len(report.faults)} faults")
@@ -152,29 +141,6 @@ def open_for_check(path: str) -> xr.Dataset:
             if "time" in raw.variables:
                 return raw
         raise
-
-
-def describe_training(report: Report, times: np.ndarray, lead_text: str, seconds_per_hour: float) -> str:
-    """The pairs and the split that training would use, and how long reading an epoch takes."""
-    lead = parse_duration(lead_text, "lead")
-    if len(times) == 0:
-        return "training: no usable time"
-    good = np.setdiff1d(np.unique(times), np.array(sorted(report.bad_hours), "datetime64[ns]"))
-    pairs = len(find_pairs(good, lead, (good.min(), good.max()))) if len(good) else 0
-    days = len(np.unique(good.astype("datetime64[D]")))
-    try:
-        split = split_by_date(good, lead, "", "", "")
-    except (ValueError, IndexError) as error:
-        report.note("short_record", f"the default split leaves a part without pairs: {str(error).split(' Fix:')[0]}")
-        return f"training: {pairs} pairs {show_duration(lead)} apart on {days} days; no default split"
-    parts = {p: getattr(split, p) for p in ("train", "validation", "test")}
-    counts = {p: len(find_pairs(good, lead, part)) for p, part in parts.items()}
-    text = ", ".join(f"{p} {show(a)} to {show(b)} ({counts[p]})" for p, (a, b) in parts.items())
-    epoch = 2 * counts["train"] * seconds_per_hour
-    return (
-        f"training: {pairs} pairs {show_duration(lead)} apart on {days} days: {text}\n"
-        f"reading: {1000 * seconds_per_hour:.0f} ms per hour, about {epoch:.0f} s per epoch without a cache"
-    )
 
 
 def table(names: list[str], seen: dict[str, np.ndarray]) -> str:
