@@ -26,11 +26,10 @@ from data.augment import Mirror, draw_flips, state_parity
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
 from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
-from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.hours import Hours, read_ahead
 from data.normalise import Statistics, denormalise, limiter
-from data.quick_check import quick_check
+from data.quick_check import describe, mask_notes, quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show_duration

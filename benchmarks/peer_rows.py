@@ -11,9 +11,9 @@ from functools import partial
 from unittest import mock
 
 import torch
+import train_step
 
 import train_deterministic
-import train_step
 from benchmarks import memory
 from benchmarks.memory import Step
 from benchmarks.peer_models import KINDS, Peer

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import xarray as xr
+from forecaster import forecast
 
 import infer_iterative
-from forecaster import forecast
 from tests.conftest import SEVEN
 from tests.model_files import write_checkpoint
 
