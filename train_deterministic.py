@@ -68,7 +68,7 @@ class Config:
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
     # ---- loss
     loss_weights: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.1)  # L1, spectral, MSE, gradient
-    detail: float = 12.0  # spectral term: weight of amplitude errors relative to phase errors
+    detail: float = 30.0  # spectral term: weight of amplitude errors relative to phase errors
     # ---- optimizer
     epochs: int = 200  # passes over the training pairs
     until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
