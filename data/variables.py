@@ -72,6 +72,15 @@ TABLE: tuple[Variable, ...] = (
         grib=("CIN", "ground or water surface", 0.0),
         transform="negative_sqrt", lower=-2000.0, upper=0.0, piles_at="upper",
     ),
+    # Not "tp" nor "APCP": under these names most sources count from the start of a run. The upper bound is the highest
+    # rain of an hour that was ever measured (Holt, Missouri, 1947, in 42 minutes).
+    Variable(
+        "RAIN", "mm", "rain of the hour before", "thickness_of_rainfall_amount",
+        aliases=("rain", "precipitation_surface", "total_precipitation_1hr", "GaugeCorrQPE01H", "RadarOnlyQPE01H",
+                 "MultiSensorQPE01H"),
+        grib=("APCP", "ground or water surface", 0.0),
+        transform="sqrt", lower=0.0, upper=305.0, piles_at="lower", scored_floor=0.0,
+    ),
 )  # fmt: skip
 
 # Static (y, x) fields with the GRIB match that ingest uses.

@@ -45,7 +45,7 @@ def forecast(checkpoints, seven_store, tmp_path_factory):
 
 
 def test_a_training_begins_as_persistence(seven_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_deterministic.Optimizer, "step", lambda *_: 0.0)
+    monkeypatch.setattr(train_deterministic.Optimizer, "step", lambda self, *_: self.clear())
     assert train(seven_store, tmp_path) == 0
     ema = load_checkpoint(tmp_path / "best.pt")["ema"]
     assert not any(ema[n].any() for n in ("head.weight", "head.bias", "flow.weight", "flow.bias"))

@@ -141,7 +141,7 @@ def test_an_exception_while_writing_leaves_the_old_store(tmp_path):
 def test_another_kind_of_folder_is_never_replaced(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("do not lose")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="got something else"):
         StoreWriter(tmp_path / "precious", ["T2M"], small_grid(), {})
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "do not lose"
 
