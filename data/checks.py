@@ -34,11 +34,14 @@ class Written:
 
     def missing(self, name: str, index: int) -> int:
         """Chunks of one time that do not exist."""
-        array = self.arrays[name]
-        outer = array.shards or array.chunks
-        places = itertools.product(*(range(-(-s // c)) for s, c in zip(array.shape[1:], outer[1:], strict=True)))
-        encode = array.metadata.encode_chunk_key
-        return sum(encode((index // outer[0], *place)) not in self.keys[name] for place in places)
+        return sum(key not in self.keys[name] for key in chunk_keys(self.arrays[name], index))
+
+
+def chunk_keys(array: zarr.Array, index: int) -> list[str]:
+    """The names of the chunks (or shards) of one time of a (time, y, x) array."""
+    outer = array.shards or array.chunks
+    places = itertools.product(*(range(-(-s // c)) for s, c in zip(array.shape[1:], outer[1:], strict=True)))
+    return [array.metadata.encode_chunk_key((index // outer[0], *place)) for place in places]
 
 
 @dataclass
