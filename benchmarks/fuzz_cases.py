@@ -129,7 +129,7 @@ def ground() -> Path:
 def save_untrained(run_dir: Path) -> None:
     """best.pt with its last layers at zero: its forecast is persistence."""
     checkpoint = load_checkpoint(run_dir / "best.pt")
-    heads = [w.zero_() for name, w in checkpoint["ema"].items() if "head" in name]
+    heads = [w.zero_() for name, w in checkpoint["ema"].items() if name.startswith(("head", "flow"))]
     check(bool(heads), "a model without a head")
     save_checkpoint(checkpoint, run_dir / "untrained.pt")
 

@@ -22,8 +22,9 @@ import torch
 import xarray as xr
 
 from data.command import run
-from data.dataset import Hours
 from data.grid import Grid
+from data.hours import Hours
+from data.normalise import Statistics
 from data.store import Store
 from data.variables import TABLE
 from data.write import StoreWriter
@@ -56,10 +57,11 @@ def measure(cfg: Config, path: str) -> None:
     names, times = store.choose([]), np.sort(store.times)[: cfg.hours]
     size = 4 * len(names) * int(np.prod(store.grid.shape))  # bytes of an hour as float32
     source, target = (np.zeros(size, np.uint8) for _ in range(2))
+    statistics = Statistics(tuple(names), *(torch.ones(len(names)) for _ in range(3)))
     rng = np.random.default_rng(0)
 
     def one_round() -> dict[str, np.ndarray]:
-        hours = Hours(store, names, None, cache_gb=1e3)  # as training reads, with room for all hours
+        hours = Hours(store, names, statistics, None, room=len(times) * size)  # as training reads
 
         def read_all() -> None:
             for t in rng.permutation(times):

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import train_step
 import zarr
+from training.lock import RunLock
+from training.trouble import Exploded, new_guard, watch
 
 import train_deterministic
-import train_step
 from benchmarks.chaos import TRAINING, plant, same, training_result, write_source
 from models.unet import ResidualUNet
 from tests.test_checkpoint import forked, full_disk
 from training import trouble
 from training.checkpoint import load_checkpoint
-from training.lock import RunLock
-from training.trouble import Exploded, new_guard, watch
 
 SHORT = {"epochs": 2, "rollout_epochs": 1, "validate_every": 1, "accumulate": 4}
 
