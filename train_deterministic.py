@@ -105,7 +105,6 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
     refuse_file_above(Path(cfg.run_dir), "run_dir")
-    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
 
@@ -342,7 +341,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}"
                     )
                 step += 1
                 position["batch"] += 1
