@@ -26,7 +26,7 @@ from data.grid import Grid
 from data.hours import Hours
 from data.normalise import Statistics
 from data.store import Store
-from data.variables import TABLE
+from data.variables import lookup
 from data.write import StoreWriter
 
 FULL = (1059, 1799)  # cells of the HRRR domain
@@ -107,11 +107,10 @@ def write_store(path: Path, hours: int, shape: tuple[int, int] = FULL) -> None:
     with StoreWriter(path, list(SCALES), Grid(shape), {"source": "benchmarks.loader"}) as store:
         for h in range(hours):
             fields = {}
-            for k, variable in enumerate(TABLE):
-                mean, wave, step = SCALES[variable.name]
+            for k, (name, (mean, wave, step)) in enumerate(SCALES.items()):
                 field = mean + wave * np.sin((x - 8 * h) / (150 + 20 * k)) * np.cos(y / (130 + 10 * k))
                 field = np.round((field + 0.03 * wave * np.roll(noise, 8 * h + k, 1)) / step) * step
-                fields[variable.name] = np.clip(field, variable.lower, variable.upper)
+                fields[name] = np.clip(field, lookup(name).lower, lookup(name).upper)
             store.write(np.datetime64("2024-05-20", "ns") + h * np.timedelta64(1, "h"), fields)
 
 
