@@ -22,10 +22,11 @@ import torch
 import xarray as xr
 
 from data.command import run
-from data.dataset import Hours
 from data.grid import Grid
+from data.hours import Hours
+from data.normalise import Statistics
 from data.store import Store
-from data.variables import TABLE
+from data.variables import lookup
 from data.write import StoreWriter
 
 FULL = (1059, 1799)  # cells of the HRRR domain
@@ -56,10 +57,11 @@ def measure(cfg: Config, path: str) -> None:
     names, times = store.choose([]), np.sort(store.times)[: cfg.hours]
     size = 4 * len(names) * int(np.prod(store.grid.shape))  # bytes of an hour as float32
     source, target = (np.zeros(size, np.uint8) for _ in range(2))
+    statistics = Statistics(tuple(names), *(torch.ones(len(names)) for _ in range(3)))
     rng = np.random.default_rng(0)
 
     def one_round() -> dict[str, np.ndarray]:
-        hours = Hours(store, names, None, cache_gb=1e3)  # as training reads, with room for all hours
+        hours = Hours(store, names, statistics, None, room=len(times) * size)  # as training reads
 
         def read_all() -> None:
             for t in rng.permutation(times):
@@ -105,11 +107,10 @@ def write_store(path: Path, hours: int, shape: tuple[int, int] = FULL) -> None:
     with StoreWriter(path, list(SCALES), Grid(shape), {"source": "benchmarks.loader"}) as store:
         for h in range(hours):
             fields = {}
-            for k, variable in enumerate(TABLE):
-                mean, wave, step = SCALES[variable.name]
+            for k, (name, (mean, wave, step)) in enumerate(SCALES.items()):
                 field = mean + wave * np.sin((x - 8 * h) / (150 + 20 * k)) * np.cos(y / (130 + 10 * k))
                 field = np.round((field + 0.03 * wave * np.roll(noise, 8 * h + k, 1)) / step) * step
-                fields[variable.name] = np.clip(field, variable.lower, variable.upper)
+                fields[name] = np.clip(field, lookup(name).lower, lookup(name).upper)
             store.write(np.datetime64("2024-05-20", "ns") + h * np.timedelta64(1, "h"), fields)
 
 

@@ -92,11 +92,13 @@ class Written:
 
     def missing(self, name: str, index: int) -> int:
         """Chunks of one time that do not exist."""
-        array = self.arrays[name]
-        outer = (array.shards or array.chunks)[0]
-        encode = array.metadata.encode_chunk_key
-        places = itertools.product(*chunk_places(array)[1:])
-        return sum(encode((index // outer, *place)) not in self.keys[name] for place in places)
+        return sum(key not in self.keys[name] for key in chunk_keys(self.arrays[name], index))
+
+
+def chunk_keys(array: zarr.Array, index: int) -> list[str]:
+    """The names of the chunks (or shards) of one time of a (time, y, x) array."""
+    first = index // (array.shards or array.chunks)[0]
+    return [array.metadata.encode_chunk_key((first, *place)) for place in itertools.product(*chunk_places(array)[1:])]
 
 
 def chunk_places(array: zarr.Array) -> list[range]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 
+import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
@@ -18,23 +19,28 @@ from numcodecs.blosc import Blosc
 from data.store import Store
 
 _thread = local()  # a buffer for the files of each thread
+KNOWN = ([], ["blosc"], ["blosc", "crc32c"])  # codecs
 HEADER = 16  # bytes of a Blosc frame before its data; the lengths of both sides stand in it
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A float32 array with one chunk per hour, as bytes or in one Blosc frame. Can be pickled."""
+    """A float32 array with one chunk per hour: bytes or a Blosc frame, and perhaps a checksum. Can be pickled."""
 
     folder: Path
     metadata: object  # zarr's, which knows the names of chunks
-    blosc: bool
+    codecs: list[str]  # none, "blosc", or both "blosc" and "crc32c"
 
     def read(self, index: int, out: np.ndarray) -> bool:
-        """Decode hour `index` into `out` (y, x) float32; False if the chunk is not as expected. Leaves Python's lock
-        while it decodes."""
+        """Decode hour `index` into `out` (y, x) float32; False if the chunk is not as expected: then zarr says why.
+        Leaves Python's lock while it decodes."""
         try:
             raw = _contents(f"{self.folder}/{self.metadata.encode_chunk_key((index, 0, 0))}")
-            if not self.blosc:
+            if "crc32c" in self.codecs:
+                raw, checksum = raw[:-4], raw[-4:]
+                if google_crc32c.value(np.frombuffer(raw, "u1")) != _length(checksum, 0):
+                    return False
+            if "blosc" not in self.codecs:
                 out[...] = np.frombuffer(raw, "<f4").reshape(out.shape)
                 return True
             # Blosc believes its header: a frame that was cut off would be read beyond its end.
@@ -74,10 +80,10 @@ def _plain(store: Store, array: zarr.Array, variable: xr.DataArray) -> Plain | N
     else:
         as_bytes = array.order == "C"
     codecs = [c.to_dict() if hasattr(c, "to_dict") else c.get_config() for c in array.compressors]
-    known = [c.get("name") or c.get("id") for c in codecs] in ([], ["blosc"])
-    if packed or array.filters or not (whole and float32 and as_bytes and known and np.all(np.isnan(fill))):
+    names = [c.get("name") or c.get("id") for c in codecs]
+    if packed or array.filters or not (whole and float32 and as_bytes and names in KNOWN and np.all(np.isnan(fill))):
         return None
-    return Plain(Path(store.path) / array.path, array.metadata, bool(codecs))
+    return Plain(Path(store.path) / array.path, array.metadata, names)
 
 
 def _contents(path: str) -> memoryview:

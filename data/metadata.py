@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data.command import fault, refuse_file_above
 from data.grid import Grid
 from data.variables import Variable
 
 COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")  # lossless: values are rounded at the source
+CODECS = (COMPRESSION, Crc32cCodec())  # with a checksum a chunk: a flipped bit is an error, never weather
 KIND = "hourcast_kind"  # attribute that tells our own stores from other people's: "training" or "forecast"
 TIME_UNITS = "seconds since 1970-01-01"
 
@@ -56,7 +57,7 @@ def create_array(group: zarr.Group, name: str, shape: tuple, dims: tuple, attrib
     """An array of fields: float32, NaN where nothing is written, one chunk a field (y, x)."""
     return group.create_array(
         name, shape=shape, chunks=(1,) * (len(shape) - 2) + shape[-2:], dtype="float32", fill_value=np.nan,
-        compressors=COMPRESSION, dimension_names=dims, attributes=attributes,
+        compressors=CODECS, dimension_names=dims, attributes=attributes,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
     <STORE>.zarr                   zarr v2 or v3, read through xarray; local path or fsspec URL
       time           (time,)       datetime64, UTC, sorted, unique, gaps allowed; its CF units decide
-      REFC ... CIN   (time, y, x)  float32 in the units of data/variables.py, one chunk per hour and variable;
-                                   attributes units, long_name, standard_name, grid_mapping
+      REFC ... CIN   (time, y, x)  float32 in the units of data/variables.py, one chunk per hour and variable,
+                                   with a checksum in new stores; attributes units, long_name, standard_name,
+                                   grid_mapping
       latitude, longitude (y, x)   degrees north, degrees east (-180..180); or the 1-D coordinates of a regular grid
       y, x           (y,), (x,)    m in the projection plane
       spatial_ref    ()            CF grid mapping attributes

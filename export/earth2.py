@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.grid import Grid
+from data.normalise import normalise
 from data.store import Store
 from data.variables import lookup
 from infer_iterative import load_model
@@ -98,9 +99,11 @@ class HourcastModel:
         now = np.asarray(coords["time"]).astype("datetime64[ns]") + np.asarray(coords["lead_time"])[-1]
         states = x.reshape(-1, *x.shape[-4:]).float()  # (members * times, 1 + history, C, H, W)
         self._refuse_missing(states)
+        model = self.forecaster
+        states = normalise(states.to(model.device), model.statistics, model.mask)
         times = np.tile(now, len(states) // max(len(now), 1))
         # one at a time: a full domain with many members would not fit into memory
-        steps = [next(self.forecaster.roll(s[None], t, self.forcing, 1))[0] for s, t in zip(states, times, strict=True)]
+        steps = [next(model.roll(states[[i]], times[[i]], self.forcing, 1))[0] for i in range(len(states))]
         return torch.stack(steps).reshape(*x.shape[:-4], 1, *x.shape[-3:]).to(x.device), coords_after
 
     def create_iterator(self, x: Tensor, coords: Coords) -> Iterator[tuple[Tensor, Coords]]:
