@@ -26,11 +26,10 @@ from data.augment import Mirror, draw_flips, state_parity
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
 from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
-from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.hours import Hours, read_ahead
 from data.normalise import Statistics, denormalise, limiter
-from data.quick_check import quick_check
+from data.quick_check import describe, mask_notes, quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show_duration
@@ -69,7 +68,7 @@ class Config:
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
     # ---- loss
     loss_weights: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.1)  # L1, spectral, MSE, gradient
-    detail: float = 12.0  # spectral term: weight of amplitude errors relative to phase errors
+    detail: float = 30.0  # spectral term: weight of amplitude errors relative to phase errors
     # ---- optimizer
     epochs: int = 200  # passes over the training pairs
     until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
@@ -105,7 +104,6 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
     refuse_file_above(Path(cfg.run_dir), "run_dir")
-    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
 
@@ -342,7 +340,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}"
                     )
                 step += 1
                 position["batch"] += 1

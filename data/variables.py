@@ -19,7 +19,7 @@ class Variable:
     standard_name: str = ""
     aliases: tuple[str, ...] = ()  # names in other stores
     grib: tuple[str, str, float] | None = None  # (abbreviation, level type, level) as in NOAA's inventories
-    transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt" or "negative_sqrt" (-sqrt(-x))
+    transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt", "cube_root", "negative_sqrt" (-sqrt(-x))
     lower: float = -math.inf  # physical bounds; forecasts are held inside them
     upper: float = math.inf
     piles_at: str = ""  # "lower" or "upper": many cells sit exactly at this bound (no echo, no CAPE)

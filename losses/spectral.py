@@ -80,7 +80,8 @@ def tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     window = line[:, None] * line / line.square().mean()
     wavenumber = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.rfftfreq(n))
     octave = torch.log2(wavenumber.max() / wavenumber.clamp(min=1e-9)).floor().long()
-    members = torch.nn.functional.one_hot(octave.clamp(max=max(int(math.log2(n)) - 1, 0))).double()
+    count = max(int(math.log2(n)), 1)
+    members = torch.nn.functional.one_hot(octave.clamp(max=count - 1), count).double()
     members[0, 0] = 0  # the mean belongs to no octave
     twice = torch.full((n // 2 + 1, 1), 2.0, dtype=torch.float64)  # a half spectrum holds each conjugate pair once
     twice[0] = 1
