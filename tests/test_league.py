@@ -177,7 +177,7 @@ def test_a_finished_run_is_not_trained_again_and_one_of_other_constants_is_refus
     "options, parts",
     [(("--sets", "era"), ("sets: got 'era', expected some of era5", "Fix: era5")),
      (("--threads", "0"), ("threads: got", "expected one or more")),
-     (("--data", "none", "--only_baselines", "True"), ("which has no era5_uk_t2m_744h.nc", "Fix: --data FOLDER"))],
+     (("--data", "none", "--threads", "1"), ("which has no era5_uk_t2m_744h.nc", "Fix: --data FOLDER"))],
 )  # fmt: skip
 def test_a_mistake_ends_in_one_line(command, tmp_path, options, parts):
     code, _, err = command(league, "--folder", tmp_path, *options)
