@@ -43,6 +43,7 @@ class Config:
     forecast: str = "runs/hrrr/forecast.zarr"  # forecast store to score, written by infer_iterative.py
     zarr: str = "data/hrrr.zarr"  # store that holds the truth
     out: str = "runs/hrrr/scores.json"  # file to write; the figures go beside it
+    climate: str = ""  # store whose training hours give the climatology; empty: the store with the truth
     variables: list[str] = field(default_factory=list)  # variables to score; none named: all of the forecast's
     figures: bool = True  # draw the figures
 
@@ -84,7 +85,11 @@ def main(cfg: Config) -> None:
     unproven = [n for n in without_skill(read_log(logs[0], 10**9)) if n in names] if logs else []
     if unproven:
         print(f"warning: {', '.join(unproven)}: validation skill not shown; treat its forecast as persistence")
-    references = References(fields, init_times, leads, inputs.step_of(forecast), split)
+    climate = None
+    if cfg.climate:
+        climate = inputs.Fields(forecast, Store(cfg.climate), names)
+        inputs.check_grid(cfg.forecast, grid, cfg.climate, climate.store.grid)
+    references = References(fields, init_times, leads, inputs.step_of(forecast), split, climate)
     print("\n".join(references.notes))
 
     # Sums over cases, and squared errors by day for the bootstrap; one valid time in memory at a time.

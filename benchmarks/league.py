@@ -26,7 +26,7 @@ import xarray as xr
 from benchmarks.league_sets import HOUR, SETS, Set, call, make_store
 from data.command import nearest, run
 from data.variables import lookup
-from verification import lines, scores, spectra
+from verification import scores, spectra
 from verification.extrapolation import extrapolate
 
 FRAMES = 3  # fields, the analysis included, that tell extrapolation the motion
@@ -216,7 +216,7 @@ def score(one: Set, record: Record, method: Method) -> dict:
                 scored = np.isfinite(truth) & np.isfinite(analysis)
                 if lost := int((~np.isfinite(given) & scored).sum()):
                     raise ValueError(f"{one.title}: got a forecast of {name} from {start} without a value in {lost} "
-                                     "cells that truth and analysis have, expected none. Fix: forecast again")  # fmt: skip
+                                     "cells that truth and analysis have. Fix: forecast again")  # fmt: skip
                 cases.append((np.maximum(given, floor), np.maximum(truth, floor), scored))
             if len(cases) == len(one.starts):
                 entry: dict = errors_and_events(cases, THRESHOLDS.get(name, ()))
@@ -239,19 +239,15 @@ def errors_and_events(cases: list, thresholds: tuple[int, ...]) -> dict[str, flo
 def structure(cases: list, clear: tuple[slice, slice]) -> dict:
     """Power ratio of all waves above LARGE grid lengths, power ratio and coherence by band of wavelength in grid
     lengths, and line index (dB) by period in cells; `clear`: cells without a mask."""
-    found = [spectra.spectrum_sums(f[clear], t[clear], (1.0, 1.0), modes=True) for f, t, _ in cases]
-    names, total = spectra.band_names(), {}
-    for key in ("power_forecast", "power_truth", "cross"):
-        total[key] = [None if None in values else sum(values) for values in zip(*(x[key] for x in found), strict=True)]
-    large = [b for b, name in enumerate(names) if int(name.split("-")[0]) >= LARGE and total["cross"][b] is not None]
-    forecast, truth = (sum(total[key][b] for b in large) for key in ("power_forecast", "power_truth"))
-    line_sums = [lines.line_sums(x["modes"]) for x in found]
-    line_sums = {p: None if s is None else np.sum([x[p] for x in line_sums], axis=0) for p, s in line_sums[0].items()}
+    found = [spectra.spectrum_sums(f[clear], t[clear], (1.0, 1.0), detail=True) for f, t, _ in cases]
+    sums = added(found)
+    large = [b for b, name in enumerate(spectra.BAND_NAMES) if int(name.split("-")[0]) >= LARGE]
+    forecast, truth, _ = np.nansum(sums["bands"][:, large], axis=1)
+    by_band = {"power_ratio": spectra.power_ratio(sums["bands"]), "coherence": spectra.coherence(sums["bands"])}
     return {
         f"power_ratio_above_{LARGE}": number(forecast / truth if truth else np.nan),
-        "power_ratio": {n: number(x) for n, x in zip(names, spectra.power_ratio(total), strict=True)},
-        "coherence": {n: number(x) for n, x in zip(names, spectra.coherence(total), strict=True)},
-        "line_index": {p: number(x) for p, x in lines.line_index(line_sums).items()},
+        **{k: dict(zip(spectra.BAND_NAMES, map(number, x), strict=True)) for k, x in by_band.items()},
+        "line_index": dict(zip(map(str, spectra.PERIODS), map(number, spectra.line_index(sums["lines"])), strict=True)),
     }
 
 

@@ -97,8 +97,8 @@ def call(command: list, log: Path, threads: int) -> None:
         )  # fmt: skip
     if done.returncode:
         last = (log.read_text().strip().splitlines() or ["no output"])[-1].removeprefix("error: ")
-        raise ValueError(f"{' '.join(map(str, command[:3]))} ended with exit code {done.returncode}, expected 0: {last}. "
-                         f"Fix: read {log}, then the same command again")  # fmt: skip
+        raise ValueError(f"{' '.join(map(str, command[:3]))} ended with exit code {done.returncode}: {last}. Fix: read "
+                         f"{log}, then the same command again")  # fmt: skip
 
 
 # ---- sets: constants of size and data alone, everything else is the recipe of train_deterministic.py

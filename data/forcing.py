@@ -29,9 +29,7 @@ class Forcing:
             self.names += ["cos_zenith_now", "cos_zenith_next", "coriolis"]
             phi, lam = np.radians(grid.latitude), np.radians(grid.longitude)
             upward = np.stack([np.sin(phi), np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam)])
-        self.upward = (
-            self._tensor(upward) if sunlit else None
-        )  # (3, H, W): components towards (90 N), (0, 0), (0, 90 E)
+        self.upward = self._tensor(upward) if sunlit else None  # (3, H, W), as towards_sun
         if "orography" in grid.static:
             self.names.append("orography")
             fixed.append(grid.static["orography"] / 1000.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.chunks import plain_arrays, read_fields
 from data.normalise import Statistics, normalise
+from data.retry import Guard
 from data.store import Store
 from data.times import show
 
@@ -21,13 +22,14 @@ class Hours:
 
     mask (C, H, W) bool or None: cells without data in every hour. room: bytes for decoded hours; the first ones that
     are asked for stay. ValueError for a missing or infinite value outside the mask, and for an hour that cannot be
-    read.
+    read, which is tried again for a while (data/retry.py).
     """
 
     def __init__(self, store: Store, names: list[str], statistics: Statistics, mask: Tensor | None, room: int = 0):
         self.store, self.names, self.mask = store, list(names), None if mask is None else mask.cpu()
         self.statistics, self.room = statistics.to("cpu"), room
         self.arrays = plain_arrays(store, self.names)
+        self.guard = Guard(store, self.names, None if mask is None else self.mask.numpy())
         self.kept: dict[int, Tensor] = {}
 
     def __call__(self, time: np.datetime64) -> Tensor:
@@ -41,7 +43,7 @@ class Hours:
 
     def physical(self, time: np.datetime64) -> Tensor:
         """The hour (C, H, W) in the store's units, NaN in masked cells."""
-        fields = torch.from_numpy(read_fields(self.store, self.arrays, time, self.names))
+        fields = torch.from_numpy(self.guard(time, lambda t: read_fields(self.store, self.arrays, t, self.names)))
         missing = ~fields.isfinite() if self.mask is None else ~fields.isfinite() & ~self.mask
         if missing.any():
             count = missing.sum(dim=(1, 2)).tolist()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from data.command import refuse_file_above, run
-from data.files import replace
+from data.metadata import replace
 from data.store import Store
 from data.variables import lookup
 from training.checkpoint import file_hash, load_checkpoint

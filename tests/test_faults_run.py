@@ -17,7 +17,7 @@ from training.checkpoint import load_checkpoint
 from training.optimizer import Optimizer
 
 CONSTANTS = {"epochs": 5, "validate_every": 2, "save_every": 0.0, "gap": "1h", "train_end": "2024-05-20T15",
-             "val_end": "2024-05-20T19"}  # 14 pairs: 4 epochs of 4 steps, then 4 steps of roll-outs  # fmt: skip
+             "val_end": "2024-05-20T19"}  # 14 pairs: 4 epochs of 4 steps, then 5 steps of roll-outs  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.normalise import Statistics, censor, clip_physical, denormalise, limiter, normalise
+from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
 from data.statistics import compute_statistics
 from data.store import Store
+from models.rollout import rollout
 from tests.conftest import SEVEN, hour, weather, write_store
 
 LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
@@ -31,7 +32,7 @@ def test_statistics_of_two_by_two_by_hand(tmp_path):
         return out
 
     store = Store(write_store(tmp_path / "s.zarr", field, [hour(n) for n in range(4)]))
-    statistics, mask = compute_statistics(store, ["T2M"], store.times, LEAD, NONE, quiet=True)
+    statistics, mask = compute_statistics(store, ["T2M"], store.times, NONE, LEAD)
     states = np.array([field("T2M", hour(n)) for n in range(4)])
     assert mask is None
     assert statistics.mean.item() == pytest.approx(states.mean())
@@ -47,15 +48,15 @@ def test_the_change_is_taken_by_timestamp_across_a_gap(tmp_path):
 
     times = [hour(n) for n in (*range(6), *range(15, 21))]
     store = Store(write_store(tmp_path / "s.zarr", field, times))
-    statistics, _ = compute_statistics(store, ["T2M"], store.times, LEAD, NONE, quiet=True)
+    statistics, _ = compute_statistics(store, ["T2M"], store.times, NONE, LEAD)
     assert statistics.change_std.item() < 0.6
 
 
 def test_statistics_use_the_training_hours_alone(tmp_path):
     times = [hour(n) for n in range(20)]
     store = Store(write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t) + 30 * (t >= hour(10)), times))
-    first, _ = compute_statistics(store, ["T2M"], store.times[:10], LEAD, store.times[10:], quiet=True)
-    again, _ = compute_statistics(store, ["T2M"], store.times[:10], LEAD, NONE, quiet=True)
+    first, _ = compute_statistics(store, ["T2M"], store.times[:10], store.times[10:], LEAD)
+    again, _ = compute_statistics(store, ["T2M"], store.times[:10], NONE, LEAD)
     assert torch.equal(first.mean, again.mean) and torch.equal(first.change_std, again.change_std)
 
 
@@ -107,23 +108,40 @@ def test_beyond_a_bound_where_cells_pile_up_is_held_and_is_not_counted():
     assert limiter(statistics)(state)[1][0, [0, 5, 6]].tolist() == [1, 1, 1]
 
 
-def test_the_loss_sees_nothing_beyond_a_bound_where_the_truth_sits_on_it():
-    statistics = unit_statistics(("REFC", "CIN", "T2M"))
-    zero = -2 / 3  # the state of 0 dBZ and of no CIN: (0 - 2) / 3
-    pred = torch.tensor([[-5.0, -5.0, 0.0], [5.0, 5.0, 0.0], [-5.0, 5.0, 0.0]]).view(1, 3, 1, 3)
-    target = torch.tensor([[zero, 1.0, zero], [zero, -1.0, zero], [zero, zero, zero]]).view(1, 3, 1, 3)
-    held = censor(statistics)(pred, target)[0, :, 0]
-    # REFC: below 0 counts as 0 where the truth is 0, stays where there is echo; CIN the same above 0; T2M never
-    assert held[0].tolist() == pytest.approx([zero, -5.0, 0.0])
-    assert held[1].tolist() == pytest.approx([zero, 5.0, zero])
-    assert held[2].tolist() == [-5.0, 5.0, 0.0]
+def test_winds_are_normalised_without_a_mean(tmp_path):
+    """A mirror of a wind is then a change of sign of the normalised field too."""
+    path = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(12)], ("T2M", "U10", "V10"))
+    store = Store(path)
+    statistics, _ = compute_statistics(store, ["T2M", "U10", "V10"], store.times, NONE, LEAD)
+    values = np.array([store.load(t, ["U10", "V10"]) for t in store.times])
+    assert statistics.mean[1:].tolist() == [0, 0] and statistics.mean[0] > 280
+    assert abs(values[:, 1].mean()) > 0.5
+    assert statistics.std[1:].tolist() == pytest.approx(np.sqrt((values**2).mean(axis=(0, 2, 3))), rel=1e-5)
 
 
-def test_a_censored_prediction_has_no_gradient():
-    pred = torch.full((1, 1, 2, 2), -5.0, requires_grad=True)
-    target = torch.tensor([[-2 / 3, 1.0], [-2 / 3, 1.0]]).view(1, 1, 2, 2)
-    (censor(unit_statistics(("REFC",)))(pred, target) - target).square().sum().backward()
-    assert (pred.grad != 0).flatten().tolist() == [False, True, False, True]
+def test_masked_cells_are_reset_to_the_mean_at_each_step_of_a_roll_out():
+    """A model that adds 1 everywhere: what it makes of masked cells never reaches its next step."""
+    seen, statistics = [], unit_statistics(("T2M", "U10"))
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[1, :2] = True
+
+    def model(states, forcing, clock):
+        seen.append(states[:, -1])
+        return torch.ones_like(states[:, -1])
+
+    start, limit = torch.full((1, 1, 2, 4, 4), 90.0).masked_fill(mask, 0.0), limiter(statistics, mask)
+    start[:, :, 1] = 0.0
+    last = list(rollout(model, start, lambda k: (None, None), torch.ones(2, 1, 1), lambda x, k: limit(x)[0], 4))[-1]
+    for k, state in enumerate([*seen, last]):
+        assert (state[:, 1, :2] == 0).all() and (state[:, 1, 2:] == k).all() and (state[:, 0] == 90 + k).all()
+
+
+def test_the_clipped_share_leaves_masked_cells_out():
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, :2] = True
+    state = torch.full((1, 1, 4, 4), 90.0)
+    state[0, 0, 1:3, 0] = 1e4  # one masked cell, one of eight others
+    assert limiter(unit_statistics(("T2M",)), mask)(state)[1].tolist() == [[1 / 8]]
 
 
 def test_no_echo_is_zero_reflectivity():

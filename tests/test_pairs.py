@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
-from data.dataset import Hours, Series, find_pairs, read_ahead, split_by_date
+from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
+from data.hours import Hours
+from data.normalise import Statistics
 from data.store import Store
 from tests.conftest import hour, write_store
 
@@ -16,26 +19,43 @@ def encoded(name, time):
     return 250.0 + float((time - hour(0)) / np.timedelta64(1, "h"))
 
 
+def pairs(path, times, history: int) -> Pairs:
+    store = Store(write_store(path, encoded, times))
+    statistics = Statistics(("T2M",), torch.tensor([250.0]), torch.ones(1), torch.ones(1))
+    return Pairs(Hours(store, ["T2M"], statistics, None), find_pairs(store.times, LEAD, ALL, history), LEAD, history)
+
+
+def hours_of(fields: torch.Tensor) -> list:
+    """The hours that fields (..., C, H, W) encode."""
+    assert (fields == fields[..., :1, :1]).all()
+    return fields[..., 0, 0, 0].tolist()
+
+
 def test_a_missing_hour_costs_its_two_pairs_and_moves_no_other(tmp_path):
-    times = [hour(n) for n in range(10) if n != 4]
-    store = Store(write_store(tmp_path / "s.zarr", encoded, times))
-    starts = find_pairs(store.times, LEAD, ALL)
-    assert [int((t - hour(0)) / LEAD) for t in starts] == [0, 1, 2, 5, 6, 7, 8]
-    series = Series(Hours(store, ["T2M"], None), LEAD, history=0)
-    for time in starts:
-        states, (target,) = series.states(time[None]), series.targets(time[None], range(1))
-        assert states.shape[:3] == (1, 1, 1) and states.mean() == encoded("T2M", time)
-        assert target.mean() == states.mean() + 1
+    found = pairs(tmp_path / "s.zarr", [hour(n) for n in range(10) if n != 4], 0)
+    assert len(found) == 7
+    assert [(hours_of(states), hours_of(truth)) for states, truth in (found[i] for i in range(7))] == [
+        ([n], n + 1) for n in (0, 1, 2, 5, 6, 7, 8)
+    ]
 
 
-def test_history_and_chains_need_all_their_hours(tmp_path):
+def test_history_and_roll_outs_need_all_their_hours_and_come_in_order_of_time(tmp_path):
     times = [hour(n) for n in range(10) if n != 4]
     starts = find_pairs(np.array(times), LEAD, ALL, history=1, steps=2)
     assert [int((t - hour(0)) / LEAD) for t in starts] == [1, 6, 7]
-    store = Store(write_store(tmp_path / "s.zarr", encoded, times))
-    series = Series(Hours(store, ["T2M"], None), LEAD, history=1)
-    assert series.states(starts)[:, :, 0, 0, 0].tolist() == [[250.0, 251.0], [255.0, 256.0], [256.0, 257.0]]
-    assert [t[:, 0, 0, 0].tolist() for t in series.targets(starts, range(1, 2))] == [[253.0, 258.0, 259.0]]
+    found = pairs(tmp_path / "s.zarr", times, 1)
+    index = np.searchsorted(found.times, starts)
+    asked, states, truth = found.batch(index, range(1, 2))
+    assert list(asked) == list(starts) and hours_of(states) == [[0, 1], [5, 6], [6, 7]]
+    assert [hours_of(t) for t in truth] == [[3, 8, 9]]
+    assert found.batch([0], range(0))[2] == []
+
+
+def test_roll_outs_are_as_long_as_the_longest_chain_of_hours():
+    times = np.array([hour(n) for n in (0, 1, 2, 3, 6, 7)])
+    for wanted, steps, starts in ((24, 3, [0]), (2, 2, [0, 1]), (1, 1, [0, 1, 2, 6])):
+        found, chains = longest_chains(times, LEAD, ALL, 0, wanted)
+        assert (found, [int((t - hour(0)) / LEAD) for t in chains]) == (steps, starts)
 
 
 def test_five_minute_pairs_and_unsorted_times():
@@ -44,15 +64,9 @@ def test_five_minute_pairs_and_unsorted_times():
     assert list((find_pairs(times, minutes, ALL) - hour(0)) / minutes) == [0, 1, 2]
 
 
-def test_read_ahead_keeps_the_order(tmp_path):
-    store = Store(write_store(tmp_path / "s.zarr", encoded, [hour(n) for n in range(6)]))
-    series = Series(Hours(store, ["T2M"], None, cache_gb=1), LEAD, history=0)
-    times = find_pairs(store.times, LEAD, ALL)
-    order = [[3], [0, 2], [1]]
-    got = list(read_ahead(lambda chosen: series.states(times[chosen]), order))
-    assert [chosen for chosen, _ in got] == order
-    assert [states.shape[0] for _, states in got] == [1, 2, 1]
-    assert got[0][1].mean() == 253.0
+def test_a_split_survives_the_checkpoint():
+    split = split_by_date(np.array([hour(n / 12) for n in range(2400)]), LEAD / 12, "", "", "35min")
+    assert Split.from_dict(split.as_dict()) == split
 
 
 def test_the_parts_are_dated_and_a_gap_lies_between_them():

@@ -18,17 +18,21 @@ class References:
     """Comparisons of the cases of one forecast store.
 
     fields: what to read from; init_times, leads: the forecast's coordinates; step: timedelta64 of the model;
-    split: the parts of the record, of which the climatology may see the training part only. `notes` says what there is.
+    split: the parts of the record, of which the climatology may see the training part only; climate: what it is read
+    from, None for `fields`. `notes` says what there is.
     """
 
-    def __init__(self, fields: Fields, init_times: np.ndarray, leads: np.ndarray, step: np.timedelta64, split: dict):
+    def __init__(
+        self, fields: Fields, init_times: np.ndarray, leads: np.ndarray, step: np.timedelta64, split: dict,
+        climate: Fields | None = None,
+    ):  # fmt: skip
         self.fields, self.init_times, self.leads, self.step = fields, init_times, leads, step
         self.position = {int(lead): j for j, lead in enumerate(leads.astype("timedelta64[ns]").astype("int64"))}
-        hours = training_hours(fields.store.times, split)
-        self.climatology = estimate(hours, fields.read_truth)
-        days = f"mean by hour of day over {self.climatology.days} training days" if self.climatology else (
-            "not available: the truth store has no hour of the training period"
-        )  # fmt: skip
+        climate = climate or fields
+        self.climatology = estimate(training_hours(climate.store.times, split), climate.read_truth)
+        days = f"mean by hour of day over {self.climatology.days} training days of {climate.store.path}"
+        if not self.climatology:
+            days = f"not available: {climate.store.path} has no hour of the training period. Name one with --climate"
         self.notes = [f"climatology: {days}"]
         self.radar = [n for n in fields.names if lookup(n).name == "REFC"]
         without = sum(not self._frame_times(t) for t in init_times)

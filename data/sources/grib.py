@@ -1,14 +1,15 @@
-"""Read-only access to GRIB2 files: which fields a file holds, their values and their grid.
+"""The hours that a folder of GRIB2 files holds, and read-only access to such files.
 
-A field is identified by the octets of its own message (parameter, level, reference time, lead time), never
-by its position in the file or by the file's name. The headers are read here, so that the first pass over a
-folder touches a few hundred bytes per message; gribberish unpacks the values and locates the cells.
-Source: WMO Manual on Codes I.2, FM 92 GRIB edition 2 (sections 0-8, templates 3.n, 4.0, 5.n).
+A field is identified by the octets of its own message (parameter, level, reference time, lead time), never by its
+position in the file or by the file's name. The headers are read here, so that the first pass over a folder touches a
+few hundred bytes a message; gribberish unpacks the values and locates the cells (`_ask` is the only place that knows
+it). Source: WMO Manual on Codes I.2, FM 92 GRIB edition 2 (sections 0-8, templates 3.n, 4.0, 5.n).
 """
 
 import mmap
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data.grid import Grid
-from data.variables import Variable
+from data.command import fault
+from data.grid import Grid, same_grid
+from data.sources import Source, counted, outside, refuse_missing_path, refuse_unknown
+from data.times import hours_of, show
+from data.variables import STATIC, TABLE, Variable
 
 SUFFIXES = (".grib2", ".grb2", ".grib", ".grb")  # a file of these names that is not GRIB inside is refused
 
@@ -30,6 +35,101 @@ PARAMETERS = {
 LEVELS = {"ground or water surface": (1,), "height above ground": (103,), "entire atmosphere": (10, 200)}
 SECONDS = {0: 60, 1: 3600, 2: 86400, 10: 3 * 3600, 11: 6 * 3600, 12: 12 * 3600, 13: 1}  # per unit of lead time
 FLAGS = {0: (54, 71), 10: (46, 59), 20: (46, 64), 30: (46, 64)}  # grid template -> bytes of wind and scanning flags
+
+
+class GribHours(Source):
+    """The hours that a folder of GRIB2 files holds; `load` decodes one. ValueError for a folder without usable hours, a
+    damaged file, two different fields for one hour and variable, or more than one grid."""
+
+    source = "HRRR GRIB2 files"
+
+    def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        refuse_missing_path(cfg.path, "a folder of GRIB2 files")
+        refuse_unknown(cfg.variables)
+        self.notes: list[str] = []
+        fields, static, twice = self._index(cfg.path, first, last)
+        self.choose(fields, cfg)
+        self._refuse_contradictions(twice)
+        self.grid = self._grid(static)
+
+    def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, dict, list]:
+        """Fields by kind, time and variable from the headers of every file; static fields; (variable, the field that is
+        used, another) for those that occur twice. Notes what is left out."""
+        everything = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
+        files = [p for p in everything if is_grib(p)]
+        fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {0: {}, 1: {}}
+        static, twice, leads, between, beyond, unmatched = {}, [], {}, Counter(), set(), 0
+        for file in tqdm(files, desc="headers", unit="file", disable=None):
+            matched = [(v, f) for f in scan(file) for v in (*TABLE, *STATIC) if f.matches(v)]
+            unmatched += not matched
+            for variable, found in matched:
+                lead, time = hours_of(found.lead_time), found.valid_time
+                if variable in STATIC:
+                    static.setdefault(variable.name, found)
+                elif lead % 1 or time != time.astype("datetime64[h]"):
+                    between[file] += 1
+                elif lead not in fields:
+                    leads.setdefault(lead, set()).add(file)
+                elif outside(time, first, last):
+                    beyond.add(time)
+                elif (kept := fields[lead].setdefault(time, {}).setdefault(variable.name, found)) is not found:
+                    twice.append((variable.name, kept, found))
+        self.notes += [f"left out: lead time f{lead:02.0f} in {counted(paths)}; a store holds f00 or f01"
+                       for lead, paths in sorted(leads.items())]  # fmt: skip
+        if between:
+            self.notes.append(f"left out: fields between the hours (sub-hourly output), {between.total()} in "
+                              f"{counted(between)}; those on the hour count like any other")  # fmt: skip
+        if unmatched:
+            self.notes.append(f"left out: {unmatched} GRIB files without any of the table's variables")
+        if len(everything) > len(files):
+            self.notes.append(f"left out: {len(everything) - len(files)} files that are not GRIB")
+        if beyond and not any(fields.values()):
+            raise fault("start/end", f"no hour of {path} between them", f"some of {show(min(beyond))} to "
+                        f"{show(max(beyond))}", "--start and --end in that range")  # fmt: skip
+        if not any(fields.values()):
+            got = f"no usable hour from {len(files)} GRIB files in {path} ({'; '.join(self.notes) or 'it is empty'})"
+            expected = f"f00 or f01 fields of {' '.join(v.name for v in TABLE)}"
+            raise fault("path", got, expected, "--path FOLDER of such files")
+        return fields, static, twice
+
+    def _refuse_contradictions(self, twice: list) -> None:
+        """Two fields for one hour and variable must be equal: else there is no telling which one is right."""
+        twice = [(n, a, b) for n, a, b in twice if n in self.names and self.hours.get(a.valid_time, {}).get(n) is a]
+        for name, a, b in twice:
+            if not np.array_equal(decode(a), decode(b), equal_nan=True):
+                got = f"different {name} for {show(a.valid_time)}"
+                raise fault(f"{a.path} and {b.path}", got, "one file per hour or equal values", "move one away")
+        if twice:
+            self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
+                              f"{counted({b.path for _, _, b in twice})}")  # fmt: skip
+
+    def _grid(self, static: dict[str, "Field"]) -> Grid:
+        """The one grid of all fields that are used, with its static fields; ValueError naming two that differ."""
+        one = self.hours[self.times[0]][self.names[0]]
+        grid, seen = locate(one), {one.grid_section}
+        for other in [*(self.hours[t][n] for t in self.times for n in self.names), *static.values()]:
+            if other.grid_section not in seen and not other.on_grid_of(one, grid):
+                raise fault(f"{one.path} and {other.path}", "different grids", "one grid", "a folder for each")
+            seen.add(other.grid_section)
+        self.notes += note_winds(one, self.names)
+        for name, found in static.items():
+            grid.static[name] = decode(found)
+            if np.isnan(grid.static[name]).any():
+                self.notes.append(f"{name} is not stored: it has missing values in {found.path}")
+                del grid.static[name]
+        return grid
+
+    def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
+        return {name: decode(self.hours[time][name]) for name in self.names}
+
+
+def note_winds(field: "Field", names: list[str]) -> list[str]:
+    """A note if winds do not follow the grid."""
+    turned = {"U10", "V10"} & set(names) and not field.winds_follow_grid
+    return ["winds point east and north, not along the grid's x and y as in HRRR"] if turned else []
+
+
+# --- single fields ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +156,16 @@ class Field:
         return bool(self._flags(0) & 0x08)
 
     def matches(self, variable: Variable) -> bool:
-        """Whether this is that variable of data/variables.py; ValueError where its GRIB name is not known here."""
-        abbreviation, level_type, level = variable.grib or ("", "", 0.0)
-        if abbreviation not in PARAMETERS or level_type not in LEVELS:
-            raise ValueError(
-                f"{variable.name}: got the GRIB name {variable.grib}, expected one of {', '.join(PARAMETERS)} on "
-                f"{' or '.join(LEVELS)}. Fix: add its numbers to PARAMETERS or LEVELS in data/grib.py"
-            )
+        """Whether this is that variable of data/variables.py."""
+        if variable.grib is None:
+            return False
+        abbreviation, level_type, level = variable.grib
         on_level = self.surface in LEVELS[level_type] and self.level == level
         return self.parameter == PARAMETERS[abbreviation] and on_level
+
+    def on_grid_of(self, other: "Field", grid: Grid) -> bool:
+        """Whether this field lies on `grid`, that of another field, with winds along the same axes."""
+        return same_grid(grid, locate(self)) and self.winds_follow_grid == other.winds_follow_grid
 
     def orient(self, values: np.ndarray) -> np.ndarray:
         """A flat array in the message's order as (y, x), rows south to north, columns west to east."""
@@ -72,28 +173,23 @@ class Field:
         columns, rows = struct.unpack(">II", self.grid_section[30:38])
         if values.size != rows * columns or scanning & 0x30:
             got = f"{values.size} values in scanning mode {scanning}"
-            raise _fault(self.path, self.offset, got, f"{rows} x {columns} values, every row in the same direction")
+            raise damaged(self.path, self.offset, got, f"{rows} x {columns} values, every row in the same direction")
         out = values.reshape(rows, columns)
         return out[:: 1 if scanning & 0x40 else -1, :: -1 if scanning & 0x80 else 1]
 
     def _flags(self, which: int) -> int:
         template = int.from_bytes(self.grid_section[12:14])
         if template not in FLAGS or len(self.grid_section) <= FLAGS[template][which]:
-            raise _fault(self.path, self.offset, f"grid template 3.{template}", "Lambert, polar, Mercator or lat/lon")
+            raise damaged(self.path, self.offset, f"grid template 3.{template}", "Lambert, polar, Mercator or lat/lon")
         return self.grid_section[FLAGS[template][which]]
 
 
 def is_grib(path: Path) -> bool:
     """Whether the file begins as GRIB; ValueError for one that is called GRIB but is something else."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
-        ) from None
+    with open(path, "rb") as file:
+        head = file.read(4)
     if head != b"GRIB" and path.suffix.lower() in SUFFIXES:
-        raise _fault(path, 0, str(head) if head else "an empty file", "b'GRIB'")
+        raise damaged(path, 0, str(head) if head else "an empty file", "b'GRIB'")
     return head == b"GRIB"
 
 
@@ -131,7 +227,7 @@ def decode(field: Field) -> np.ndarray:
     """The values (y, x) float64 in GRIB's units, south to north, NaN where the bitmap says missing."""
     values = _ask("parse_grib_array", field)
     if np.isinf(values).any():
-        raise _fault(field.path, field.offset, "infinite values", "finite ones")
+        raise damaged(field.path, field.offset, "infinite values", "finite ones")
     return field.orient(values)
 
 
@@ -168,14 +264,14 @@ def _end(data: mmap.mmap, path: Path, offset: int) -> int:
     """Where the message at `offset` ends, from Section 0; ValueError unless it is whole."""
     head = data[offset : offset + 16]
     if head[:4] != b"GRIB":
-        raise _fault(path, offset, str(head[:4]), "the next message, b'GRIB'")
+        raise damaged(path, offset, str(head[:4]), "the next message, b'GRIB'")
     if len(head) == 16 and head[7] != 2:
-        raise _fault(path, offset, f"GRIB edition {head[7]}", "edition 2")
+        raise damaged(path, offset, f"GRIB edition {head[7]}", "edition 2")
     length = struct.unpack(">Q", head[8:])[0] if len(head) == 16 else 16
     if offset + length > len(data):
-        raise _fault(path, offset, f"{len(data) - offset} bytes", f"{length}: the file is cut short")
+        raise damaged(path, offset, f"{len(data) - offset} bytes", f"{length}: the file is cut short")
     if length < 20 or data[offset + length - 4 : offset + length] != b"7777":
-        raise _fault(path, offset, "no b'7777' at the end of the message", "it")
+        raise damaged(path, offset, "no b'7777' at the end of the message", "it")
     return offset + length
 
 
@@ -186,18 +282,18 @@ def _parts(data: mmap.mmap, path: Path, offset: int, end: int) -> Iterator[dict[
     while start < end - 4:
         length, number, bitmap = struct.unpack(">IBB", data[start : start + 6])
         if length < 5 or start + length > end - 4 or not 1 <= number <= 7:
-            raise _fault(path, offset, f"Section {number} of {length} bytes", "Sections 1 to 7 inside the message")
+            raise damaged(path, offset, f"Section {number} of {length} bytes", "Sections 1 to 7 inside the message")
         if number != 6 or bitmap in (0, 255):
             sections[number] = (start, start + length)
         elif bitmap != 254 or 6 not in sections:  # 254: the bitmap before holds again
-            raise _fault(path, offset, f"bitmap indicator {bitmap}", "a bitmap in the message, or none")
+            raise damaged(path, offset, f"bitmap indicator {bitmap}", "a bitmap in the message, or none")
         start += length
         if number == 7:
             if not {1, 3, 4, 5, 6} <= sections.keys():
-                raise _fault(path, offset, f"only Sections {sorted(sections)}", "1, 3, 4, 5, 6 and 7")
+                raise damaged(path, offset, f"only Sections {sorted(sections)}", "1, 3, 4, 5, 6 and 7")
             yield dict(sections)
     if number != 7:
-        raise _fault(path, offset, f"Section {number} as the last", "Section 7")
+        raise damaged(path, offset, f"Section {number} as the last", "Section 7")
 
 
 def _reference_time(data: mmap.mmap, path: Path, offset: int, section: tuple[int, int]) -> np.datetime64:
@@ -205,36 +301,35 @@ def _reference_time(data: mmap.mmap, path: Path, offset: int, section: tuple[int
     try:
         return np.datetime64(datetime(*parts), "ns")
     except ValueError:
-        raise _fault(path, offset, f"the reference time {parts}", "a date") from None
+        raise damaged(path, offset, f"the reference time {parts}", "a date") from None
 
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be read ({error.strerror}), expected a GRIB file. Fix: check its permissions"
-        ) from None
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
-def _fault(path: Path, offset: int, got: str, expected: str) -> ValueError:
-    fix = "download the file again, or move it out of the folder"
-    return ValueError(f"{path}: at byte {offset} got {got}, expected {expected}. Fix: {fix}")
+def damaged(path: Path, offset: int, got: str, expected: str) -> ValueError:
+    return fault(f"{path}: at byte {offset}", got, expected, "download the file again, or move it out of the folder")
 
 
 # --- gribberish ---
 
 
-def _ask(function: str, field: Field):
-    """gribberish's answer about one field, which it gets as a message of its own."""
+def import_gribberish():
+    """The package; ValueError if it is not installed."""
     try:
         import gribberish
     except ImportError:
-        raise ValueError(
-            "GRIB: got no package gribberish, expected it. Fix: .venv/bin/python -m pip install 'gribberish>=0.30'"
-        ) from None
+        fix = ".venv/bin/python -m pip install 'gribberish>=0.30'"
+        raise fault("GRIB", "no package gribberish", "it", fix) from None
+    return gribberish
+
+
+def _ask(function: str, field: Field):
+    """gribberish's answer about one field, which it gets as a message of its own."""
+    gribberish = import_gribberish()
     with _mapped(field.path) as data:
         end = _end(data, field.path, field.offset)
         sections = list(_parts(data, field.path, field.offset, end))[field.part]
@@ -242,16 +337,16 @@ def _ask(function: str, field: Field):
         message = data[field.offset : field.offset + 8] + struct.pack(">Q", len(body) + 20) + body + b"7777"
         packing = data[slice(*sections[5])]
     where = f"{field.path}: the message at byte {field.offset}"
-    repack = "Fix: download it again, or repack it with `wgrib2 FILE -set_grib_type simple -grib_out NEW`"
+    repack = "download it again, or repack it with `wgrib2 FILE -set_grib_type simple -grib_out NEW`"
     if packing[9:11] in (b"\0\2", b"\0\3") and packing[22:23] != b"\0":  # gribberish takes them for numbers
-        raise ValueError(f"{where} got missing values among its packed values, expected a bitmap. {repack}")
+        raise fault(where, "missing values among its packed values", "a bitmap", repack)
     try:
         with _silence():
             return getattr(gribberish, function)(message, 0)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of gribberish's Rust code is no Exception
-        raise ValueError(f"{where} cannot be decoded ({error}), expected a field. {repack}") from None
+        raise fault(f"{where} cannot be decoded", str(error), "a field", repack) from None
 
 
 @contextmanager
