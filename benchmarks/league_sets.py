@@ -51,7 +51,7 @@ RAIN = ("RAIN", "csi_1", (1, 2, 3)), ("RAIN", "csi_5", (1,)), ("RAIN", "frequenc
 # start from a region alone, so that it knows no more of what comes in than extrapolation does.
 MRMS = {
     "constants": SMALL | {"variables": ["RAIN"], "train_end": "2016-09-21T21", "val_end": "2016-09-22T05", "gap": "1h",
-                          "epochs": 80, "rollout_hours": 3.0},
+                          "epochs": 36, "rollout_hours": 3.0},
     "starts": times("2016-09-22T06", 15), "rows": RAIN, "train_on": "mrms",
 }  # fmt: skip
 SETS = {
@@ -63,7 +63,7 @@ SETS = {
     ),
     "radar": Set(
         "FMI radar",
-        SMALL | {"lead": "5min", "train_end": f"{DAY}T16:35", "val_end": f"{DAY}T17:00", "gap": "5min", "epochs": 40,
+        SMALL | {"lead": "5min", "train_end": f"{DAY}T16:35", "val_end": f"{DAY}T17:00", "gap": "5min", "epochs": 24,
                  "rollout_hours": 0.5},
         times(f"{DAY}T17:05", 6, 5 * MINUTE),
         (("REFC", "csi_20", (1, 3, 6)), ("REFC", "frequency_bias_20", (1, 3, 6))),
