@@ -32,12 +32,11 @@ from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter, plain
 from data.grid import Grid
 from data.hours import Hours
-from data.metadata import KIND, attributes_of, coordinates_of
+from data.metadata import KIND, attributes_of, coordinates_of, refuse_foreign
 from data.normalise import Statistics, clip_physical, denormalise, limiter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show, show_duration
 from data.variables import lookup
-from data.write import refuse_foreign
 from models.rollout import rollout
 from models.unet import ResidualUNet
 from training.checkpoint import file_hash, load_checkpoint

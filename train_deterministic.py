@@ -22,15 +22,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from data.augment import draw_flips, mirror, state_parity
+from data.augment import Mirror, draw_flips, state_parity
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
 from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
-from data.describe import describe, mask_notes
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.hours import Hours, read_ahead
 from data.normalise import Statistics, denormalise, limiter
-from data.quick_check import quick_check
+from data.quick_check import describe, mask_notes, quick_check
 from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show_duration
@@ -69,7 +68,7 @@ class Config:
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
     # ---- loss
     loss_weights: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.1)  # L1, spectral, MSE, gradient
-    detail: float = 12.0  # spectral term: weight of amplitude errors relative to phase errors
+    detail: float = 30.0  # spectral term: weight of amplitude errors relative to phase errors
     # ---- optimizer
     epochs: int = 200  # passes over the training pairs
     until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
@@ -97,7 +96,7 @@ RANGES = {  # lowest and highest value that makes sense
     "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
 }  # fmt: skip
 MAY_CHANGE = {"zarr", "run_dir", "epochs", "until", "memory", "validate_every", "save_every"}  # in a resumed run
-SAMPLED = 48  # training pairs whose persistence error is the unit of the loss
+CALIBRATED, SAMPLED = 6, 32  # leads at which persistence gives the unit of the loss, and its cases at each
 REGRESSED = 256  # training pairs that the linear regression is fitted to
 MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the run stops
 
@@ -105,7 +104,6 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
     refuse_file_above(Path(cfg.run_dir), "run_dir")
-    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
 
@@ -133,33 +131,40 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
     """
     cfg, mask, scale, device = parts.cfg, parts.mask, parts.statistics.scale, parts.statistics.mean.device
     times, states, truth, edges = tensors
-    flips, parity = draw_flips(rng) if cfg.flip else None, state_parity(parts.statistics.names, device)
+    parity = state_parity(parts.statistics.names, device)
+    mirror = Mirror(draw_flips(rng), states.shape[-2:]) if cfg.flip else lambda x, parity: x
 
     def turned(x, parity):
-        x = x.to(device, non_blocking=True)
-        return x if flips is None else mirror(x, flips, parity)
+        return mirror(x.to(device, non_blocking=True), parity)
 
     hidden = None if mask is None else turned(mask.float(), torch.ones_like(parity)).bool()
-    noise = torch.randn(states.shape, generator=rng, device=device) * (cfg.noise * scale)
-    states = turned(states, parity) + (noise if hidden is None else noise.masked_fill(hidden, 0.0))
+    states = turned(states, parity)
+    noise = torch.randn(states.shape, generator=rng, device=device)
+    states = torch.addcmul(states, noise if hidden is None else noise.masked_fill_(hidden, 0.0), cfg.noise * scale)
+    del noise
     sums = torch.zeros(2 + len(TERMS), device=device)
     for k in range(batch.skip + batch.steps):
         fields, clock = parts.forcing(times + k * parts.lead)
+        fields = turned(fields, parts.forcing.parity)
         with torch.set_grad_enabled(k >= batch.skip):
             # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
-            pred = forecast_step(parts.optimizer.network, states, turned(fields, parts.forcing.parity), clock, scale)
-        state = pred.detach()
+            pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
+        del fields
+        state = parts.limit(pred.detach(), hidden)[0] if k + 1 < batch.skip + batch.steps else None
+        if state is not None and parts.edge is not None:
+            state = parts.edge.nudge(state, turned(edges[k], parity))
+        states = None if state is None else push(states, state)
+        del state
         if k >= batch.skip:
             target = turned(truth[k - batch.skip], parity) / scale
-            loss, terms, gradient = parts.loss(state / scale, target, None if hidden is None else ~hidden)
-            pred.backward(gradient.mul_(batch.share / scale))
+            error = pred.detach().div_(scale).sub_(target)  # in the prediction's memory, and so is the gradient later
+            loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden, k + 1)
+            torch.mul(gradient, batch.share / scale, out=error)
+            del target, gradient
+            pred.backward(error)
             parts.optimizer.collect()
             sums += len(times) * torch.stack([loss.new_ones(()), loss, *(terms[n].mean() for n in TERMS)])
-            del target, gradient
-        if k + 1 < batch.skip + batch.steps:
-            state = parts.limit(state, hidden)[0]
-            states = push(states, state if parts.edge is None else parts.edge.nudge(state, turned(edges[k], parity)))
-        del pred, state
+        pred = error = None
     return sums
 
 
@@ -201,7 +206,6 @@ def train(cfg: Config, processes: Processes) -> int:
     wanted = max(1, round(cfg.rollout_hours / hours_of(lead)))
     longest, chain_starts = longest_chains(store.times, lead, split.train, cfg.history, wanted)
     chains = Pairs(hours, chain_starts, lead, cfg.history)
-    epoch_steps = math.ceil(len(pairs) / (cfg.batch_size * cfg.accumulate))  # optimizer steps
     edge = Boundary(cfg.boundary, store, statistics, mask) if cfg.boundary else None
     if edge and rollout_epochs:
         edge.refuse_missing(chains.times, lead, longest, "a --boundary store that covers the training part")
@@ -212,14 +216,15 @@ def train(cfg: Config, processes: Processes) -> int:
     regression = cfg.history * lead >= np.timedelta64(24, "h")
     sizes = len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.history
     model = ResidualUNet(*sizes, scale, cfg.memory == "lean", regression).to(device, memory_format=torch.channels_last)
-    sample = lambda n: np.linspace(0, len(pairs) - 1, min(n, len(pairs))).round().astype(int)  # noqa: E731
     if regression and not previous:
-        tensors = ((x.to(device) for x in pairs[i]) for i in sample(REGRESSED))
+        some = np.linspace(0, len(pairs) - 1, min(REGRESSED, len(pairs))).round().astype(int)
+        tensors = ((x.to(device) for x in pairs[i]) for i in some)
         model.regression.copy_(fit_regression(tensors, scale, valid))
     loss_fn = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if cfg.memory == "lean" else 1)
-    changes = ((states[None, -1].to(device) / scale, truth[None].to(device) / scale)
-               for states, truth in (pairs[i] for i in sample(SAMPLED)))  # fmt: skip
-    loss_fn.calibrate(changes, valid)
+    for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
+        cases = Pairs(hours, find_pairs(store.times, lead, split.train, 0, k), k * lead, 0)
+        some = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
+        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in some), valid)
     optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
     if previous:
         optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
@@ -237,26 +242,27 @@ def train(cfg: Config, processes: Processes) -> int:
         rng = generator(cfg.seed, 1, epoch)
         if epoch < cfg.epochs - rollout_epochs:
             return plan_pairs(len(pairs), cfg.batch_size, cfg.accumulate, rng)
-        return plan_rollouts(len(chains), epoch_steps, cfg.batch_size, cfg.accumulate, longest, rng)
+        return plan_rollouts(len(chains), len(pairs), cfg.batch_size, cfg.accumulate, longest, rng)
 
     # ------------------------------------------------------------------------ a trial, then how many epochs until ...
-    seconds = []
-    for whole in (plan(0)[:1], plan(cfg.epochs - 1)[:1]):
+    seconds, counts = [], []
+    for steps in (plan(0), plan(cfg.epochs - 1)):
         began = time.monotonic()
         try:
-            for batch in whole[0]:
+            for batch in steps[0]:
                 learn(parts, batch, read(batch), generator(0, device=device))
         except torch.OutOfMemoryError as error:
             raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. "
                              "Fix: --memory lean, --batch_size 1, or fewer --base_features") from error  # fmt: skip
         seconds.append(time.monotonic() - began)
+        counts.append(len(steps))
     optimizer.clear()
     if cfg.until and not previous:
-        per_epoch = epoch_steps * (0.8 * seconds[0] + 0.2 * seconds[1])
+        per_epoch = 0.8 * counts[0] * seconds[0] + 0.2 * counts[1] * seconds[1]
         cfg = replace(cfg, epochs=processes.highest(epochs_until(cfg.until, per_epoch, cfg.epochs)))
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
         print(f"until {cfg.until}: {cfg.epochs} epochs")
-    phases = (cfg.epochs - rollout_epochs) * epoch_steps, rollout_epochs * epoch_steps
+    phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
     size, precision = sum(p.numel() for p in model.parameters()) / 1e6, str(half_precision(device))[6:]
     print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
           f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
@@ -294,7 +300,7 @@ def train(cfg: Config, processes: Processes) -> int:
     processes.same(step, "last.pt at step")
     log = read_log(log_path, epoch)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names,
-            "mask": None if mask is None else mask.cpu(), "spacing": list(store.grid.spacing or (1.0, 1.0))}  # fmt: skip
+            "mask": None if mask is None else mask.cpu()}  # fmt: skip
 
     def save(path: Path, keep_previous: bool = False) -> None:
         if processes.first:
@@ -322,17 +328,20 @@ def train(cfg: Config, processes: Processes) -> int:
                     waited += time.monotonic() - asked
                     found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
                 processes.sum_(*(p.grad for p in model.parameters()), found)
-                norm = optimizer.step(learning_rate(step, *phases), ema_decay(step))
-                skipped = 0 if math.isfinite(norm) else skipped + 1
-                if skipped:
+                norm = float(optimizer.clip_gradients())  # the only wait for the device
+                if math.isfinite(norm):
+                    optimizer.step(learning_rate(step, *phases), ema_decay(step))
+                    sums += [*found.tolist(), 1.0, norm]
+                    skipped = 0
+                else:
+                    optimizer.clear()
+                    skipped += 1
                     progress.write(f"note: step {step} left out: its gradient is not finite")
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}; {last_path} is sound"
+                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}"
                     )
-                if not skipped:
-                    sums += [*found.tolist(), 1.0, norm]
                 step += 1
                 position["batch"] += 1
                 skill = log[-1]["score"] if log else None

@@ -2,17 +2,20 @@
 
     python verify_forecast.py --forecast runs/demo/forecast.zarr --zarr runs/demo/store.zarr --out runs/demo/scores.json
 
-Prints RMSE, persistence and skill by lead time, the reflectivity scores and a PASS/FAIL certificate, which also goes
-into the attributes of the forecast store. Writes scores.json and, beside it, skill_by_lead.png, spectra.png and
-maps_<VARIABLE>.png for two variables. Truth is looked up by timestamp; lead times whose valid time the store lacks
-are skipped and counted.
+Prints RMSE and skill by lead time beside those of the baselines, the reflectivity scores and a certificate, which also
+goes into the attributes of the forecast store. Writes scores.json and, beside it, skill_by_lead.png, spectra.png and
+maps_<VARIABLE>.png for two variables. Truth is looked up by timestamp; leads without truth are skipped and counted.
 """
 
+import json
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import zarr
 from tqdm import tqdm
 
 from data.command import refuse_file_above, run
@@ -20,17 +23,16 @@ from data.grid import read_grid
 from data.store import Store
 from data.times import show
 from data.variables import lookup
+from plotting.curves import without_skill
 from plotting.maps import forecast_panels
-from plotting.scores import skill_by_lead, spectra
+from plotting.scores import few_leads, number, signed, skill_by_lead, spectra
+from training.log import read_log
 from verification import inputs
-from verification.cases import add_case, score_case
-from verification.certificate import certificate
+from verification.baselines import References
+from verification.cases import BASELINES, add_case, score_case, summary
+from verification.certificate import certificate, certificate_text
 from verification.inputs import HOUR, lead_key
-from verification.outputs import write_certificate, write_scores
-from verification.references import References
-from verification.report import certificate_text, error_tables, event_table, reference_table
-from verification.spectra import BANDS, band_names
-from verification.summary import summary
+from verification.spectra import BAND_NAMES, BANDS
 
 
 # -------------------------------------------------------------------------------------------------
@@ -41,12 +43,12 @@ class Config:
     forecast: str = "runs/hrrr/forecast.zarr"  # forecast store to score, written by infer_iterative.py
     zarr: str = "data/hrrr.zarr"  # store that holds the truth
     out: str = "runs/hrrr/scores.json"  # file to write; the figures go beside it
+    climate: str = ""  # store whose training hours give the climatology; empty: the store with the truth
     variables: list[str] = field(default_factory=list)  # variables to score; none named: all of the forecast's
     figures: bool = True  # draw the figures
 
 
-PRINTED_WINDOW = 33.0  # km, the FSS window shown in the printed table
-USUAL_SPACING = (3000.0, 3000.0)  # m, where neither store has coordinates
+USUAL_SPACING = (3000.0, 3000.0)  # m, if neither store has coordinates
 MAPPED = ("REFC", "T2M")  # variables drawn as maps, in the table's names; the first two where these are absent
 MAPPED_LEADS = (1, 3, 6, 24)  # h
 # -------------------------------------------------------------------------------------------------
@@ -66,30 +68,34 @@ def main(cfg: Config) -> None:
     init_times, leads = forecast["init_time"].values, forecast["lead_time"].values
     valid = init_times[:, None] + leads
     cases, skipped = inputs.find_cases(cfg.zarr, store, valid, leads)
-    split, statistics = inputs.table_of(forecast, "split"), inputs.table_of(forecast, "statistics")
+    split, statistics = (json.loads(forecast.attrs.get(k) or "{}") for k in ("split", "statistics"))
     outside = inputs.outside_test(init_times, split)
     spacing = grid.spacing or store.grid.spacing or USUAL_SPACING
     measures = {name: inputs.measure_of(name, spacing, grid.shape, statistics) for name in names}
     cell_km = measures[names[0]].cell
     print(f"scoring {cfg.forecast} against {cfg.zarr}: {', '.join(names)}")
     print(f"initial times: {len(init_times)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
-    print(f"{len(cases)} cases; {skipped} skipped for want of truth")
+    print(f"{len(cases)} cases; {skipped} skipped: no analysis at that time")
     if outside:
         where = " to ".join(split["test"]) if "test" in split else "not known"
         print(f"outside test ({where}): {len(outside)} of the initial times, {', '.join(show(t) for t in outside)}")
     if grid.spacing is None and store.grid.spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
-    references = References(fields, init_times, leads, inputs.step_of(forecast), split)
+    logs = [p for folder in list(Path(cfg.forecast).parents)[:2] if (p := folder / "log.jsonl").is_file()]
+    unproven = [n for n in without_skill(read_log(logs[0], 10**9)) if n in names] if logs else []
+    if unproven:
+        print(f"warning: {', '.join(unproven)}: validation skill not shown; treat its forecast as persistence")
+    climate = None
+    if cfg.climate:
+        climate = inputs.Fields(forecast, Store(cfg.climate), names)
+        inputs.check_grid(cfg.forecast, grid, cfg.climate, climate.store.grid)
+    references = References(fields, init_times, leads, inputs.step_of(forecast), split, climate)
     print("\n".join(references.notes))
 
     # Sums over cases, and squared errors by day for the bootstrap; one valid time in memory at a time.
     totals: dict = {name: {lead_key(leads[j]): {} for _, j in sorted(cases, key=lambda c: c[1])} for name in names}
     days: dict = {name: {lead: {} for lead in by_lead} for name, by_lead in totals.items()}
-    now = int(np.flatnonzero(leads == inputs.NONE)[0])
     for i, j in tqdm(cases, desc="scoring", unit="case", disable=None):
-        refuse_infinite(cfg.forecast, init_times[i], fields.forecast(i, now))
-        refuse_infinite(cfg.forecast, valid[i, j], fields.forecast(i, j))
-        refuse_infinite(cfg.zarr, valid[i, j], fields.truth(valid[i, j]))
         lead, day = lead_key(leads[j]), str(init_times[i].astype("datetime64[D]"))
         for name, measure in measures.items():
             sums = score_case(*references.case(i, j, name), measure)
@@ -106,30 +112,30 @@ def main(cfg: Config) -> None:
     }  # fmt: skip
     boundary = str(forecast.attrs.get("boundary") or "")
     lines, notes = certificate(scores, boundary)
-    windows = {n: [w * m.cell for w in m.windows] for n, m in measures.items() if m.windows}
-    result = {
+    result = without_nan({
         "split": split,
         "boundary": boundary,
         "init_times": [show(t) for t in init_times],
         "outside_test": [show(t) for t in outside],
         "skipped_without_truth": skipped,
-        "bands_km": {n: [b * cell_km for b in band] for n, band in zip(band_names(), BANDS, strict=True)},
-        "fss_windows_km": windows,
+        "validation_skill_not_shown": unproven,
+        "bands_km": {n: [b * cell_km for b in band] for n, band in zip(BAND_NAMES, BANDS, strict=True)},
         "baselines": references.notes,
         "scores": scores,
         "certificate": lines,
         "certificate_notes": notes,
-    }
+    })  # fmt: skip
 
     # The file first: nothing that happens to the screen can lose it.
     out = Path(cfg.out)
-    write_scores(out, result)
-    print("\n" + error_tables(scores, {n: lookup(n).units for n in names}))
-    print("\nskill (90 % interval by day of initial time)\n" + reference_table(scores))
-    for name, widths in windows.items():
-        window = min(widths, key=lambda km: abs(km - PRINTED_WINDOW))
-        print(f"\n{name}, thresholds in {lookup(name).units}, FSS over {window:g} km, persistence in brackets")
-        print(event_table(scores[name], f"{window:g}"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".partial")
+    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, out)
+    for name, by_lead in scores.items():
+        print("\n" + error_table(name, by_lead))
+        if measures[name].thresholds:
+            print("\n" + event_table(name, by_lead))
     print("\n" + certificate_text(lines, notes))
     print(f"\nwrote {out}")
     print(write_certificate(cfg.forecast, result))
@@ -137,18 +143,64 @@ def main(cfg: Config) -> None:
         draw(out.parent, forecast, names, result, references)
 
 
-def refuse_infinite(path: str, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
-    """ValueError where a field {name: (y, x)} has an infinite value, which would pass into every mean."""
-    for name, values in fields.items():
-        if (count := int(np.isinf(values).sum())) > 0:
-            raise ValueError(
-                f"{path}: {name} has {count} infinite values at {show(time)}, expected numbers. Fix: look for them "
-                "with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
-            )
+def without_nan(value):
+    """The same nested dicts and lists with None for every number that is not finite, as JSON needs it."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_certificate(store: str, result: dict) -> str:
+    """Put the certificate into the attributes of the forecast store, as JSON text, so that it travels with the
+    forecast; returns a line to print."""
+    table = {
+        "certificate": "certificate",
+        "certificate_notes": "certificate_notes",
+        "init_times": "certificate_init_times",
+    }
+    try:
+        group = zarr.open_group(store, mode="r+")  # knows its consolidated metadata and writes them again
+        group.attrs.update({name: json.dumps(result[key]) for key, name in table.items()})
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        return f"note: the certificate was not written into {store} ({type(error).__name__}: {error})"
+    return f"wrote the certificate into the attributes of {store}"
+
+
+# ---- printed tables
+
+
+def error_table(name: str, by_lead: dict) -> str:
+    """RMSE of the forecast and of every baseline, skill against persistence with its 90 % interval by day of initial
+    time, and skill against the best baseline: a row per lead time."""
+    title = f"{name} ({lookup(name).units})" if lookup(name).units else name
+    lines = [f"{title}: RMSE of the forecast and of the baselines; skill against persistence (90 %) and the best one"]
+    lines.append("  lead h forecast" + "".join(f"{b[:9]:>10}" for b in BASELINES) + "  skill                    best")
+    for lead in few_leads(by_lead):
+        entry = by_lead[lead]
+        errors = [number(entry[f"{b}_rmse"]) for b in BASELINES]
+        interval = "({} to {})".format(*map(signed, entry["skill_interval"])) if entry["skill_interval"] else ""
+        best = f"{signed(entry['best_skill'])} {entry['best_baseline'] or ''}"
+        cells = "".join(f"{e:>10}" for e in errors) + f"{signed(entry['skill']):>7} {interval:<18} {best}"
+        lines.append(f"{float(lead):>8.4g}{number(entry['rmse']):>9}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+def event_table(name: str, by_lead: dict) -> str:
+    """CSI with that of persistence in brackets, and frequency bias, by threshold: a row per lead time."""
+    thresholds = list(next(iter(by_lead.values()))["csi"])
+    lines = ["  lead h " + "".join(f"|{f'at least {t} {lookup(name).units}':^26}" for t in thresholds)]
+    lines.append("         " + "| CSI (persistence)   bias " * len(thresholds))
+    for lead in few_leads(by_lead):
+        csi, reference, bias = (by_lead[lead][k] for k in ("csi", "persistence_csi", "frequency_bias"))
+        cells = (f"|{f'{number(csi[t])} ({number(reference[t])})':>16} {number(bias[t]):>8} " for t in thresholds)
+        lines.append(f"{float(lead):>8.4g} " + "".join(cells))
+    return "\n".join(lines)
 
 
 def draw(folder: Path, forecast: xr.Dataset, names: list[str], result: dict, references: References) -> None:
-    """Write the figures and say where; the maps show the initial time with most of the first mapped variable."""
+    """Write the figures; the maps show the initial time with the highest mean of the first mapped variable."""
     figures = {"skill_by_lead": skill_by_lead(result), "spectra": spectra(result)}
     mapped = [n for n in names if lookup(n).name in MAPPED] or names[:2]
     hours = [h for h in MAPPED_LEADS if h * HOUR in forecast["lead_time"].values]

@@ -1,193 +1,199 @@
-"""Kill training, building and forecasting at random moments, again and again, and compare with what never was killed.
+"""Kill a training at random moments, again and again, and compare its result with that of an uninterrupted run.
 
-    python -m benchmarks.chaos [--kills 120] [--seconds 1500] [--json benchmarks/results/chaos.json]
+    python -m benchmarks.chaos --kills 100 --json benchmarks/results/chaos.json
 
-SIGKILL comes inside an accumulated step, inside a validation, before or in the middle of writing a file, and at random
-times. After each the same command goes on. Where it ends by itself its result has to be that of an unbroken run:
-weights, optimizer, averaged weights, schedule, counters and log of a training, every byte of a store's arrays. The
-figures are written after every round; run again with the same --json it goes on counting.
+SIGKILL, SIGTERM or SIGINT comes before a backward pass, before or in the middle of writing a file, or at a random time.
+The same command then goes on. When it ends by itself, its checkpoints and its log have to be those of the uninterrupted
+run, bit for bit. The JSON file is written after every round. Exit code 1 if a round ended differently.
 """
 
+import contextlib
 import json
 import math
+import multiprocessing
+import os
+import pkgutil
 import random
 import shutil
 import signal
+import stat
+import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import xarray as xr
 
-from benchmarks.chaos_child import start
 from data.command import run
 from data.grid import HRRR_SPACING, LAMBERT_HRRR, Grid, lambert_latlon
 from data.write import StoreWriter
 
-NAMES = ("T2M", "U10")
-COUNTS = {  # by command: moments and up to which call of each
-    "training": {"accumulation": 20, "validation": 12, "optimizer": 10, "files": 25, "half a file": 6, "time": 2.5},
-    "building": {"hour": 10, "files": 60, "half a file": 20, "time": 1.5},
-    "forecast": {"forecast step": 12, "files": 60, "time": 1.0},
-}
-TRAINING = {"epochs": 4, "rollout_epochs": 2, "rollout_hours": 3.0, "validate_every": 2, "validate_hours": 2.0,
-            "base_features": 4, "levels": 1, "blocks": 1, "accumulate": 3, "save_every": 0.0, "gap": "1h",
-            "train_end": "2024-05-20T15", "val_end": "2024-05-20T19"}  # fmt: skip
+TRAINING = {"epochs": 4, "rollout_epochs": 2, "rollout_hours": 3.0, "validate_every": 2, "base_features": 4,
+            "levels": 1, "accumulate": 3, "save_every": 0.0, "gap": "1h", "train_end": "2024-05-20T15",
+            "val_end": "2024-05-20T19"}  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STOPPED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes after a signal
+MOMENTS = {  # (module or class, attribute): the signal comes before the n-th call
+    "accumulation": (("torch.autograd", "backward"),),
+    "files": (("os", "replace"), ("os", "fsync"), ("os", "link"), ("pathlib.Path", "unlink"),
+              ("pathlib.Path", "rename"), ("pathlib.Path", "replace"), ("pathlib.Path", "mkdir")),
+    "half a file": (("os", "fsync"),),
+}  # fmt: skip
+HIGHEST = {"accumulation": 30, "files": 25, "half a file": 6}  # n is at most this
+SECONDS = 3.0  # a random time is at most this long after the start
 
 
 @dataclass
 class Config:
-    kills: int = 120  # in all
-    seconds: float = 1500.0  # at most, of this call
-    seed: int = 0  # chooses commands and moments
-    json: str = ""  # file for the figures, which also say where to go on
+    kills: int = 100  # signals in all
+    seconds: float = 1500.0  # time limit
+    seed: int = 0  # of the moments
+    json: str = ""  # file for the counts; empty: none
 
 
-def main(cfg: Config) -> None:
-    results = read_results(cfg)
-    stop, rng = time.monotonic() + cfg.seconds, random.Random(f"{cfg.seed} {sum(r['kills'] for r in results.values())}")
+def main(cfg: Config) -> int:
+    if cfg.kills < 1:
+        raise ValueError(f"kills: got {cfg.kills}, expected at least 1. Fix: --kills 100")
+    began, rng = time.monotonic(), random.Random(cfg.seed)
+    moments, rounds, different = Counter(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        commands = prepare(Path(folder))
-        while sum(r["kills"] for r in results.values()) < cfg.kills and time.monotonic() < stop:
-            fewest = min(results, key=lambda n: results[n]["kills"] / SHARES[n])
-            one_round(fewest, commands[fewest], rng, results[fewest], stop)
-            write_results(cfg, results)
-    for name, row in results.items():
-        print(f"{name}: {row['kills']} kills in {row['rounds']} rounds, {row['different']} rounds ended differently; "
-              f"{', '.join(f'{n} {k}' for n, k in sorted(row['moments'].items()))}")  # fmt: skip
+        source, run_dir, messages = (Path(folder) / name for name in ("source.zarr", "run", "messages.txt"))
+        write_source(source)
+        constants = {**TRAINING, "zarr": str(source), "run_dir": str(run_dir)}
+        one_run(constants, messages, rng, moments, last=True)
+        uninterrupted = training_result(run_dir)
+        while moments.total() < cfg.kills and time.monotonic() - began < cfg.seconds:
+            shutil.rmtree(run_dir)
+            finished = False
+            while not finished:
+                last = moments.total() >= cfg.kills or time.monotonic() - began > cfg.seconds
+                finished = one_run(constants, messages, rng, moments, last)
+            rounds += 1
+            different += not same(training_result(run_dir), uninterrupted)
+            result = {"kills": moments.total(), "rounds": rounds, "different": different, "moments": dict(moments)}
+            if cfg.json:
+                Path(cfg.json).write_text(json.dumps(result, indent=1) + "\n")
+    counts = ", ".join(f"{n} {k}" for k, n in sorted(moments.items()))
+    print(f"{moments.total()} kills in {rounds} rounds, {different} rounds ended differently; {counts}")
+    return int(different > 0)
 
 
-SHARES = {"training": 3, "building": 1, "forecast": 1}  # of the kills
+def one_run(constants: dict, messages: Path, rng: random.Random, moments: Counter, last: bool) -> bool:
+    """Start the command and kill it (not if `last`); whether it ended by itself."""
+    number, moment = rng.choice(SIGNALS), rng.choice([*MOMENTS, "time"])
+    if moment == "half a file":  # only a process that dies at once leaves half a file
+        number = signal.SIGKILL
+    planted = () if last or moment == "time" else (moment, rng.randint(1, HIGHEST[moment]), number)
+    process = start(constants, messages, *planted)
+    if moment == "time" and not last:
+        process.join(rng.uniform(0, SECONDS))
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(process.pid, number)
+    process.join()
+    if process.exitcode:
+        assert not last and process.exitcode in STOPPED, (
+            f"exit code {process.exitcode} after {number.name}:\n{messages.read_text()}"
+        )
+        moments[f"{number.name} ({moment})"] += 1
+    return process.exitcode == 0
 
 
-@dataclass
-class Command:
-    """One command: its module and constants, where it writes, its unbroken result, and what makes two equal."""
-
-    module: str
-    constants: dict
-    out: Path
-    whole: object
-    result: object  # function of `out`
+# ---- the process that is killed
 
 
-def one_round(name: str, command: Command, rng: random.Random, row: dict, stop: float) -> None:
-    """Kill until a run ends by itself, each time going on with the same command, then compare."""
-    clear(command.out)
-    while True:
-        moment = rng.choice(list(COUNTS[name]))
-        most = COUNTS[name][moment]
-        finish = time.monotonic() > stop or rng.random() < 0.1  # now and then one is let alone
-        count = 0 if moment == "time" else rng.randint(1, most)
-        process = start(command.module, command.constants, "" if finish or moment == "time" else moment, count)
-        if moment == "time" and not finish:
-            process.join(rng.uniform(0, most))
-            process.kill()
-        process.join()
-        if process.exitcode == -signal.SIGKILL:
-            row["kills"] += 1
-            row["moments"][moment] = row["moments"].get(moment, 0) + 1
-            continue
-        assert process.exitcode == 0, f"{name} ended with {process.exitcode} after a kill"
-        row["rounds"] += 1
-        row["different"] += not same(command.result(command.out), command.whole)
-        return
+def start(constants: dict, messages: Path, moment: str = "", count: int = 0, number: int = signal.SIGKILL):
+    """A process that trains, and gets the signal at the count-th call of a moment of MOMENTS. A fork server imports
+    the script once, so that a run starts in milliseconds. Returns when the training begins."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_deterministic"])
+    receiver, sender = context.Pipe(duplex=False)  # an Event's semaphore would outlive a killed process
+    process = context.Process(target=train, args=(sender, constants, str(messages), moment, count, number))
+    process.start()
+    receiver.poll(60)
+    return process
 
 
-def prepare(folder: Path) -> dict[str, Command]:
-    """A source of 24 hours, and the unbroken result of each command."""
-    source = folder / "source.zarr"
-    write_source(source)
-    run_dir, store, forecast = folder / "run", folder / "built.zarr", folder / "forecast.zarr"
-    train = {"zarr": str(source), "run_dir": str(run_dir), **TRAINING}
-    build = {"source": "zarr", "path": str(source), "out": str(store), "processes": 1}
-    best = folder / "best.pt"
-    infer = {"checkpoint": str(best), "zarr": str(source), "init_time": ["2024-05-20T20"], "hours": 10.0,
-             "out": str(forecast)}  # fmt: skip
-    out = {}
-    for name, module, constants, place, result in (
-        ("training", "train_deterministic", train, run_dir, training_result),
-        ("building", "data.build_hrrr", build, store, store_result),
-        ("forecast", "infer_iterative", infer, forecast, store_result),
-    ):
-        process = start(module, constants, quiet=folder / "said.txt")
-        process.join()
-        assert process.exitcode == 0, (folder / "said.txt").read_text()
-        out[name] = Command(module, constants, place, result(place), result)
-        if name == "training":
-            shutil.copy(place / "best.pt", best)
-    return out
+def train(sender, constants: dict, messages: str, moment: str, count: int, number: int) -> None:
+    from tqdm import tqdm
+
+    import train_deterministic
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system, which SIGKILL would leave behind
+    with open(messages, "w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    if moment:
+        plant(moment, count, number)
+    try:
+        sender.send("the training begins")
+        sys.exit(train_deterministic.main(train_deterministic.Config(**constants)) or 0)
+    except KeyboardInterrupt:  # as data.command.run
+        sys.exit(128 + signal.SIGINT)
+
+
+def plant(moment: str, count: int, number: int = signal.SIGKILL) -> None:
+    """Send this process the signal before the count-th call of the functions of `moment`, all counted together."""
+    left = [count]
+
+    def deadly(function):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                if moment == "half a file" and stat.S_ISREG(os.fstat(args[0]).st_mode):
+                    os.truncate(f"/proc/self/fd/{args[0]}", os.fstat(args[0]).st_size // 2)
+                os.kill(os.getpid(), number)
+            return function(*args, **kwargs)
+
+        return call
+
+    for place, name in MOMENTS[moment]:
+        owner = pkgutil.resolve_name(place)
+        setattr(owner, name, deadly(getattr(owner, name)))
+
+
+# ---- what it trains on, and its result
 
 
 def write_source(path: Path) -> None:
-    """24 hours of smooth moving fields with detail, as real ones have."""
+    """A training store of 24 hours of moving waves with noise."""
     shape, hour = (12, 16), np.timedelta64(1, "h")
     x, y = HRRR_SPACING * np.arange(shape[1]), HRRR_SPACING * np.arange(shape[0])
     latitude, longitude = lambert_latlon(x[None, :], y[:, None])
     grid = Grid(shape, latitude=latitude, longitude=longitude, y=y, x=x, projection=LAMBERT_HRRR)
-    with StoreWriter(path, list(NAMES), grid, {"source": "benchmarks.chaos"}) as store:
+    with StoreWriter(path, ["T2M", "U10"], grid, {"source": "benchmarks.chaos"}) as store:
         for n in range(24):
             rng = np.random.default_rng(n)
             wave = np.sin(2 * np.pi * (np.arange(shape[1]) - 0.7 * n) / 16 + 0.3 * np.arange(shape[0])[:, None])
-            fields = {"T2M": 290 + 4 * wave, "U10": 2 + 3 * wave}
-            store.write(np.datetime64("2024-05-20T00", "ns") + n * hour,
-                        {k: (v + rng.normal(size=shape)).astype(np.float32) for k, v in fields.items()})  # fmt: skip
+            fields = {"T2M": 290 + 4 * wave + rng.normal(size=shape), "U10": 2 + 3 * wave + rng.normal(size=shape)}
+            valid = np.datetime64("2024-05-20T00", "ns") + n * hour
+            store.write(valid, {k: v.astype(np.float32) for k, v in fields.items()})
 
 
 def training_result(run_dir: Path) -> dict:
-    """What a training leaves, without what is measured in seconds and bytes."""
-    timed = {"samples_per_s", "data_wait", "peak_memory_bytes"}
+    """The checkpoints, the log without seconds and bytes, and the names of all files."""
+    measured = {"samples_per_s", "data_wait", "peak_memory_bytes"}
     log = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    out: dict = {"log": [{k: v for k, v in r.items() if k not in timed} for r in log]}
-    for name in ("last.pt", "best.pt", "previous.pt"):
-        if (run_dir / name).exists():
-            out[name] = torch.load(run_dir / name, weights_only=True)
-            out[name]["config"]["run_dir"] = ""
-    out["previous.pt"] = None  # the one before: another one where the run was cut elsewhere
-    out["files"] = sorted(p.name for p in run_dir.iterdir())
-    return out
-
-
-def store_result(path: Path) -> dict:
-    """Everything in a store, without the history; and which files lie around it."""
-    with xr.open_zarr(path, chunks=None) as dataset:
-        values = {str(n): (v.dims, v.values, str(sorted(v.attrs.items()))) for n, v in dataset.variables.items()}
-    return {"values": values, "files": sorted(p.name for p in path.parent.glob(f"{path.name}*"))}
+    out: dict = {"log": [{k: v for k, v in r.items() if k not in measured} for r in log]}
+    for name in ("last.pt", "best.pt"):  # previous.pt depends on where the run was stopped
+        out[name] = torch.load(run_dir / name, weights_only=True)
+        out[name]["config"]["run_dir"] = ""
+    return out | {"files": sorted(p.name for p in run_dir.iterdir())}
 
 
 def same(a, b) -> bool:
     """Whether two results are equal, bit by bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
-
-
-def clear(out: Path) -> None:
-    """Remove the result of a round and whatever it left beside it."""
-    for left in out.parent.glob(f"{out.name}*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def read_results(cfg: Config) -> dict:
-    if cfg.json and Path(cfg.json).exists():
-        return json.loads(Path(cfg.json).read_text())["commands"]
-    return {name: {"kills": 0, "rounds": 0, "different": 0, "moments": {}} for name in COUNTS}
-
-
-def write_results(cfg: Config, results: dict) -> None:
-    if cfg.json:
-        total = {k: sum(r[k] for r in results.values()) for k in ("kills", "rounds", "different")}
-        Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(cfg.json).write_text(json.dumps({**total, "commands": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,18 @@
-"""Peak memory of one training step and of one roll-out step, by grid and mode.
+"""Peak memory, operations and bytes moved of a training step, a roll-out training step and a forecast step.
 
     python -m benchmarks.memory                                  # full CONUS, lean and fast; counted, needs no memory
     python -m benchmarks.memory --shape 530 900 --modes lean     # another grid
     python -m benchmarks.memory --json benchmarks/results/memory.json
 
-A step is that of train_deterministic.py: states, targets and forcing on the device, forward, the whole loss, backward,
-gradients, optimizers, EMA; in the fine-tuning also the longest chain before it. Without CUDA it runs on fake tensors,
-which have sizes and no values: every storage is counted from the operation that makes it until it is freed. Library
-workspace (convolution algorithms, FFT plans) is not in that count. On CUDA the allocator's own peaks stand beside it.
+A step is `learn` of train_deterministic.py and its optimizer step. Without CUDA it runs on fake tensors, which have
+sizes and no values: every storage is counted from the operation that makes it until it is freed, and every dispatched
+operation that is no view. Library workspace is not in that count. On CUDA the allocator's own peaks stand beside it.
 """
 
 import json
-import math
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -26,23 +20,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import train_deterministic
-import train_step
 from data.command import run
-from data.files import replace
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.grid import Grid
 from data.normalise import Statistics, limiter
-from losses.weather import WeatherLoss
+from losses.spectral import tables, tile_side
+from losses.weather import TERMS, WeatherLoss
+from models.layers import lattice
 from models.rollout import rollout
 from models.unet import ResidualUNet
-from train_step import Learner
-from training.log import loss_sums
-from training.optimizer import Optimizers
-from training.schedule import Task, update_ema
+from train_deterministic import Config as Constants
+from train_deterministic import Parts, learn
+from training.checkpoint import replace_file
+from training.optimizer import Optimizer
+from training.schedule import Batch
 
 NAMES = ("REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN")
-KINDS = ("training", "fine_tuning", "roll_out")
 LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
 START = np.array([np.datetime64("2024-06-01T12", "ns")])
 
@@ -52,7 +45,6 @@ class Config:
     shape: tuple[int, ...] = (1059, 1799)  # cells, y and x
     modes: tuple[str, ...] = ("lean", "fast")
     base_features: int = 40
-    history: int = 1
     json: str = ""  # file to write the figures to; empty: none
 
 
@@ -90,23 +82,70 @@ class Count(TorchDispatchMode):
     def forget(self, key: int) -> None:
         self.alive -= self.known.pop(key, 0)
 
+    def ignore(self, x: torch.Tensor) -> None:
+        """Do not count a storage, which is there as long as the tensor is."""
+        self.alive -= self.known[x.untyped_storage()._cdata]
+        self.known[x.untyped_storage()._cdata] = 0
+
     def reset(self) -> None:
         self.peak, self.where, self.operations, self.moved = self.alive, "", 0, 0
 
 
-@contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """The precision that a GPU computes in, and the mirrors that cost the most memory, without values to draw."""
-    mirrored = mock.patch.object(train_step, "random_axes", lambda rng: "xy")
-    with half_precision(), mirrored:
-        yield
+class Step:
+    """What training holds on the device, and its steps, on fields without meaning."""
 
+    def __init__(
+        self, shape: tuple[int, int], mode: str, base: int = 40, dtype=torch.bfloat16, device="cpu", batch: int = 1,
+        count: Count | None = None,
+    ):  # fmt: skip
+        cfg = Constants(base_features=base, memory=mode, history=1)
+        ones = torch.ones(len(NAMES), device=device)
+        statistics, grid = Statistics(NAMES, 0 * ones, ones, ones.clone()), grid_of(shape)
+        forcing = Forcing(grid, LEAD, NAMES, None, device)
+        with torch.device(device):
+            sizes = len(NAMES), len(forcing.names), CLOCK_FEATURES, base, cfg.levels, cfg.history
+            model = ResidualUNet(*sizes, statistics.scale, mode == "lean")
+        for p in model.parameters():  # not model.to: fake tensors refuse it
+            p.data = p.data.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.data
+        loss = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if mode == "lean" else 1)
+        loss.leads, loss.shares = [1], [dict.fromkeys(TERMS, ones)]
+        optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, dtype)
+        self.parts = Parts(cfg, optimizer, loss, forcing, limiter(statistics), statistics, None, None, LEAD)
+        self.shape, self.device, self.size, self.count = shape, device, batch, count
+        self.rng = torch.Generator(device)
 
-def half_precision():
-    """While open, a training step computes in bfloat16 on any device."""
-    return mock.patch.object(
-        train_step, "training_autocast", lambda device, half: torch.autocast(device.type, torch.bfloat16)
-    )
+    def fields(self, *size: int) -> torch.Tensor:
+        """As the loader has them, in the host's memory, which is not the device's."""
+        x = torch.randn(self.size, *size, len(NAMES), *self.shape)
+        if self.count is not None:
+            self.count.ignore(x)
+        return x
+
+    def train(self, skip: int = 0, steps: int = 1, update: bool = True) -> None:
+        """One batch, and with `update` an optimizer step."""
+        times, batch = START.repeat(self.size), Batch((0,) * self.size, skip, steps, 1.0)
+        learn(self.parts, batch, (times, self.fields(2), [self.fields() for _ in range(steps)], []), self.rng)
+        if update:
+            self.parts.optimizer.clip_gradients()
+            self.parts.optimizer.step(1.0, 0.999)
+
+    def forecast(self, steps: int = 2) -> None:
+        """A roll-out in bfloat16, as inference makes it on a GPU."""
+        parts, times = self.parts, START.repeat(self.size)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            scale, finish = parts.statistics.scale, lambda state, k: parts.limit(state)[0]
+            for _ in rollout(
+                parts.optimizer.ema,
+                self.fields(2).to(self.device),
+                lambda k: parts.forcing(times),
+                scale,
+                finish,
+                steps,
+            ):
+                pass
+
+    def kinds(self) -> dict:
+        return {"training": self.train, "rollout_training": lambda: self.train(3, 2), "forecast": self.forecast}
 
 
 def grid_of(shape: tuple[int, int]) -> Grid:
@@ -115,98 +154,31 @@ def grid_of(shape: tuple[int, int]) -> Grid:
     return Grid(shape, latitude=y, longitude=x, static=static)
 
 
-class Step:
-    """Everything that train_deterministic.py holds on the device, and its steps, on fields without meaning."""
-
-    def __init__(self, shape: tuple[int, int], mode: str, constants, count: Count | None = None, device="cpu"):
-        self.count, ones = count, torch.ones(len(NAMES), device=device)
-        self.statistics = Statistics(NAMES, 0 * ones, ones.clone(), ones.clone())
-        self.forcing = Forcing(grid_of(shape), LEAD, NAMES, None, device)
-        sizes = (constants.base_features, constants.levels, constants.blocks, constants.history)
-        with torch.device(device):
-            self.model, self.ema = (
-                ResidualUNet(
-                    len(NAMES), len(self.forcing.names), CLOCK_FEATURES, *sizes, self.statistics.scale, mode == "lean"
-                )
-                for _ in range(2)
-            )
-        self.ema.requires_grad_(False)
-        self.optimizer = Optimizers(
-            self.model, self.model.hidden_matrices(), constants.lr, constants.muon_lr, constants.weight_decay
-        )
-        self.optimizer.schedule(lambda n: 1.0)
-        loss = WeatherLoss((1.0, 1.0), constants.amplitude, lean=mode == "lean")
-        unit = {
-            "l1": ones,
-            "mse": ones,
-            "gradient": ones,
-            "spectral": torch.ones(len(NAMES), int(math.log2(min(256, *shape))), device=device),
-        }
-        loss.reference = {width: unit for width in (constants.width, constants.rollout_width)}
-        self.learn = Learner(self.model, loss, self.forcing, self.statistics, None, None, LEAD, constants)
-        self.shape, self.steps, self.history, self.sums = shape, 0, constants.history, loss_sums(loss.weights, device)
-        self.read: dict = {}  # what the loader gave, by number of targets
-
-    def host(self, *histories: int | None) -> list[torch.Tensor]:
-        """Tensors as the loader has them, in the host's memory (pinned beside a GPU), which is not the device's."""
-        out, pinned = [], self.statistics.mean.is_cuda
-        for history in histories:
-            size = (1, *([history] if history else []), len(NAMES), *self.shape)
-            out.append(torch.randn(size, pin_memory=pinned))
-            if self.count is not None:
-                self.count.forget(out[-1].untyped_storage()._cdata)
-        return out
-
-    def train(self, skip: int = 0, steps: int = 1) -> None:
-        """One optimizer step of one task."""
-        task = Task((0,), skip, steps, 1 / steps)
-        if (count := len(task.targets)) not in self.read:
-            states, *targets = self.host(1 + self.history, *[None] * count)
-            self.read = {count: (states, targets, [])}
-        rng = torch.Generator(self.statistics.mean.device)
-        self.learn(START, task, self.read[count], rng, self.sums)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        update_ema(self.ema, self.model, self.steps)
-        self.steps += 1
-
-    def forecast(self, steps: int = 2) -> None:
-        states = self.learn.fetch(*self.host(1 + self.history))
-        with torch.autocast(states.device.type, torch.bfloat16):
-            for _ in rollout(self.ema, states, lambda k: self.forcing(START), self.statistics.scale,
-                             limiter(self.statistics), steps):  # fmt: skip
-                pass
-
-
-def counted(shape: tuple[int, int], mode: str, constants: train_deterministic.Config) -> dict:
-    """Peak bytes of each kind of step, counted on fake tensors."""
-    spectral = WeatherLoss()  # its tables depend on values; they are made before
-    tables = spectral.spectral._table(min(256, *shape), torch.device("cpu"))
+def counted(shape: tuple[int, int], mode: str, base: int) -> dict:
+    """Peak bytes, operations and bytes moved of each kind of step, counted on fake tensors."""
+    cpu = torch.device("cpu")
+    tables(tile_side(shape), cpu), lattice(*(-(-n // 8) * 8 for n in shape), cpu)  # constants with values
     out: dict = {}
-    with as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True), Count() as count:
-        step = Step(shape, mode, constants, count)
-        step.learn.fetch = torch.clone
-        step.learn.loss.spectral._tables[(min(256, *shape), torch.device("cpu"))] = tables
-        out["parameters"] = sum(p.numel() for p in step.model.parameters())
-        step.train()  # makes the state of the optimizers
-        for kind, action in actions(step).items():
+    with FakeTensorMode(allow_non_fake_inputs=True), Count() as count:
+        step = Step(shape, mode, base, count=count)
+        out["parameters"] = sum(p.numel() for p in step.parts.optimizer.weights)
+        step.train()  # makes the state of the optimizer
+        for kind, action in step.kinds().items():
             count.reset()
             action()
-            out[kind], out[f"{kind}_at"] = count.peak, count.where
-            out[f"{kind}_operations"], out[f"{kind}_moved"] = count.operations, count.moved
-        out["held"] = count.alive
+            out[kind] = {"peak_bytes": count.peak, "at": count.where, "operations": count.operations}
+            out[kind]["moved_bytes"] = count.moved
+        count.reset()
+        step.train(update=False)
+        out["pair_operations"], out["held_bytes"] = count.operations, count.alive
     return out
 
 
-def actions(step: Step) -> dict:
-    return dict(zip(KINDS, (step.train, partial(step.train, skip=3, steps=2), step.forecast), strict=True))
-
-
-def measured(shape: tuple[int, int], mode: str, constants: train_deterministic.Config) -> dict:
+def measured(shape: tuple[int, int], mode: str, base: int) -> dict:
     """Peak bytes of each kind of step by the GPU's allocator: in use, and taken from the device."""
-    step, out = Step(shape, mode, constants, device="cuda"), {}
+    step, out = Step(shape, mode, base, device="cuda"), {}
     step.train()
-    for kind, action in actions(step).items():
+    for kind, action in step.kinds().items():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         action()
@@ -215,25 +187,27 @@ def measured(shape: tuple[int, int], mode: str, constants: train_deterministic.C
 
 
 def main(cfg: Config) -> None:
-    results = {}
+    results, shape = {}, tuple(cfg.shape)
     for mode in cfg.modes:
-        constants = train_deterministic.Config(base_features=cfg.base_features, history=cfg.history, season=0.0)
-        results[mode] = figures = counted(tuple(cfg.shape), mode, constants)
-        peaks = ", ".join(f"{k.replace('_', ' ')} {figures[k] / 1e6:.0f} MB" for k in KINDS)
-        size = f"{cfg.shape[0]} x {cfg.shape[1]} cells, {figures['parameters'] / 1e6:.2f} million parameters"
-        print(f"{mode}, {size}: {peaks}", flush=True)
-        print(f"  a training step runs {figures['training_operations']} operations, which read and write "
-              f"{figures['training_moved'] / 1e9:.0f} GB", flush=True)  # fmt: skip
+        results[mode] = found = counted(shape, mode, cfg.base_features)
+        print(f"{mode}, {shape[0]} x {shape[1]} cells, {found['parameters'] / 1e6:.2f} million parameters; a pair "
+              f"without the optimizer step: {found['pair_operations']} operations", flush=True)  # fmt: skip
+        for kind in ("training", "rollout_training", "forecast"):
+            figures = found[kind]
+            print(f"  {kind.replace('_', ' ')} step: peak {figures['peak_bytes'] / 1e6:.0f} MB "
+                  f"(at {figures['at']}), {figures['operations']} operations, "
+                  f"{figures['moved_bytes'] / 1e9:.1f} GB read and written", flush=True)  # fmt: skip
         if torch.cuda.is_available():
-            figures["cuda"] = measured(tuple(cfg.shape), mode, constants)
-            print(f"  {torch.cuda.get_device_name()}: {figures['cuda']}", flush=True)
+            found["cuda"] = measured(shape, mode, cfg.base_features)
+            print(f"  {torch.cuda.get_device_name()}: {found['cuda']}", flush=True)
     if cfg.json:
         first = results[cfg.modes[0]]
-        about = {"train_step_peak_bytes": first["training"], "rollout_step_peak_bytes": first["roll_out"],
-                 "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own",
-                 "grid": list(cfg.shape), "mode": cfg.modes[0],
-                 "base_features": cfg.base_features, "torch": torch.__version__, "modes": results}  # fmt: skip
-        replace(Path(cfg.json), json.dumps(about, indent=1) + "\n")
+        about = {"train_step_peak_bytes": first["training"]["peak_bytes"],
+                 "rollout_step_peak_bytes": first["rollout_training"]["peak_bytes"],
+                 "device": "none: counted on fake tensors; `cuda` in a mode is a GPU's own", "grid": list(shape),
+                 "mode": cfg.modes[0], "base_features": cfg.base_features, "torch": torch.__version__,
+                 "modes": results}  # fmt: skip
+        replace_file(Path(cfg.json), lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from functools import partial
 from unittest import mock
 
 import torch
+import train_step
 
 import train_deterministic
-import train_step
-from benchmarks import ablation_score, memory
+from benchmarks import memory
 from benchmarks.memory import Step
 from benchmarks.peer_models import KINDS, Peer
 
@@ -62,7 +62,7 @@ def patches(cfg, row: Row, setting: Setting | None) -> list[tuple]:
     if row.kind != "ours":
         last = setting is not None and setting.channels_last
         peer = partial(Peer, kind=row.kind, checkpointed=row.checkpointed, channels_last=last, muon=cfg.muon)
-        out += [(place, "ResidualUNet", peer) for place in (memory, train_deterministic, ablation_score)]
+        out += [(place, "ResidualUNet", peer) for place in (memory, train_deterministic)]
     if setting is not None:
 
         def precision(device: torch.device, half: bool) -> torch.autocast:

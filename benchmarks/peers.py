@@ -1,4 +1,4 @@
-"""Our UNet beside those of MONAI and diffusers: pairs a second, peak memory and 1 h skill at equal parameters.
+"""Our UNet beside those of MONAI and diffusers: pairs a second and peak memory at equal parameters.
 
     pip install -r requirements-peers.txt
     python -m benchmarks.peers --json benchmarks/results/peers.json
@@ -9,7 +9,6 @@ fields, loss and optimizers (benchmarks/peer_models.py). Parts:
   count    peak bytes of a step on the full domain on fake tensors, in bfloat16 as on a GPU (CUDA: the allocator's too)
   speed    whole training steps on --shape, the networks in turn within each repeat; medians, and ratios within a repeat
   process  what a process of its own needs at most for such steps, beyond what it had before (CPU only)
-  skill    on the synthetic storms after equal seconds of training, on weather of another seed
 Each network runs in the precision and memory layout in which a short trial finds it fastest. Parts and grids that
 --json has of the same device and networks stay there.
 """
@@ -42,7 +41,6 @@ from benchmarks.peer_rows import (
     table,
     trial,
 )
-from benchmarks.peer_skill import skills
 from data import files
 from data.command import nearest, run
 from data.forcing import CLOCK_FEATURES
@@ -50,20 +48,17 @@ from training.device import choose_device, peak_memory_bytes
 
 FULL = (1059, 1799)  # cells of the full domain
 TRIAL = 256  # cells on a side, at most, of the grid of the trial
-Part = Literal["count", "speed", "process", "skill"]
+Part = Literal["count", "speed", "process"]
 
 
 @dataclass
 class Config:
     peers: tuple[str, ...] = tuple(KINDS)  # monai, diffusers, diffusers_2x2
-    parts: tuple[Part, ...] = ("count", "speed", "process", "skill")
+    parts: tuple[Part, ...] = ("count", "speed", "process")
     shape: tuple[int, ...] = ()  # cells, y and x, of speed and process; empty: 256 x 256 on a CPU, full CONUS on a GPU
     base_features: int = 40  # of ours; peers have as many parameters
     repeats: int = 5  # timed steps of each network
-    skill_seconds: float = 90.0  # of training, each network and seed; of the CPU's clock, on a GPU of the wall's
-    skill_seeds: tuple[int, ...] = (0,)
     muon: bool = True  # peers too train the weights between hidden features with Muon; False: theirs all with AdamW
-    work: str = "runs/peers"  # folder for the stores and what is being trained
     json: str = ""  # file to write the figures to; empty: none
 
 
@@ -96,8 +91,6 @@ def main(cfg: Config) -> None:
         keep("speed", shape, speeds(cfg, timed, settings, shape, device))
     if "process" in cfg.parts and device.type == "cpu":
         keep("process", shape, processes(cfg, timed, settings, shape))
-    if "skill" in cfg.parts:
-        keep("skill", *skills(cfg, {n: timed[n] for n in ("fast", *cfg.peers)}, device))
     if cfg.json:
         print(f"wrote {cfg.json}")
 
@@ -118,7 +111,7 @@ def refuse_bad(cfg: Config) -> None:
         )
     if len(cfg.shape) not in (0, 2) or any(n < 16 for n in cfg.shape):
         raise ValueError(f"shape: got {cfg.shape}, expected two numbers from 16 on. Fix: --shape 256 256")
-    for name in ("repeats", "base_features", "skill_seconds"):
+    for name in ("repeats", "base_features"):
         if not getattr(cfg, name) > 0:
             raise ValueError(f"{name}: got {getattr(cfg, name)}, expected a positive number. Fix: give one")
     refuse_missing(packages_of(cfg.peers))

@@ -1,42 +1,31 @@
 """Training pairs a second, where the time of a step goes, and what the machine could do at most.
 
     python -m benchmarks.speed                          # 256 x 256 cells on a CPU, full CONUS on a GPU
-    python -m benchmarks.speed --shape 1059 1799 --repeats 5 --json benchmarks/results/speed.json
-    python -m benchmarks.speed --forms plain channels_first compiled --precision bfloat16
+    python -m benchmarks.speed --forms eager compiled captured --json benchmarks/results/speed.json
 
-A step is that of benchmarks/memory.py with values in it. Its parts are timed one after the other, the device being
-waited for in between; `pairs/s` is the whole step, not the sum of the parts. Medians of several repeats, the modes in
-turn within each, so that a machine that is busy for a while is so for both. Beside them, from the same minutes, what
-the machine can do: a large matrix product and a large copy. Without a GPU time is that of the CPU's clock where one
-thread computes, so that other work on the machine does not count.
-
---forms: besides the network as it trains (plain, features channels last in memory), the same with channels first, and
-its blocks compiled by torch.compile; `warm-up` is the first step of each, compilation included.
+A step is that of benchmarks/memory.py, `learn` of train_deterministic.py and its optimizer step. Medians of several
+repeats, the modes and forms in turn within each, so that a busy machine is busy for all. compiled: the network by
+torch.compile. captured: forward and backward of the network as a CUDA graph. A form that fails says why and is left
+out. Without a GPU and with one thread, time is that of the CPU's clock.
 """
 
 import json
 import statistics as stats
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-import train_deterministic
-import train_step
-from benchmarks.memory import NAMES, START, Step, half_precision
+from benchmarks.memory import NAMES, START, Step
 from data.command import run
-from data.files import replace
-from data.normalise import limiter
-from models.layers import Block
-from models.rollout import rollout, rollout_step
-from training.device import choose_device
-from training.schedule import update_ema
+from models.rollout import forecast_step
+from training.checkpoint import replace_file
+from training.device import choose_device, half_precision
 
-PARTS = ("pairs", "forward", "loss", "backward", "optimizer", "forecast")
+PARTS = ("pair", "forward", "loss", "backward", "optimizer", "forecast")
 MATRIX, COPY = 2048, 2**26  # side of the matrices of the product; numbers that are copied
 
 
@@ -44,9 +33,9 @@ MATRIX, COPY = 2048, 2**26  # side of the matrices of the product; numbers that 
 class Config:
     shape: tuple[int, ...] = ()  # cells, y and x; empty: by device
     modes: tuple[str, ...] = ("lean", "fast")
+    forms: tuple[Literal["eager", "compiled", "captured"], ...] = ("eager",)
     base_features: int = 40
-    forms: tuple[Literal["plain", "channels_first", "compiled"], ...] = ("plain",)
-    precision: Literal["device", "bfloat16"] = "device"  # device: as training takes it, float32 on a CPU
+    batch_size: int = 1
     repeats: int = 7
     json: str = ""  # file to write the figures to; empty: none
 
@@ -62,91 +51,79 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 def shaped(step: Step, form: str) -> Step:
     """The step with its network in one of the forms."""
-    network = step.model
-    if form == "channels_first":
-        read = network.read
-        network.read = lambda *fields: read(*fields).contiguous()
+    network = step.parts.optimizer.network
     if form == "compiled":
-        for block in network.modules():
-            if isinstance(block, Block):  # the whole network at once takes many minutes to compile
-                block.compile()
+        network.compile(fullgraph=True)
+    if form == "captured":
+        states = torch.randn(step.size, 2, len(NAMES), *step.shape, device=step.device)
+        sample = states, *step.parts.forcing(START.repeat(step.size))
+        graphed = torch.cuda.make_graphed_callables(network, sample)
+        network.forward = graphed.forward
     return step
 
 
+def parts(step: Step, device: torch.device) -> dict[str, float]:
+    """Seconds of one whole pair with its optimizer step, and of its parts."""
+    tools, made = step.parts, {}
+    states, target = step.fields(2).to(device), step.fields().to(device)
+    fields, clock = tools.forcing(START.repeat(step.size))
+
+    def forward():
+        made["pred"] = forecast_step(tools.optimizer.network, states, fields, clock, tools.statistics.scale)
+
+    def loss():
+        made["gradient"] = tools.loss(made["pred"].detach() - target, target)[2]
+
+    def update():
+        tools.optimizer.collect()
+        tools.optimizer.clip_gradients()
+        tools.optimizer.step(1.0, 0.999)
+
+    actions = {
+        "pair": step.train, "forward": forward, "loss": loss,
+        "backward": lambda: made["pred"].backward(made["gradient"]), "optimizer": update, "forecast": step.forecast,
+    }  # fmt: skip
+    return {name: seconds(action, device) for name, action in actions.items()}
+
+
 def ceilings(device: torch.device, repeats: int) -> dict:
-    """Multiply-adds a second of a product in the precision of training, and bytes a second of a copy (read and
-    written)."""
-    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=kind) for _ in range(2))
+    """Multiply-adds a second of a product in the precision of training, and bytes a second of a copy."""
+    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=half_precision(device)) for _ in range(2))
     x, y = (torch.zeros(COPY, device=device) for _ in range(2))
     product = stats.median(seconds(lambda: a @ b, device) for _ in range(repeats + 1))
     copy = stats.median(seconds(lambda: y.copy_(x), device) for _ in range(repeats + 1))
     return {"multiply_adds_per_s": MATRIX**3 / product, "bytes_per_s": 2 * 4 * COPY / copy}
 
 
-def parts(step: Step, device: torch.device) -> dict[str, float]:
-    """Seconds of one whole step and of its parts."""
-    learn, scale = step.learn, step.statistics.scale
-    states = torch.randn(1, 1 + step.history, len(NAMES), *step.shape, device=device)
-    target = torch.randn(1, len(NAMES), *step.shape, device=device)
-    fields, clock = step.forcing(START)
-    out: dict = {"pairs": seconds(step.train, device)}
-
-    def forward():
-        with train_step.training_autocast(device, False):
-            out["pred"] = rollout_step(step.model, states, fields, clock, scale)
-
-    def loss():
-        leaf = out["leaf"] = out["pred"].detach().requires_grad_()
-        for c in [slice(c, c + 1) for c in range(len(NAMES))] if step.model.lean else [slice(None)]:
-            learn._loss(leaf[:, c], target[:, c], None, 2.0, c)[0].backward()
-
-    def update():
-        torch.nn.utils.clip_grad_norm_(step.model.parameters(), 1.0)
-        step.optimizer.step()
-        update_ema(step.ema, step.model, 0)
-
-    out["forward"], out["loss"] = seconds(forward, device), seconds(loss, device)
-    out["backward"] = seconds(lambda: out["pred"].backward(out["leaf"].grad), device)
-    out["optimizer"] = seconds(update, device)
-
-    def forecast():
-        with torch.no_grad(), train_step.training_autocast(device, False):
-            for _ in rollout(step.ema, states, lambda k: (fields, clock), scale, limiter(step.statistics), 2):
-                pass
-
-    out["forecast"] = seconds(forecast, device) / 2
-    return {k: out[k] for k in PARTS}
-
-
 def main(cfg: Config) -> None:
     device = choose_device()
     shape = tuple(cfg.shape) or ((1059, 1799) if device.type == "cuda" else (256, 256))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    constants = train_deterministic.Config(base_features=cfg.base_features)
-    with half_precision() if cfg.precision == "bfloat16" else nullcontext():
-        rows = {(m, f): shaped(Step(shape, m, constants, device=device), f) for m in cfg.modes for f in cfg.forms}
-        limits = ceilings(device, cfg.repeats)
-        warm_up = {row: parts(step, device)["pairs"] for row, step in rows.items()}
-        rounds = [{row: parts(step, device) for row, step in rows.items()} for _ in range(cfg.repeats)]
-    results, plain = {}, next(iter(rows))
+    limits, rows, warm_up = ceilings(device, cfg.repeats), {}, {}
+    for mode in cfg.modes:
+        for form in cfg.forms:
+            try:
+                step = Step(shape, mode, cfg.base_features, half_precision(device), device, cfg.batch_size)
+                warm_up[mode, form] = parts(shaped(step, form), device)["pair"]
+                rows[mode, form] = step
+            except Exception as error:  # what a compiler or a capture cannot do raises nearly anything
+                print(f"{mode} {form}: left out ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+    rounds = [{row: parts(step, device) for row, step in rows.items()} for _ in range(cfg.repeats)]
+    results: dict = {}
     for row in rows:
         medians = {k: stats.median(r[row][k] for r in rounds) for k in PARTS}
-        ratio = stats.median(r[row]["pairs"] / r[plain]["pairs"] for r in rounds)
         results[" ".join(row)] = found = {
-            "pairs_per_s": 1 / medians.pop("pairs"), "seconds": medians,
-            "forecast_24h_seconds": 24 * medians["forecast"], "warm_up_seconds": warm_up[row],
-            "of_the_time_of_the_first_row": ratio,
+            "pairs_per_s": cfg.batch_size / medians["pair"], "seconds": medians, "warm_up_seconds": warm_up[row],
+            "forecast_24h_seconds": 12 * medians["forecast"],
         }  # fmt: skip
         shares = ", ".join(f"{k} {1e3 * v:.0f} ms" for k, v in medians.items())
-        print(f"{' '.join(row)}: {found['pairs_per_s']:.2f} pairs/s; {shares}; warm-up {warm_up[row]:.1f} s; "
-              f"{ratio:.2f} of the time of {' '.join(plain)}")  # fmt: skip
+        print(f"{' '.join(row)}: {found['pairs_per_s']:.2f} pairs/s; {shares}; warm-up {warm_up[row]:.1f} s")
     top = f"{limits['multiply_adds_per_s'] / 1e9:.0f} G multiply-adds/s, {limits['bytes_per_s'] / 1e9:.1f} GB/s copied"
     print(f"{name}, {shape[0]} x {shape[1]} cells, base {cfg.base_features}; machine: {top}")
     if cfg.json:
-        about = {"device": name, "torch": torch.__version__, "shape": list(shape), "base_features": cfg.base_features,
-                 "precision": cfg.precision}  # fmt: skip
-        replace(Path(cfg.json), json.dumps({**about, "ceilings": limits, "results": results}, indent=1) + "\n")
+        about = {"device": name, "torch": torch.__version__, "shape": list(shape), "base_features": cfg.base_features}
+        text = json.dumps({**about, "ceilings": limits, "results": results}, indent=1) + "\n"
+        replace_file(Path(cfg.json), lambda path: path.write_text(text))
 
 
 if __name__ == "__main__":

@@ -25,31 +25,18 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from data.build_hour import Done
-from data.command import run
-from data.source_archive import ArchiveHours
-from data.source_grib import KINDS, GribHours, listed
-from data.source_hrrrzarr import UtahHours
-from data.source_zarr import ZarrHours
+from data.command import fault, run
+from data.metadata import refuse_foreign
+from data.sources import HOUR, KINDS, Source, listed
+from data.sources.archive import ArchiveHours
+from data.sources.grib import GribHours
+from data.sources.hrrrzarr import UtahHours
+from data.sources.zarr_netcdf import ZarrHours
 from data.store import Store
 from data.times import parse_time, show
-from data.workers import build
-from data.write import StoreWriter, refuse_foreign
+from data.workers import Done, build
+from data.write import StoreWriter
 
-HOUR = np.timedelta64(1, "h")
-# What --source chooses: a class that takes (cfg, first, last) and has
-#   times          sorted valid times, ns            names     variables, as they are stored
-#   forecast_hour  0 analyses, 1 1-hour forecasts    grid      data.grid.Grid, rows south to north
-#   source         one line for the attribute        notes     lines to print before the work
-#   load(time)     {name: (y, x) in table units, NaN where the source has no value}
-# and may have
-#   described      {name: attributes} of variables that the table does not know
-#   together       hours in a row that one process should get, because they are decoded or fetched together
-#   expect(times)  the hours that will be loaded next
-#   share(n)       n processes will read: divide what memory there is; cache_bytes is how much that is
-#   close(failed)  clean up; whether hours could not be had that a later try may have; returns lines to print
-# It can be pickled, and raises ValueError (got, expected, fix) for a path, option or content that cannot work; `load`
-# may raise HourUnavailable for an hour that is to be left out.
 SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours, "archive": ArchiveHours}
 
 
@@ -75,23 +62,22 @@ def main(cfg: Config) -> None:
 
     # --- what there is: headers only ---
     hours = SOURCES[cfg.source](cfg, first, last)
-    if cfg.source == "archive":
+    if cfg.source == "archive" and Path(cfg.out).exists() and not cfg.replace:
         leave_out_lost(cfg, hours)
     height, width = hours.grid.shape
-    print(f"{len(hours.times)} hours {show(hours.times[0])} to {show(hours.times[-1])} UTC, "
-          f"{KINDS[hours.forecast_hour]}; {' '.join(hours.names)} on {height} x {width} cells")  # fmt: skip
+    kind = KINDS[hours.forecast_hour]
+    print(f"{len(hours.times)} hours {show(hours.times[0])} to {show(hours.times[-1])} UTC, {kind}; "
+          f"{' '.join(hours.names)} on {height} x {width} cells")  # fmt: skip
     for note in [*hours.notes, gaps(hours.times)]:
         print(f"note: {note}")
 
     # --- hour by hour ---
     options = " ".join(f"--{k} {' '.join(v) if isinstance(v, list) else v}" for k, v in vars(cfg).items() if v)
-    attributes = {"source": f"{hours.source}, {KINDS[hours.forecast_hour]}",
-                  "history": f"python -m data.build_hrrr {options}"}  # fmt: skip
+    attributes = {"source": f"{hours.source}, {kind}", "history": f"python -m data.build_hrrr {options}"}
     done: list[Done] = []
-    described = getattr(hours, "described", {})
     if cfg.replace and Path(cfg.out).exists():
         print(f"note: {cfg.out} is built anew and replaced when that is complete")
-    with StoreWriter(cfg.out, hours.names, hours.grid, attributes, described,
+    with StoreWriter(cfg.out, hours.names, hours.grid, attributes, hours.described,
                      hours.times, hours.forecast_hour, cfg.replace) as store:  # fmt: skip
         if len(store.todo) < len(hours.times):
             print(f"note: {len(hours.times) - len(store.todo)} hours are there already; {len(store.todo)} to go")
@@ -102,55 +88,33 @@ def main(cfg: Config) -> None:
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):
-            raise ValueError(f"start/end: got none of {len(lost)} hours whole ({lost[0]}), expected one or more. "
-                             "Fix: another --start and --end, or the same command later")  # fmt: skip
+            got, fix = f"none of {len(lost)} hours whole ({lost[0]})", "another --start and --end, or try again later"
+            raise fault("start/end", got, "one or more", fix)
 
     # --- what came of it ---
-    if turned := sum(one.turned for one in done):
-        print(f"note: CIN was positive in {turned} hours; its sign was turned, so that it is zero or negative")
-    if repaired := [one for one in done if one.repaired]:
-        cells, first = sum(one.repaired for one in repaired), repaired[0]
-        print(f"note: {cells} broken dew points in {len(repaired)} hours (first {show(first.time)}) were replaced by "
-              "the median of the 5 x 5 cells around them")  # fmt: skip
-    missing: dict[tuple[str, int], list[np.datetime64]] = {}  # (variable, cells): hours
-    for one in done:
-        for found in one.missing.items():
-            missing.setdefault(found, []).append(one.time)
-    lines = [
-        f"{show(at[0])} {name}: {cells} cells missing, stored as NaN"
-        + (f", and as many in {len(at) - 1} more hours" if at[1:] else "")
-        for (name, cells), at in missing.items()
-    ]
     written = Store(cfg.out)
-    closing = hours.close(any(one.again for one in done)) if hasattr(hours, "close") else []
-    for note in [*listed(lost), *listed(lines), *closing, *written.notes]:
+    closing = hours.close(any(one.again for one in done))
+    for note in [*mended(done), *listed(lost), *missing(done), *closing, *written.notes]:
         print(f"note: {note}")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
-    print(f"wrote {len(done) - len(lost)} hours, {KINDS[hours.forecast_hour]}, to {cfg.out}, "
+    print(f"wrote {len(done) - len(lost)} hours, {kind}, to {cfg.out}, "
           f"which has {written.dataset.sizes['time']} hours, {size:.1f} MB")  # fmt: skip
 
 
-def progress(results, todo: list[np.datetime64], hours):
-    """The results, with a bar that has hours/s, MB of fields and gaps; a line a minute where there is no terminal."""
-    size = 4 * np.prod(hours.grid.shape) * len(hours.names) / 1e6  # MB of an hour
-    began = said = monotonic()
-    gaps = 0
-    with tqdm(total=len(todo), desc="hours", unit="h", disable=None) as bar:
-        for count, one in enumerate(results, 1):
-            gaps += bool(one.lost)
-            bar.set_postfix_str(f"{(count - gaps) * size:.0f} MB, {gaps} gaps", refresh=False)
-            bar.update()
-            if bar.disable and monotonic() - said > 60:
-                said = monotonic()
-                print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, "
-                      f"{(count - gaps) * size:.0f} MB, {gaps} gaps", flush=True)  # fmt: skip
-            yield one
+def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
+    """The first and last wanted time; ValueError for options that cannot work, before anything is read."""
+    refuse_foreign(Path(cfg.out), "training")
+    if cfg.processes < 0:
+        raise fault("processes", cfg.processes, "0 (as many as suit) or more", "--processes 0")
+    first = parse_time(cfg.start, "start") if cfg.start else None
+    last = parse_time(cfg.end, "end") if cfg.end else None
+    if first is not None and last is not None and first > last:
+        raise fault("start", f"{cfg.start}, after the end {cfg.end}", "a time before", "exchange them")
+    return first, last
 
 
-def leave_out_lost(cfg: Config, hours) -> None:
-    """Hours that an earlier run could not have and went on without: a store grows at its end only."""
-    if not Path(cfg.out).exists() or cfg.replace:
-        return
+def leave_out_lost(cfg: Config, hours: Source) -> None:
+    """Leave out hours that an earlier run could not have and went on without: a store grows at its end only."""
     held = xr.open_zarr(cfg.out, chunks=None).time.values.astype("datetime64[ns]")
     late = [t for t in hours.times if t <= held.max() and t not in held]
     hours.times = [t for t in hours.times if t not in late]
@@ -159,17 +123,45 @@ def leave_out_lost(cfg: Config, hours) -> None:
                            "stay out: a store grows at its end. With them: --replace True")  # fmt: skip
 
 
-def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
-    """The first and last wanted time; ValueError for options that cannot work, before anything is read."""
-    if Path(cfg.out).exists():
-        refuse_foreign(Path(cfg.out), "training")
-    if cfg.processes < 0:
-        raise ValueError(f"processes: got {cfg.processes}, expected 0 (as many as suit) or more. Fix: --processes 0")
-    first = parse_time(cfg.start, "start") if cfg.start else None
-    last = parse_time(cfg.end, "end") if cfg.end else None
-    if first is not None and last is not None and first > last:
-        raise ValueError(f"start: got {cfg.start}, after the end {cfg.end}, expected a time before. Fix: exchange them")
-    return first, last
+def progress(results, todo: list[np.datetime64], hours: Source):
+    """The results, with a bar that has hours/s, MB of fields and gaps; a line a minute if there is no terminal."""
+    size = 4 * np.prod(hours.grid.shape) * len(hours.names) / 1e6  # MB of an hour
+    began = said = monotonic()
+    gaps = 0
+    with tqdm(total=len(todo), desc="hours", unit="h", disable=None) as bar:
+        for count, one in enumerate(results, 1):
+            gaps += bool(one.lost)
+            text = f"{(count - gaps) * size:.0f} MB, {gaps} gaps"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update()
+            if bar.disable and monotonic() - said > 60:
+                said = monotonic()
+                print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, {text}", flush=True)
+            yield one
+
+
+def mended(done: list[Done]) -> list[str]:
+    """Lines about what was changed."""
+    out = []
+    if turned := sum(one.turned for one in done):
+        out.append(f"CIN was positive in {turned} hours; its sign was turned, so that it is zero or negative")
+    if repaired := [one for one in done if one.repaired]:
+        out.append(f"{sum(one.repaired for one in repaired)} broken dew points in {len(repaired)} hours (first "
+                   f"{show(repaired[0].time)}) were replaced by the median of the 5 x 5 cells around them")  # fmt: skip
+    return out
+
+
+def missing(done: list[Done]) -> list[str]:
+    """Lines about cells that are stored as NaN."""
+    hours: dict[tuple[str, int], list[np.datetime64]] = {}  # by variable and number of cells
+    for one in done:
+        for found in one.missing.items():
+            hours.setdefault(found, []).append(one.time)
+    return listed([
+        f"{show(at[0])} {name}: {cells} cells missing, stored as NaN"
+        + (f", and as many in {len(at) - 1} more hours" if at[1:] else "")
+        for (name, cells), at in hours.items()
+    ])  # fmt: skip
 
 
 def gaps(times: list[np.datetime64]) -> str:

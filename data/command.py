@@ -17,8 +17,9 @@ from typing import Any
 
 import tyro
 
-# a place that cannot be read or written
+# what the system says of a place that cannot be read or written, and of a full disk
 PLACES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -27,30 +28,29 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
     cfg = tyro.cli(config, description=description, use_underscores=True, config=(tyro.conf.FlagConversionOff,))
     try:
         sys.exit(main(cfg) or 0)
-    except ValueError as error:
-        if not raised_by_us(error):
+    except (ValueError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            refused = f"{error.filename}: {error.strerror}" if error.filename else message
+            if isinstance(error, PLACES) or error.errno == errno.ENAMETOOLONG:
+                message = (f"{refused}, expected a place that can be read and written. "
+                           "Fix: check the path and its permissions, or choose another")  # fmt: skip
+            elif error.errno in FULL:
+                message = f"{refused}, expected room to write. Fix: make room, then the same command goes on"
+            else:  # anything else that the system refuses keeps its traceback
+                raise
+        elif not raised_by_us(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if isinstance(error, PLACES) or error.errno == errno.ENAMETOOLONG:
-            refused = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
-            told = (
-                f"error: {refused}, expected a place that can be read and written. "
-                "Fix: check the path and its permissions, or choose another"
-            )
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            told = (
-                f"error: {error.filename or 'disk'}: {error.strerror}, expected room to write. "
-                "Fix: make room, then the same command goes on"
-            )
-        else:  # anything else that the system refuses keeps its traceback
-            raise
-        print(told, file=sys.stderr)
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved stays", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def fault(where, got: str, expected: str, fix: str) -> ValueError:
+    """A user's mistake, as every command tells it: where it is, what was found, what was expected, what to do."""
+    return ValueError(f"{where}: got {got}, expected {expected}. Fix: {fix}")
 
 
 def nearest(name: str, candidates, count: int = 3) -> str:
@@ -64,19 +64,13 @@ def nearest(name: str, candidates, count: int = 3) -> str:
 
 
 def refuse_file_above(path: str | Path, what: str) -> None:
-    """ValueError where `path` cannot become a folder of ours: it or something above it is a file or is read-only."""
-    for place in (Path(path), *Path(path).parents):
-        if place.exists():
-            if not place.is_dir():
-                raise ValueError(
-                    f"{what}: got {path}, but {place} is a file, expected a folder. Fix: choose another path"
-                )
-            if not os.access(place, os.W_OK | os.X_OK):
-                raise ValueError(
-                    f"{what}: got {path}, but {place} cannot be written to, expected a folder of yours. "
-                    "Fix: choose another path, or change its permissions"
-                )
-            return
+    """ValueError if `path` cannot become a folder of ours: it or something above it is a file or is read-only."""
+    place = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise fault(what, f"{path}, but {place} is a file", "a folder", "choose another path")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise fault(what, f"{path}, but {place} cannot be written to", "a folder of yours",
+                    "choose another path, or change its permissions")  # fmt: skip
 
 
 def raised_by_us(error: BaseException) -> bool:

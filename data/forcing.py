@@ -25,21 +25,17 @@ class Forcing:
         self.lead, self.shape, self.device = lead, grid.shape, torch.device(device)
         self.names: list[str] = []
         fixed: list[np.ndarray] = []
-        self.sunlit = grid.latitude is not None
-        if self.sunlit:
-            self.names += ["cos_zenith_now", "cos_zenith_next"]
-            phi = np.radians(grid.latitude)
-            self._sin, self._cos = (self._tensor(f(phi)) for f in (np.sin, np.cos))
-            self._longitude = self._tensor(np.radians(grid.longitude))
+        if sunlit := grid.latitude is not None:
+            self.names += ["cos_zenith_now", "cos_zenith_next", "coriolis"]
+            phi, lam = np.radians(grid.latitude), np.radians(grid.longitude)
+            upward = np.stack([np.sin(phi), np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam)])
+        self.upward = self._tensor(upward) if sunlit else None  # (3, H, W), as towards_sun
         if "orography" in grid.static:
             self.names.append("orography")
             fixed.append(grid.static["orography"] / 1000.0)
         if "land_sea_mask" in grid.static:
             self.names.append("land_sea_mask")
             fixed.append(grid.static["land_sea_mask"] - 0.5)
-        if self.sunlit:
-            self.names.append("coriolis")
-            fixed.append(2 * EARTH_ROTATION * np.sin(phi) * 1e4)
         for c, name in enumerate(names):
             if mask is not None and bool(mask[c].any()):
                 self.names.append(f"mask_{name}")
@@ -52,18 +48,21 @@ class Forcing:
     def __call__(self, times: np.ndarray) -> tuple[Tensor, Tensor]:
         """For B initial times of a step: fields (B, F, H, W) and clock (B, 8), float32."""
         times = np.atleast_1d(times).astype("datetime64[ns]")
-        fields = self.fixed.expand(len(times), *self.fixed.shape)
-        if self.sunlit:
-            sun = [torch.stack([self._cos_zenith(t), self._cos_zenith(t + self.lead)]) for t in times]
-            fields = torch.cat([torch.stack(sun), fields], dim=1)
+        fields = [self.fixed.expand(len(times), *self.fixed.shape)]
+        if self.upward is not None:
+            # the cosine of the zenith angle is the product of the directions upward and to the sun; the Coriolis
+            # parameter is that with the axis of rotation
+            axis = [2e4 * EARTH_ROTATION, 0.0, 0.0]
+            rows = [[towards_sun(t), towards_sun(t + self.lead), axis] for t in times]
+            rows = torch.from_numpy(np.array(rows, np.float32)).to(self.device)
+            fields.insert(0, torch.einsum("bfk,khw->bfhw", rows, self.upward))
         features = np.concatenate([clock(times), clock(times + self.lead)], axis=-1)
-        return fields, torch.from_numpy(features).to(self.device)
-
-    def _cos_zenith(self, time: np.datetime64) -> Tensor:
-        # cos(a + b) expanded, so that the per-cell work is on tensors of the device and float32 is enough
-        unit = cos_zenith(time, np.array([90.0, 0.0, 0.0]), np.array([0.0, 0.0, 90.0]))  # north pole, 0 E, 90 E
-        east = torch.cos(self._longitude) * float(unit[1]) + torch.sin(self._longitude) * float(unit[2])
-        return self._sin * float(unit[0]) + self._cos * east
+        return torch.cat(fields, dim=1), torch.from_numpy(features).to(self.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)
+
+
+def towards_sun(time: np.datetime64) -> np.ndarray:
+    """(3,): the direction to the sun, as components towards the north pole, (0 N, 0 E) and (0 N, 90 E)."""
+    return cos_zenith(time, np.array([90.0, 0.0, 0.0]), np.array([0.0, 0.0, 90.0]))

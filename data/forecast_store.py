@@ -17,32 +17,41 @@ to <FORECAST>.zarr.partial, hour by hour (small fields some hours together), and
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
 
-from data.files import beside, discard, lock
 from data.grid import Grid
-from data.metadata import COMPRESSION, KIND, attributes_of, coordinates_of, write_template
-from data.staging import finish
+from data.metadata import (
+    KIND,
+    TIME_UNITS,
+    attributes_of,
+    beside,
+    coordinates_of,
+    create_array,
+    empty,
+    lock,
+    publish,
+    refuse_foreign,
+    write_template,
+)
 from data.variables import lookup
-from data.write import refuse_foreign, start
 
 TOGETHER = 64e6  # bytes of fields that wait for one another: zarr writes many small chunks at once in half the time
 
 
 class ForecastWriter:
     """Writes a forecast field by field; a context manager. Leaving the block by an exception removes what was
-    written and leaves an older forecast at `path` as it was. ValueError where `path` is not a forecast store, where
-    another process is writing it, or where the system does not take what is written (a full disk)."""
+    written and leaves an older forecast at `path` as it was. ValueError if `path` is not a forecast store, if
+    another process is writing it, or if the system does not take what is written (a full disk)."""
 
     def __init__(self, path, names, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict):
         self.path, self.names = Path(path), names
-        refuse_foreign(self.path, "forecast")
         self.partial = beside(self.path, "partial")
-        self._restore()
+        refuse_foreign(self.path, "forecast")
         self.lock = lock(self.path)
         try:
             self._begin(grid, init_times, lead_times, attributes)
@@ -52,46 +61,31 @@ class ForecastWriter:
 
     def _begin(self, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict) -> None:
         """An empty partial store."""
-        names, partial = self.names, start(self.path, "forecast")
-        attributes = {"Conventions": "CF-1.10", "variables": list(names), **attributes, KIND: "forecast"}
+        empty(self.partial)
+        attributes = {"Conventions": "CF-1.10", "variables": list(self.names), **attributes, KIND: "forecast"}
+        init_times, lead_times = init_times.astype("datetime64[ns]"), lead_times.astype("timedelta64[ns]")
+        valid = {"standard_name": "time", "long_name": "valid time, UTC"}
         coordinates = coordinates_of(grid) | {
-            "init_time": (
-                "init_time",
-                init_times.astype("datetime64[ns]"),
-                {"standard_name": "forecast_reference_time"},
-            ),
-            "lead_time": ("lead_time", lead_times.astype("timedelta64[ns]"), {"standard_name": "forecast_period"}),
+            "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time"}),
+            "lead_time": ("lead_time", lead_times, {"standard_name": "forecast_period"}),
+            "valid_time": (("init_time", "lead_time"), init_times[:, None] + lead_times, valid),
         }
         dataset = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in attributes.items()})
-        valid = dataset["init_time"] + dataset["lead_time"]
-        dataset = dataset.assign_coords(
-            valid_time=valid.assign_attrs(standard_name="time", long_name="valid time, UTC")
-        )
         for name in ("init_time", "valid_time"):
-            dataset[name].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
-        write_template(dataset, partial, mode="a")  # not "w": the folder is locked, and has to stay
-        group = zarr.open_group(partial, mode="r+")
+            dataset[name].encoding = {"units": TIME_UNITS, "dtype": "int64"}
+        write_template(dataset, self.partial)
+        group = zarr.open_group(self.partial, mode="r+")
         dims = ("init_time", "lead_time", *grid.dims)
         shape = (len(init_times), len(lead_times), *grid.shape)
         extra = " ".join(n for n in ("valid_time", "latitude", "longitude") if n in dataset.coords and n not in dims)
-        self.fields = {
-            name: group.create_array(
-                name, shape=shape, chunks=(1, 1, *grid.shape), dtype="float32", fill_value=np.nan,
-                compressors=COMPRESSION, dimension_names=dims,
-                attributes=attributes_of(lookup(name), grid) | {"coordinates": extra},
-            )
-            for name in names
-        }  # fmt: skip
-        self.clipped = {
-            name: group.create_array(
-                f"{name}_clipped_share", shape=shape[:2], chunks=shape[:2], dtype="float32", fill_value=np.nan,
-                dimension_names=dims[:2],
-                attributes={"long_name": f"share of {name} cells outside the physical bounds before clipping",
-                            "units": "1", "coordinates": "valid_time"},
-            )
-            for name in names
-        }  # fmt: skip
-        self.shares = np.full((len(names), *shape[:2]), np.nan, np.float32)  # one chunk a variable: written at the end
+        self.fields, self.clipped = {}, {}
+        for name in self.names:
+            about = attributes_of(lookup(name), grid) | {"coordinates": extra}
+            self.fields[name] = create_array(group, name, shape, dims, about)
+            about = {"long_name": f"share of {name} cells outside the physical bounds before clipping", "units": "1",
+                     "coordinates": "valid_time"}  # fmt: skip
+            self.clipped[name] = create_array(group, f"{name}_clipped_share", shape[:2], dims[:2], about)
+        self.shares = np.full((len(self.names), *shape[:2]), np.nan, np.float32)  # written at the end
         self.waiting: dict[int, tuple[int, list[np.ndarray]]] = {}  # by initial time: the first lead, fields from there
 
     def write(self, init: int, lead: int, fields: np.ndarray, clipped: np.ndarray) -> None:
@@ -116,29 +110,24 @@ class ForecastWriter:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            try:
-                self._flush()
-                for shares, array in zip(self.shares, self.clipped.values(), strict=True):
-                    array[:] = shares
-                finish(self.partial, self.path)
-            except BaseException as failure:
-                self._leave(failure)
-                raise
-            os.close(self.lock)
-        else:
-            self._leave(error)
+        if kind is not None:
+            return self._leave(error)
+        try:
+            self._flush()
+            for shares, array in zip(self.shares, self.clipped.values(), strict=True):
+                array[:] = shares
+            publish(self.partial, self.path)
+        except BaseException as failure:
+            self._leave(failure)
+            raise
+        os.close(self.lock)
 
-    def _restore(self) -> None:
-        """Put the older forecast back where `finish` was stopped between its two renames."""
+    def _leave(self, error: BaseException) -> None:
+        """Remove what was written; ValueError if it was the system that did not take it."""
+        shutil.rmtree(self.partial, ignore_errors=True)
         old = beside(self.path, "old")
         if old.exists() and not self.path.exists():
             old.rename(self.path)
-
-    def _leave(self, error: BaseException) -> None:
-        """Remove what was written; ValueError where it was the system that did not take it."""
-        discard(self.partial)
-        self._restore()
         os.close(self.lock)
         if isinstance(error, OSError):
             raise ValueError(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
+from data.command import fault
+
 EARTH_RADIUS = 6_371_229.0  # m, the sphere of NOAA's models
 
 
@@ -40,26 +42,20 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str]) -> Grid:
     Latitude and longitude may be (y, x) fields or the two 1-D coordinates of a regular grid; x and y
     count as metres only where they are coordinates that are not degrees.
     """
-    shape = (dataset.sizes[dims[0]], dataset.sizes[dims[1]])
-    grid = Grid(shape, dims)
+    grid = Grid((dataset.sizes[dims[0]], dataset.sizes[dims[1]]), dims)
     names = {str(n).lower(): n for n in dataset.variables}
-    latitude, longitude = (
-        next((dataset[names[n]] for n in options if n in names), None)
-        for options in (("latitude", "lat"), ("longitude", "lon"))
-    )
-    if latitude is not None and longitude is not None:
-        if latitude.dims == (dims[0],) and longitude.dims == (dims[1],):
-            grid.latitude, grid.longitude = np.meshgrid(latitude.values, longitude.values, indexing="ij")
-        elif latitude.dims == dims and longitude.dims == dims:
-            grid.latitude, grid.longitude = latitude.values, longitude.values
-    if grid.latitude is not None:
-        if not (np.isfinite(grid.latitude).all() and np.isfinite(grid.longitude).all()):
-            raise ValueError(
-                "latitude/longitude: got missing values, expected a number in every cell. "
-                "Fix: write the coordinates again or remove them"
-            )
-        grid.latitude = grid.latitude.astype(np.float64)
-        grid.longitude = (grid.longitude.astype(np.float64) + 180.0) % 360.0 - 180.0
+
+    def numbers(name: str, values: np.ndarray) -> np.ndarray:
+        if not np.isfinite(values).all():
+            raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
+        return values
+
+    found = [dataset[names[n]] for pair in (("latitude", "lat"), ("longitude", "lon")) for n in pair if n in names]
+    if [v.dims for v in found] in ([dims[:1], dims[1:]], [dims, dims]):
+        latitude, longitude = (numbers(v.name, v.values.astype(np.float64)) for v in found)
+        if latitude.ndim == 1:
+            latitude, longitude = np.meshgrid(latitude, longitude, indexing="ij")
+        grid.latitude, grid.longitude = latitude, (longitude + 180.0) % 360.0 - 180.0
     for axis, dim in zip(("y", "x"), dims, strict=True):
         degrees = dim in dataset.coords and str(dataset[dim].attrs.get("units", "m")).startswith("deg")
         if dim in dataset.coords and not degrees and dim.lower() not in ("latitude", "lat", "longitude", "lon"):
@@ -68,12 +64,7 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str]) -> Grid:
         grid.projection = dict(dataset["spatial_ref"].attrs)
     for name in ("orography", "land_sea_mask"):
         if name in dataset.variables and dataset[name].dims == dims:
-            grid.static[name] = dataset[name].values.astype(np.float32)
-            if not np.isfinite(grid.static[name]).all():
-                raise ValueError(
-                    f"{name}: got missing values, expected a number in every cell. "
-                    "Fix: write the field again or remove it from the store"
-                )
+            grid.static[name] = numbers(name, dataset[name].values.astype(np.float32))
     return grid
 
 

@@ -1,48 +1,39 @@
-"""The metadata of our stores, training and forecast alike: coordinates, attributes, packing."""
+"""What training and forecast stores have in common: metadata, units, compression, and how they appear on disk."""
 
+import fcntl
+import os
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from zarr.codecs import BloscCodec
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
 
+from data.command import fault, refuse_file_above
 from data.grid import Grid
 from data.variables import Variable
 
-# Chosen by benchmarks/compression.py; the table is in docs/data.md.
-COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
+COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")  # lossless: values are rounded at the source
+CODECS = (COMPRESSION, Crc32cCodec())  # with a checksum a chunk: a flipped bit is an error, never weather
 KIND = "hourcast_kind"  # attribute that tells our own stores from other people's: "training" or "forecast"
-TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
 TIME_UNITS = "seconds since 1970-01-01"
-
-
-def write_template(dataset: xr.Dataset, path: Path, mode: str = "w") -> None:
-    """Write a small dataset (coordinates, static fields) without consolidating it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset.to_zarr(path, mode=mode, zarr_format=3, consolidated=False)
 
 
 def coordinates_of(grid: Grid) -> dict:
     """The xarray coordinates that describe a grid, in its own dimension names."""
     out: dict = {}
     if grid.y is not None and grid.x is not None:
-        for axis, values in ((0, grid.y), (1, grid.x)):
-            name = "yx"[axis]
-            attributes = {"units": "m", "standard_name": f"projection_{name}_coordinate"}
-            out[grid.dims[axis]] = ((grid.dims[axis],), values, attributes)
+        for dim, axis, values in zip(grid.dims, "yx", (grid.y, grid.x), strict=True):
+            out[dim] = ((dim,), values, {"units": "m", "standard_name": f"projection_{axis}_coordinate"})
     if grid.latitude is not None:
-        for name, values, units in (
-            ("latitude", grid.latitude, "degrees_north"),
-            ("longitude", grid.longitude, "degrees_east"),
-        ):
-            attributes = {"units": units, "standard_name": name}
-            if name in grid.dims:
-                axis = grid.dims.index(name)
-                out[name] = ((name,), values[:, 0] if axis == 0 else values[0], attributes)
-            else:
-                out[name] = (grid.dims, values, attributes)
+        fields = {"latitude": (grid.latitude, "degrees_north"), "longitude": (grid.longitude, "degrees_east")}
+        for name, (values, units) in fields.items():
+            dims = grid.dims
+            if name in dims:  # a regular grid: one value a row, or a column
+                dims, values = (name,), values[:, 0] if dims.index(name) == 0 else values[0]
+            out[name] = (dims, values, {"units": units, "standard_name": name})
     if grid.projection:
         out["spatial_ref"] = ((), np.int32(0), grid.projection)
     return out
@@ -51,17 +42,118 @@ def coordinates_of(grid: Grid) -> dict:
 def attributes_of(variable: Variable, grid: Grid) -> dict:
     """The CF attributes of a variable's array."""
     out = {"units": variable.units, "long_name": variable.long_name, "standard_name": variable.standard_name}
-    if grid.projection:
-        out["grid_mapping"] = "spatial_ref"
+    out["grid_mapping"] = "spatial_ref" if grid.projection else ""
     return {k: v for k, v in out.items() if v}
 
 
-def time_template(times: list[np.datetime64], forecast_hours: list[int], attributes: dict) -> xr.Dataset:
-    """The time coordinate and the kind of every hour."""
-    described = {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}
-    kinds = (("time",), np.asarray(forecast_hours, np.int8), described)
-    out = xr.Dataset({"forecast_hour": kinds}, {"time": np.asarray(times, "datetime64[ns]")}, attributes)
-    out["time"].attrs = {"standard_name": "time", "long_name": "valid time, UTC"}
-    out["time"].encoding = {"units": TIME_UNITS, "dtype": "int64", "chunks": (TIME_CHUNK,)}
-    out["forecast_hour"].encoding = {"chunks": (TIME_CHUNK,)}
-    return out
+def write_template(dataset: xr.Dataset, path: Path) -> None:
+    """Add a small dataset (coordinates, static fields) to a store without consolidating it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset.to_zarr(path, mode="a", zarr_format=3, consolidated=False)
+
+
+def create_array(group: zarr.Group, name: str, shape: tuple, dims: tuple, attributes: dict) -> zarr.Array:
+    """An array of fields: float32, NaN where nothing is written, one chunk a field (y, x)."""
+    return group.create_array(
+        name, shape=shape, chunks=(1,) * (len(shape) - 2) + shape[-2:], dtype="float32", fill_value=np.nan,
+        compressors=CODECS, dimension_names=dims, attributes=attributes,
+    )  # fmt: skip
+
+
+# --- units as sources write them ---
+
+# Unit of the table -> {unit as sources write it, lower case and without * and ^: (factor, offset)}.
+CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
+    "K": dict.fromkeys(("k", "kelvin", "degk"), (1, 0))
+    | dict.fromkeys(("degree_celsius", "degrees_celsius", "celsius", "degc", "deg_c", "c", "°c"), (1, 273.15)),
+    "m s-1": dict.fromkeys(("m s-1", "m/s", "m.s-1", "meters per second", "metre per second"), (1, 0))
+    | dict.fromkeys(("knot", "knots", "kt", "kts"), (1852 / 3600, 0))
+    | dict.fromkeys(("km/h", "km h-1", "kmh"), (1 / 3.6, 0)),
+    "dBZ": dict.fromkeys(("dbz", "db"), (1, 0)),
+    "mm": dict.fromkeys(("mm", "kg m-2", "kg/m2", "mm h-1", "mm/h"), (1, 0))  # in an hour
+    | dict.fromkeys(("m",), (1000, 0))
+    | dict.fromkeys(("kg m-2 s-1", "mm s-1", "mm/s"), (3600, 0)),  # the mean rate of the hour
+    "J kg-1": dict.fromkeys(("j kg-1", "j/kg", "m2 s-2", "m2/s2"), (1, 0)),
+}
+
+
+def conversion(found: str, wanted: str) -> tuple[float, float] | None:
+    """(factor, offset) that turn values in the unit `found` into `wanted`, a unit of the variables table:
+    x * factor + offset. None for a unit that is not known."""
+    return CONVERSIONS[wanted].get(" ".join(found.lower().replace("*", "").replace("^", "").split()))
+
+
+# --- files and folders that change in one step ---
+
+
+def beside(path: Path, ending: str) -> Path:
+    """`<path>.<ending>`"""
+    return path.with_name(f"{path.name}.{ending}")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file in one step: a reader sees the old one or the new one."""
+    temporary = beside(path, "tmp")
+    temporary.write_text(text)
+    sync(temporary)
+    os.replace(temporary, path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refuse_foreign(path: Path, kind: str) -> None:
+    """ValueError if `path` holds something other than our store of this kind, or cannot become a folder."""
+    if path.exists():
+        try:
+            found = zarr.open_group(path, mode="r").attrs.get(KIND)
+        except Exception:  # not zarr at all
+            found = None
+        if found != kind:
+            what = f"a {found} store" if found else "something else"
+            raise fault(path, what, f"a free path or a {kind} store to replace", "choose another path")
+    refuse_file_above(path.parent, "out")
+
+
+def lock(path: Path) -> int:
+    """A lock on writing the store `path`, held until the returned handle is closed, and a folder <path>.partial for
+    what is written; ValueError if another process has it."""
+    old, partial = beside(path, "old"), beside(path, "partial")
+    if old.exists() and not path.exists():  # stopped between the two renames of `publish`
+        old.rename(path)
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path if path.exists() else partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise fault(path, "another process that is building it", "one at a time", "wait for it") from None
+    except OSError:  # a file system without locks
+        pass
+    return handle
+
+
+def empty(folder: Path) -> None:
+    """Remove what a folder holds; the folder itself stays, as a lock may be on it."""
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Consolidate the metadata of a complete store and move it to its place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that consolidation is not yet in the v3 specification
+        zarr.consolidate_metadata(partial)
+    old = beside(path, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

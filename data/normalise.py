@@ -52,6 +52,8 @@ def transform(x: Tensor, name: str) -> Tensor:
         return x.clamp(min=0)
     if kind == "sqrt":
         return x.clamp(min=0).sqrt()
+    if kind == "cube_root":
+        return x.clamp(min=0).pow(1 / 3)
     if kind == "negative_sqrt":
         return -(-x).clamp(min=0).sqrt()
     assert kind == "identity", kind
@@ -65,6 +67,8 @@ def inverse_transform(x: Tensor, name: str) -> Tensor:
         return x.clamp(min=0)
     if kind == "sqrt":
         return x.clamp(min=0).square()
+    if kind == "cube_root":
+        return x.clamp(min=0).pow(3)
     if kind == "negative_sqrt":
         return -(-x).clamp(min=0).square()
     return x

@@ -2,8 +2,9 @@
 
     <STORE>.zarr                   zarr v2 or v3, read through xarray; local path or fsspec URL
       time           (time,)       datetime64, UTC, sorted, unique, gaps allowed; its CF units decide
-      REFC ... CIN   (time, y, x)  float32 in the units of data/variables.py, one chunk per hour and variable;
-                                   attributes units, long_name, standard_name, grid_mapping
+      REFC ... CIN   (time, y, x)  float32 in the units of data/variables.py, one chunk per hour and variable,
+                                   with a checksum in new stores; attributes units, long_name, standard_name,
+                                   grid_mapping
       latitude, longitude (y, x)   degrees north, degrees east (-180..180); or the 1-D coordinates of a regular grid
       y, x           (y,), (x,)    m in the projection plane
       spatial_ref    ()            CF grid mapping attributes
@@ -17,7 +18,10 @@ NaN means: in every hour, a mask (outside radar coverage); in some hours, a faul
 Rows may run south to north (ours) or north to south; a forecast keeps the order of its store.
 """
 
-import shlex
+import contextlib
+import hashlib
+import json
+import os
 import warnings
 from itertools import chain
 from pathlib import Path
@@ -26,9 +30,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.command import nearest
+from data.command import fault, nearest
 from data.grid import read_grid
-from data.sidecar import read_sidecar
+from data.metadata import KIND, replace
+from data.times import show
 from data.variables import TABLE, known, lookup
 
 
@@ -41,75 +46,28 @@ class Store:
     """
 
     def __init__(self, path: str | Path):
-        self.path = str(path)
-        self.dataset = open_zarr(path)
+        self.path, self.dataset = str(path), open_zarr(path)
         self.notes: list[str] = []
-        if self.dataset.attrs.get("hourcast_kind") == "forecast":
-            raise ValueError(
-                f"{path}: got a forecast store, expected a training store. "
-                "Fix: name the store that the forecast was started from"
-            )
-        if "time" not in self.dataset.variables:
-            found = ", ".join(map(str, self.dataset.variables)) or "nothing"
-            raise ValueError(
-                f"{path}: got no time coordinate (found {found}), expected `time` with CF units. "
-                'Fix: write time with units such as "hours since 2024-01-01"'
-            )
-        if not np.issubdtype(self.dataset["time"].dtype, np.datetime64):
-            units = self.dataset["time"].attrs.get("units", "no units attribute")
-            raise ValueError(
-                f"{path}: time cannot be decoded, got dtype {self.dataset['time'].dtype} with {units!r}, expected "
-                'CF time. Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
-            )
-        self.times = self.dataset["time"].values.astype("datetime64[ns]")
-        if self.times.ndim != 1 or np.isnat(self.times).any():
-            raise ValueError(
-                f"{path}: time has missing entries or is not one-dimensional, expected one valid time per hour. "
-                "Fix: rebuild the store's time coordinate"
-            )
-        if len(self.times) == 0:
-            raise ValueError(
-                f"{path}: got a store without a single hour, expected some. Fix: build it again; it was not completed"
-            )
-        if len(np.unique(self.times)) != len(self.times):
-            values, counts = np.unique(self.times, return_counts=True)
-            raise ValueError(
-                f"{path}: time {values[counts > 1][0].astype('datetime64[m]')} occurs {counts.max()} times, expected "
-                "each time once. Fix: remove the duplicates"
-            )
-        self.names = [
-            str(n)
-            for n, v in self.dataset.data_vars.items()
-            if v.ndim == 3 and v.dims[0] == "time" and v.dtype.kind in "fiu"
-        ]
+        if self.dataset.attrs.get(KIND) == "forecast":
+            raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
+        self.times = read_times(self.path, self.dataset)
+        self.names = field_names(self.dataset)
         if not self.names:
-            raise ValueError(
-                f"{path}: got no (time, y, x) array, expected at least one. "
-                f"Found: {', '.join(map(str, self.dataset.variables))}. Fix: build the store as data/store.py describes"
-            )
+            held = ", ".join(map(str, self.dataset.variables))
+            raise fault(path, f"no (time, y, x) array in {held}", "at least one", "build it with data.build_hrrr")
         self._index = {int(t): i for i, t in enumerate(self.times.astype("int64"))}
-        self._leave_out_faulty_hours()
-        self.grid = read_grid(self.dataset, self.dataset[self.names[0]].dims[1:])
-        self._note_what_is_absent()
-
-    def _leave_out_faulty_hours(self) -> None:
-        """Hours that the store check listed count as absent, for training, forecasts and scores alike."""
+        # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
         self.times = self.times[~np.isin(self.times, faulty)]
         for time in faulty:
             self._index.pop(int(time.astype("int64")), None)
-        if note:
-            self.notes.append(note)
+        self.notes += [note] if note else []
         if len(self.times) == 0:
-            raise ValueError(
-                f"{self.path}: got a fault in every hour, expected sound ones. {note}. Fix: build it again"
-            )
-
-    def _note_what_is_absent(self) -> None:
+            raise fault(path, f"a fault in every hour ({note})", "sound ones", "build it again")
+        self.grid = read_grid(self.dataset, self.dataset[self.names[0]].dims[1:])
         if self.grid.latitude is None:
             self.notes.append("no latitude/longitude: trained without the sun's height and the Coriolis parameter")
-        absent = [n for n in ("orography", "land_sea_mask") if n not in self.grid.static]
-        if absent:
+        if absent := [n for n in ("orography", "land_sea_mask") if n not in self.grid.static]:
             self.notes.append(f"no static field {', '.join(absent)}: trained without")
 
     def choose(self, variables: list[str], fix: str = "name a store that has it") -> list[str]:
@@ -117,33 +75,22 @@ class Store:
 
         Raises ValueError, with the nearest names and `fix`, for one that the store does not have.
         """
-        by_table: dict[str, str] = {}
+        by_table: dict[str, str] = {}  # the table's name -> the store's
         for name in self.names:
             if known(name) and (lookup(name).name not in by_table or name == lookup(name).name):
                 by_table[lookup(name).name] = name
-        if not variables:
-            chosen = [by_table[v.name] for v in TABLE if v.name in by_table] or list(self.names)
-        else:
-            chosen = []
-            for name in variables:
-                match = name if name in self.names else by_table.get(lookup(name).name)
-                if match is None:
-                    raise ValueError(
-                        f"{self.path}: got no variable {name!r}, expected one of its arrays. "
-                        f"Nearest: {nearest(name, self.names)}. Fix: {fix}"
-                    )
-                chosen.append(match)
-            if len(set(chosen)) != len(chosen):
-                raise ValueError(
-                    f"variables: got {' '.join(variables)}, in which one array is named twice; expected each once. "
-                    "Fix: remove the repetition"
-                )
+        chosen = [name if name in self.names else by_table.get(lookup(name).name) for name in variables]
+        if None in chosen:
+            name = variables[chosen.index(None)]
+            expected = f"one of its arrays. Nearest: {nearest(name, self.names)}"
+            raise fault(self.path, f"no variable {name!r}", expected, fix)
+        if len(set(chosen)) != len(chosen):
+            raise fault("variables", f"one array twice in {' '.join(variables)}", "each once", "remove the repetition")
+        chosen = chosen or [by_table[v.name] for v in TABLE if v.name in by_table] or list(self.names)
         for name in chosen:
             if self.dataset[name].shape[1:] != self.grid.shape:
-                raise ValueError(
-                    f"{self.path}: {name} has the grid {self.dataset[name].shape[1:]}, expected {self.grid.shape} "
-                    "as the first variable. Fix: choose variables on one grid with --variables"
-                )
+                raise fault(self.path, f"the grid {self.dataset[name].shape[1:]} for {name}", f"{self.grid.shape} "
+                            "as for the first variable", "choose variables on one grid with --variables")  # fmt: skip
             if not known(name):
                 self.notes.append(f"{name} is not in the variables table: no bounds, no transform, even mirror parity")
         return chosen
@@ -163,18 +110,15 @@ class Store:
         """
         index = self.position(time)
         if index is None:
-            raise ValueError(
-                f"{self.path}: got no hour {time.astype('datetime64[m]')}, expected one of {self.nearest_times(time)}. "
-                "Fix: choose a time that the store holds"
-            )
+            near = self.nearest_times(time)
+            raise fault(self.path, f"no hour {show(time)}", f"one of {near}", "choose a time that the store holds")
         out = np.empty((len(names), *self.grid.shape), np.float32)
         for c, name in enumerate(names):
             try:
                 out[c] = self.dataset.variables[name][index].values  # without the coordinates, which cost as much again
             except (OSError, RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"{self.path}: {name} at {time.astype('datetime64[m]')} cannot be read ({error}), "
-                    "expected a field. "
+                    f"{self.path}: {name} at {show(time)} cannot be read ({error}), expected a field. "
                     "Fix: write this hour again"
                 ) from error
         return out
@@ -182,41 +126,60 @@ class Store:
     def nearest_times(self, time: np.datetime64, count: int = 3) -> str:
         """The times nearest to `time`, as text for an error message."""
         distance = np.abs((self.times - time.astype("datetime64[ns]")).astype("int64"))
-        return ", ".join(str(t.astype("datetime64[m]")) for t in np.sort(self.times[np.argsort(distance)[:count]]))
+        return ", ".join(show(t) for t in np.sort(self.times[np.argsort(distance)[:count]]))
+
+
+def field_names(dataset: xr.Dataset) -> list[str]:
+    """The numeric (time, y, x) arrays."""
+    return [
+        str(n) for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dims[0] == "time" and v.dtype.kind in "fiu"
+    ]
+
+
+def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
+    """The times, datetime64[ns]; ValueError if they are absent, undecodable, missing or not unique."""
+    fix = 'set the units attribute of time, e.g. "hours since 2024-01-01"'
+    if "time" not in dataset.variables:
+        held = ", ".join(map(str, dataset.variables)) or "nothing"
+        raise fault(path, f"no time coordinate (found {held})", "`time` with CF units", fix)
+    time = dataset["time"]
+    if time.dtype.kind != "M":
+        units = time.attrs.get("units", "no units attribute")
+        raise fault(f"{path}: time cannot be decoded", f"{time.dtype} with {units!r}", "CF time", fix)
+    times = time.values.astype("datetime64[ns]")
+    if times.ndim != 1 or np.isnat(times).any():
+        raise fault(path, "missing times, or more than one dimension", "one valid time per hour", "rebuild it")
+    if len(times) == 0:
+        raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
+    values, counts = np.unique(times, return_counts=True)
+    if counts.max() > 1:
+        twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
+        raise fault(path, twice, "each time once", "remove the duplicates")
+    return times
 
 
 def open_zarr(path: str | Path) -> xr.Dataset:
-    """Open a zarr store lazily; ValueError in one line where that fails."""
+    """Open a zarr store lazily; ValueError in one line if that fails."""
     text = str(path)
-    if "://" not in text:
-        if not Path(text).exists():
-            raise ValueError(
-                f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
-                "`.venv/bin/python -m data.build_hrrr` (real hours) or "
-                "`.venv/bin/python -m data.synthetic_storms` (a demo)"
-            )
-        if not any(p.exists() for n in ("zarr.json", ".zgroup", ".zmetadata") if (p := Path(text) / n)):
-            found, fix = what_instead(Path(text))
-            raise ValueError(
-                f"{path}: not a zarr store{found}, expected a directory with zarr.json or .zgroup. Fix: {fix}"
-            )
+    if "://" not in text and not Path(text).exists():
+        raise ValueError(f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
+                         "`.venv/bin/python -m data.build_hrrr` (real hours) or "
+                         "`.venv/bin/python -m data.synthetic_storms` (a demo)")  # fmt: skip
+    if "://" not in text and not any((Path(text) / n).exists() for n in ("zarr.json", ".zgroup", ".zmetadata")):
+        found, fix = what_instead(Path(text))
+        raise ValueError(f"{path}: not a zarr store{found}, expected a directory with zarr.json or .zgroup. Fix: {fix}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
         try:
             return with_exact_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_timedelta=False)))
         except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
-            try:
-                raw = xr.open_zarr(text, chunks=None, decode_times=False)
-            except Exception:
-                raise ValueError(
-                    f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}), expected a complete store. "
-                    "Fix: check the path and that the store is complete"
-                ) from error
-            units = raw["time"].attrs.get("units", "no units attribute") if "time" in raw.variables else "no time"
-            raise ValueError(
-                f"{path}: time cannot be decoded, got {units!r}, expected CF time. "
-                'Fix: set the units attribute of time, e.g. "hours since 2024-01-01"'
-            ) from error
+            where, got = f"{path}: cannot be opened as zarr", f"{type(error).__name__}: {error}"
+            expected, fix = "a complete store", "check the path and that the store is complete"
+            with contextlib.suppress(Exception):
+                units = xr.open_zarr(text, chunks=None, decode_times=False)["time"].attrs.get("units", "no units")
+                where, got, expected = f"{path}: time cannot be decoded", repr(units), "CF time"
+                fix = 'set the units attribute of time, e.g. "hours since 2024-01-01"'
+            raise fault(where, got, expected, fix) from error
 
 
 def what_instead(path: Path) -> tuple[str, str]:
@@ -228,7 +191,7 @@ def what_instead(path: Path) -> tuple[str, str]:
         return f" but a folder that holds {len(stores)}", f"name one: {', '.join(stores[:3])}"
     places = chain([path], path.glob("*"), path.glob("*/*"))  # downloads often have a folder a day
     if any(p.suffix in (".grib2", ".grb2") for p in places):
-        build = f"python -m data.build_hrrr --source grib --path {shlex.quote(str(path))} --out STORE.zarr"
+        build = f"python -m data.build_hrrr --source grib --path {path} --out STORE.zarr"
         return " but GRIB files", f"make a store of them with `{build}`"
     return "", "NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
 
@@ -262,3 +225,52 @@ def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
     zeros -= {n for n in zeros if dataset[n].ndim == 3 and group[n].nchunks_initialized < group[n].nchunks}
     plain = xr.open_zarr(path, chunks=None, decode_timedelta=False, mask_and_scale=False)
     return plain.assign({n: v.variable for n, v in dataset.data_vars.items() if n not in zeros})
+
+
+# --- the sidecar: hours that check_store found faulty, so that training leaves them out ---
+#
+#     STORE.zarr.check.json    {"fingerprint": "...", "bad_hours": ["2018-07-22T05:00", ...]}
+#
+# The fingerprint covers the name, size and time of change of every file of a local store: once the store has been
+# written to, the list no longer counts.
+
+
+def fingerprint(store: str) -> str:
+    """A hash over the files of a local store: their names, sizes and times of change."""
+    rows = []
+    for folder, _, files in os.walk(store):
+        for name in files:
+            status = os.stat(os.path.join(folder, name))
+            rows.append(f"{os.path.relpath(folder, store)}/{name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def write_sidecar(store: str, bad_hours: set[np.datetime64]) -> Path | None:
+    """List faulty hours beside a local store, or remove an older list if there are none. Returns the path of what was
+    written."""
+    if "://" in store:
+        return None
+    path = Path(store.rstrip("/") + ".check.json")
+    if not bad_hours:
+        path.unlink(missing_ok=True)
+        return None
+    hours = [show(t) for t in sorted(bad_hours)]
+    replace(path, json.dumps({"fingerprint": fingerprint(store), "bad_hours": hours}, indent=1))
+    return path
+
+
+def read_sidecar(store: str | Path) -> tuple[np.ndarray, str]:
+    """The faulty hours as datetime64[ns], and a line to print ("" if there is no sidecar)."""
+    path, none = Path(str(store).rstrip("/") + ".check.json"), np.array([], "datetime64[ns]")
+    if "://" in str(store) or not path.exists():
+        return none, ""
+    again = f"`.venv/bin/python -m data.check_store {store}` again"
+    try:
+        content = json.loads(path.read_text())
+        hours = np.array([np.datetime64(t, "ns") for t in content["bad_hours"]], "datetime64[ns]")
+        current = content["fingerprint"] == fingerprint(store)
+    except (ValueError, KeyError, TypeError):
+        return none, f"{path} cannot be read and is ignored; run {again}"
+    if not current:
+        return none, f"{path} is older than the store and is ignored; run {again}"
+    return hours, f"{len(hours)} faulty hours listed in {path} are left out"

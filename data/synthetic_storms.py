@@ -18,18 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.command import run
+from data.command import fault, run
 from data.grid import HRRR_SPACING, HRRR_X0, HRRR_Y0, LAMBERT_HRRR, Grid, lambert_latlon
 from data.storm_physics import CYCLES, MARGIN, RANDOM, RIM, SUBSTEPS, World, advance, diagnose, first_state, noise
 from data.times import parse_time, show
-from data.variables import TABLE
 from data.write import StoreWriter
 
 VERSION = "2"  # of the generator: raised whenever the same seed gives other numbers
 CENTRE = (430, 870)  # row and column of HRRR's grid in the middle of the domain: 35.8 N, 98.5 W
 TERRAIN = 1  # seed of hills, mesas and lakes: part of the place, as CENTRE is, so that every record has the same
 SPIN_UP = 24  # hours run before the first stored one, so that it is already weather
-NAMES = [v.name for v in TABLE]
+NAMES = ["REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN"]
 
 
 @dataclass
@@ -65,7 +64,7 @@ def check(cfg: Config) -> np.datetime64:
     """The start as datetime64; ValueError for a value that cannot be generated."""
     for name, least in (("hours", 2), ("size", 8), ("seed", 0)):
         if getattr(cfg, name) < least:
-            raise ValueError(f"{name}: got {getattr(cfg, name)}, expected at least {least}. Fix: --{name} {least}")
+            raise fault(name, getattr(cfg, name), f"at least {least}", f"--{name} {least}")
     return parse_time(cfg.start, "start")
 
 

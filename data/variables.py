@@ -19,7 +19,7 @@ class Variable:
     standard_name: str = ""
     aliases: tuple[str, ...] = ()  # names in other stores
     grib: tuple[str, str, float] | None = None  # (abbreviation, level type, level) as in NOAA's inventories
-    transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt" or "negative_sqrt" (-sqrt(-x))
+    transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt", "cube_root", "negative_sqrt" (-sqrt(-x))
     lower: float = -math.inf  # physical bounds; forecasts are held inside them
     upper: float = math.inf
     piles_at: str = ""  # "lower" or "upper": many cells sit exactly at this bound (no echo, no CAPE)
@@ -71,6 +71,15 @@ TABLE: tuple[Variable, ...] = (
         aliases=("cin", "cin_surface", "sbcin"),
         grib=("CIN", "ground or water surface", 0.0),
         transform="negative_sqrt", lower=-2000.0, upper=0.0, piles_at="upper",
+    ),
+    # Not "tp" nor "APCP": under these names most sources count from the start of a run. The upper bound is the highest
+    # rain of an hour that was ever measured (Holt, Missouri, 1947, in 42 minutes).
+    Variable(
+        "RAIN", "mm", "rain of the hour before", "thickness_of_rainfall_amount",
+        aliases=("rain", "precipitation_surface", "total_precipitation_1hr", "GaugeCorrQPE01H", "RadarOnlyQPE01H",
+                 "MultiSensorQPE01H"),
+        grib=("APCP", "ground or water surface", 0.0),
+        transform="sqrt", lower=0.0, upper=305.0, piles_at="lower", scored_floor=0.0,
     ),
 )  # fmt: skip
 

@@ -1,25 +1,27 @@
 """Build hours in this process, in several of this machine, or on a Dask cluster: the same hours, in any order.
 
 A source object goes to each worker once, pickled; then hours go one way and what came of them the other. Fields are
-written where they were read. Workers that lose the process which started them end by themselves.
+written where they were read. Two known faults are mended and counted: the sign of CIN, which differs between sources,
+and HRRR's broken dew points (isolated pixels at -81.03 C). Nothing else is changed, and no missing cell is filled.
 """
 
-import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
-from itertools import islice
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.build_hour import Done, build_hour
-from data.command import raised_by_us
-from data.staging import Staging
+from data.command import fault, raised_by_us
+from data.sources import HourUnavailable
+from data.write import Staging
 
 PATIENCE = "10s"  # for a scheduler to answer
 MEMORY = 2**30  # bytes, of all processes together
@@ -27,160 +29,168 @@ INTERPRETER = 130e6  # bytes, a process with numpy, xarray and zarr before the f
 HELD = 3  # fields of an hour, decoded and on their way, that a worker holds at the same time
 WORTH = 400e6  # bytes of fields that justify starting another process
 
+BROKEN = 192.12  # K (-81.03 C): the value of a broken dew point
+NEAR = 0.3  # K: sources that round it (half precision, cut mantissas) keep it this close
+STEP = 10.0  # K below the median around it: it is broken, not cold air
+AROUND = 2  # cells on each side: 5 x 5
+
+
+@dataclass
+class Done:
+    """What came of one hour."""
+
+    time: np.datetime64
+    missing: dict[str, int] = field(default_factory=dict)  # cells that are NaN, by variable
+    turned: bool = False  # the sign of CIN
+    repaired: int = 0  # dew points
+    lost: str = ""  # why the hour is left out; "" if it was written
+    again: bool = False  # left out, but the source may have it later
+
 
 def build(hours, staging: Staging, todo: list[np.datetime64], processes: int, dask: str = "") -> Iterator[Done]:
-    """What came of every hour of `todo`, in the order in which they are finished.
+    """What came of every hour of `todo`, as they are finished.
 
     `processes` 0: as many as cores, memory and the work at hand suggest. `dask`: the address of a scheduler, whose
     workers then do the work. ValueError as from the source, and for a cluster that cannot be used.
     """
-    batches = split(todo, getattr(hours, "together", 1))
-    if dask:
-        yield from on_cluster(hours, staging, batches, dask)
-        return
-    processes = min(processes or suggested(hours, todo), len(batches))
-    if hasattr(hours, "share"):
-        hours.share(max(1, processes))
-    if processes <= 1:
+    batches = [todo[i : i + hours.together] for i in range(0, len(todo), hours.together)]
+    processes = 1 if dask else max(1, min(processes or suggested(hours, todo), len(batches)))
+    hours.share(processes)
+    if processes == 1 and not dask:
         for batch in batches:
-            yield from tried(attempt(hours, staging, batch))
-    else:
-        yield from in_processes(hours, staging, batches, processes)
-
-
-def split(todo: list[np.datetime64], size: int) -> list[list[np.datetime64]]:
-    """Consecutive hours that one worker gets at a time, as many as the source decodes together."""
-    rest = iter(todo)
-    return list(iter(lambda: list(islice(rest, max(1, size))), []))
+            yield from checked(attempt(hours, staging, batch))
+        return
+    with dask_cluster(hours, staging, dask) if dask else local_pool(hours, staging, processes) as submit:
+        for future in as_completed([submit(batch) for batch in batches]):
+            yield from checked(future.result())
 
 
 def suggested(hours, todo: list[np.datetime64]) -> int:
     """Processes that keep the cores busy, together below MEMORY, and are worth their start."""
     field = 4.0 * np.prod(hours.grid.shape) * len(hours.names)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cache = getattr(hours, "cache_bytes", 0)  # divided among them
-    affordable = (MEMORY - INTERPRETER - cache) / (INTERPRETER + HELD * field)
+    affordable = (MEMORY - INTERPRETER - hours.cache_bytes) / (INTERPRETER + HELD * field)
     return max(1, int(min(cores, affordable, len(todo) * field / WORTH)))
 
 
 def attempt(hours, staging: Staging, batch: list[np.datetime64]) -> Iterator[Done | Exception]:
-    """What came of each hour of a batch; an exception as the last one where the work cannot go on."""
+    """What came of each hour of a batch; an exception as the last one if the work cannot go on."""
     try:
-        if hasattr(hours, "expect"):
-            hours.expect(batch)
+        hours.expect(batch)
         for time in batch:
             yield build_hour(hours, staging, time)
-    except ValueError as error:
+    except Exception as error:
         # a traceback does not survive the way to another process, so what it tells is told here
-        yield ValueError(str(error)) if raised_by_us(error) else RuntimeError(traceback.format_exc())
-    except Exception:
-        yield RuntimeError(traceback.format_exc())
+        ours = isinstance(error, ValueError) and raised_by_us(error)
+        yield ValueError(str(error)) if ours else RuntimeError(traceback.format_exc())
 
 
-def tried(results) -> Iterator[Done]:
+def checked(results) -> Iterator[Done]:
+    """The results up to the first exception, which is raised."""
     for result in results:
         if isinstance(result, ValueError):
-            raise ValueError(str(result))
+            raise ValueError(str(result))  # as from here, which makes it a message to the user
         if isinstance(result, Exception):
             raise result
         yield result
 
 
-# --- several processes ---
-
-
-def in_processes(hours, staging: Staging, batches: list, processes: int) -> Iterator[Done]:
-    """Each process asks for its next batch when it has none: none waits for a slower one."""
-    context = multiprocessing.get_context("spawn")  # fork would copy threads that the source has started
-    waiting, workers = list(reversed(batches)), {}
+def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
+    """Read one hour of a source, mend it and write it. ValueError if the source cannot be read."""
     try:
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, hours, staging), daemon=True)
-            process.start()
-            theirs.close()
-            workers[ours] = process
-        while workers:
-            for connection in wait(list(workers)):
-                try:
-                    result = connection.recv()
-                except (EOFError, ConnectionResetError):
-                    process = workers[connection]
-                    process.join()
-                    raise ValueError(f"a worker process ended with {process.exitcode} in mid work, expected 0 (-9 is "
-                                     "often want of memory). Fix: the same command again, with fewer "
-                                     "--processes") from None  # fmt: skip
-                if result is not None:
-                    yield from tried([result])
-                elif waiting:
-                    connection.send(waiting.pop())
-                else:
-                    connection.send(None)
-                    workers.pop(connection).join()
+        fields = hours.load(time)
+    except HourUnavailable as error:
+        return Done(time, lost=str(error), again=error.again)
+    done = Done(time)
+    if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
+        fields["CIN"] = 0.0 - fields["CIN"]
+        done.turned = True
+    if "D2M" in fields:
+        fields["D2M"], done.repaired = repair_dew_points(fields["D2M"])
+    staging.write(time, fields)
+    done.missing = {n: cells for n, values in fields.items() if (cells := int(np.isnan(values).sum()))}
+    return done
+
+
+def repair_dew_points(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Dew points (y, x), K, with isolated broken pixels replaced by the median of the 5 x 5 cells around them, and how
+    many there were. A pixel is broken if it has HRRR's broken value and is more than 10 K below that median. (Any
+    value below -40 C would not do: over dry mountains ERA5 has such single cells that are weather.)"""
+    rows, columns = np.nonzero(np.abs(values - BROKEN) < NEAR)
+    if not len(rows):
+        return values, 0
+    padded = np.pad(values, AROUND, constant_values=np.nan)  # no cell outside takes part in the median
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * AROUND + 1,) * 2)
+    out, repaired = values.copy(), 0
+    for part in range(0, len(rows), 100_000):  # polar air may have very many such cells
+        y, x = rows[part : part + 100_000], columns[part : part + 100_000]
+        median = np.nanmedian(windows[y, x].reshape(len(y), -1), axis=1)
+        broken = values[y, x] < median - STEP
+        out[y[broken], x[broken]] = median[broken]
+        repaired += int(broken.sum())
+    return out, repaired
+
+
+# --- other processes ---
+
+_kept = threading.local()  # in a worker: the source and the staging of each thread, and where they came from
+
+
+@contextmanager
+def local_pool(hours, staging: Staging, processes: int) -> Iterator[Callable]:
+    """What submits a batch to one of several processes of this machine."""
+    context = multiprocessing.get_context("spawn")  # fork would copy threads that the source has started
+    pool = ProcessPoolExecutor(processes, context, begin_worker, (hours, staging))
+    try:
+        yield lambda batch: pool.submit(work, None, batch)
+    except BrokenProcessPool:
+        got, fix = "a worker process that ended in mid work (often for want of memory)", "again, with fewer --processes"
+        raise fault("processes", got, "none to end", fix) from None
     finally:
-        for connection, process in workers.items():
-            process.terminate()
-            process.join()
-            connection.close()
+        pool.shutdown(cancel_futures=True)
 
 
-def serve(connection: Connection, hours, staging: Staging) -> None:
-    """A worker: ask for a batch with None, send what came of each hour, until there is none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        connection.send(None)
-        while batch := connection.recv():
-            for result in attempt(hours, staging, batch):
-                connection.send(result)
-            connection.send(None)
-
-
-def end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+def begin_worker(hours, staging: Staging) -> None:
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _kept.blob, _kept.source = None, (hours, staging)
 
-# --- a Dask cluster ---
 
-_kept = threading.local()  # the source of each thread of a Dask worker
-
-
-def on_cluster(hours, staging: Staging, batches: list, address: str) -> Iterator[Done]:
-    """The same on the workers of a Dask scheduler, which have to see the project, the source and the store."""
+@contextmanager
+def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
+    """What submits a batch to the workers of a Dask scheduler, which have to see the project, the source and the
+    store."""
     try:
-        from distributed import Client, as_completed
+        from distributed import Client
     except ImportError:
-        raise ValueError("dask: got no package distributed, expected it. "
-                         "Fix: .venv/bin/python -m pip install 'dask[distributed]'") from None  # fmt: skip
+        fix = ".venv/bin/python -m pip install 'dask[distributed]'"
+        raise fault("dask", "no package distributed", "it", fix) from None
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
-        raise ValueError(f"dask: got no answer from {address} ({type(error).__name__}), expected a scheduler's "
-                         "address. Fix: --dask tcp://HOST:8786") from None  # fmt: skip
+        got = f"no answer from {address} ({type(error).__name__})"
+        raise fault("dask", got, "a scheduler's address", "--dask tcp://HOST:8786") from None
     with client:
         seen = client.run(os.path.isdir, str(staging.partial))
         if not seen or not all(seen.values()):
             blind = next((w for w, yes in seen.items() if not yes), "none")
-            raise ValueError(
-                f"dask: got {len(seen)} workers of which {blind} does not see {staging.partial}, expected workers that "
-                "share the file system. Fix: start workers there, or another --out"
-            )
+            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.partial}", "start them there"
+            raise fault("dask", got, "workers that share the file system", fix)
+        blob = client.scatter(pickle.dumps((hours, staging)), broadcast=True)
+        pool = client.get_executor(pure=False, retries=2)
         try:
-            blob = client.scatter(pickle.dumps((hours, staging)), broadcast=True)
-            futures = [client.submit(work, blob, batch, pure=False, retries=2) for batch in batches]
-            for future in as_completed(futures):
-                yield from tried(future.result())
-                future.release()
+            yield lambda batch: pool.submit(work, blob, batch)
         except ModuleNotFoundError as error:
-            raise ValueError(f"dask: its workers got no module {error.name}, expected this project and its packages. "
-                             "Fix: start them in the project's folder, in its environment") from None  # fmt: skip
+            got, fix = f"workers without the module {error.name}", "start them in the project's folder and environment"
+            raise fault("dask", got, "this project and its packages", fix) from None
 
 
-def work(blob: bytes, batch: list[np.datetime64]) -> list[Done | Exception]:
-    """One batch in a thread of a Dask worker."""
-    if getattr(_kept, "blob", None) != blob:
+def work(blob: bytes | None, batch: list[np.datetime64]) -> list[Done | Exception]:
+    """One batch in a worker; `blob`: the pickled source and staging, None in a process that began with them."""
+    if getattr(_kept, "blob", b"") != blob:
         _kept.blob, _kept.source = blob, pickle.loads(blob)  # from the builder's own process
     return list(attempt(*_kept.source, batch))

@@ -1,7 +1,13 @@
 """Write training stores so that a reader never sees half of one.
 
-Hours are gathered beside the store and become visible all at once when the last one is there (data/staging.py). A
-store that was there before stays until that moment.
+    <path>.partial     a zarr group whose arrays are longer than any record: an hour lies at the second of its valid
+                       time, so hours may come in any order and from any process
+    <path>.progress    what is being built, then a line for every hour that is complete and synced
+
+When all hours are there, they are renamed to their numbers in the record: within the partial store if it is new, else
+behind the last hour of `path`, which its metadata does not reach yet. One rename makes them visible: of the whole
+store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun. Whoever
+opens the store for writing completes it.
 """
 
 import hashlib
@@ -9,19 +15,65 @@ import json
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
 
-from data.command import refuse_file_above
-from data.files import beside, discard, lock, replace
 from data.grid import Grid, read_grid, same_grid
-from data.metadata import COMPRESSION, KIND, attributes_of, coordinates_of, write_template
-from data.staging import LENGTH, Staging, complete_move, count_hours, read_progress
-from data.times import show
+from data.metadata import (
+    KIND,
+    TIME_UNITS,
+    attributes_of,
+    beside,
+    coordinates_of,
+    create_array,
+    empty,
+    lock,
+    publish,
+    refuse_foreign,
+    replace,
+    sync,
+    write_template,
+)
+from data.times import FIRST, show
 from data.variables import STATIC, TABLE, lookup
+
+LENGTH = 2**35  # seconds, a thousand years: the length of the partial store's first axis
+TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
+TOGETHER = 2  # variables that are compressed at the same time
+MOVING = "moving"  # line of the progress file: every hour is complete and is being put in place
+
+
+class Staging:
+    """The partial store at <path>.partial, into which any process may write hours. Can be pickled."""
+
+    def __init__(self, path: Path, names: list[str], durable: bool):
+        self.partial, self.names, self.durable = beside(path.absolute(), "partial"), names, durable
+        self.arrays: dict[str, zarr.Array] = {}
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "arrays": {}}
+
+    def write(self, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
+        """Write one hour; `fields` has a (y, x) array in table units for every name."""
+        if not self.arrays:
+            group = zarr.open_group(self.partial, mode="r+", use_consolidated=False)
+            self.arrays = {n: group[n].with_config({"write_empty_chunks": True}) for n in self.names}
+
+        def put(name: str) -> None:
+            self.arrays[name][place_of(time)] = np.asarray(fields[name], np.float32)
+            if self.durable:
+                sync(self.chunk(name, time) / "0" / "0")
+
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            list(pool.map(put, self.names))
+
+    def chunk(self, name: str, time: np.datetime64) -> Path:
+        """The folder of one field."""
+        return self.partial / name / "c" / str(place_of(time))
 
 
 class StoreWriter:
@@ -33,83 +85,78 @@ class StoreWriter:
     Leaving the block by an exception removes the partial store and leaves `path` as it was. `described` has attributes
     of variables that the table does not know.
 
-    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted and a store that is
-    there is extended (with `replace_old`, replaced when the new one is complete): `todo` has the times that are left to
-    write, and an exception keeps the hours that are complete. Other processes may write hours through `staging`, which
-    the one that made the writer then names with `add`.
-    Raises ValueError where `path` holds something that is not a training store of ours, or one that cannot be extended
-    to the wanted times, on another grid, of other variables or of another `forecast_hour`.
+    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, and a finished
+    store is extended (with `replace_old`, replaced when the new one is complete). `todo` has the times that are left to
+    write, and an exception keeps the hours that are complete. Other processes may write hours through `staging`; then
+    `add` records them here.
+    Raises ValueError if `path` holds something that is not a training store of ours, or one that cannot be extended:
+    on another grid, of other variables, of another `forecast_hour`, or with gaps before its end.
     """
 
     def __init__(self, path: str | Path, names: list[str], grid: Grid, attributes: dict, described: dict | None = None,
                  wanted: list[np.datetime64] | None = None, forecast_hour: int = 0,
                  replace_old: bool = False):  # fmt: skip
         self.path, self.names, self.grid = Path(path), names, grid
-        self.attributes = {"Conventions": "CF-1.10", **attributes, KIND: "training"}
         self.resumable = wanted is not None
-        self.staging = Staging(self.path, names, durable=self.resumable)
         self.todo = list(wanted or [])
+        self.staging = Staging(self.path, names, self.resumable)
+        self.progress = beside(self.path, "progress")
         self.hours: dict[np.datetime64, int] = {}  # complete so far: kind of each
         refuse_foreign(self.path, "training")
-        self.lock = lock(self.path) if self.resumable else None
+        self.lock = lock(self.path)
         try:
-            self._prepare(described or {}, attributes, forecast_hour, replace_old)
+            complete_move(self.path)
+            extends = None  # hours of the finished store that is extended
+            if self.resumable and self.path.exists() and not replace_old:
+                extends = count_hours(self.path)
+                self.todo = left_to_write(self.path, names, grid, forecast_hour, self.todo)
+            self.idle = extends is not None and not self.todo
+            # Whatever has to be equal for two builds to be one.
+            about = {"names": names, "grid": grid_hash(grid), "extends": extends,
+                     "source": str(attributes.get("source", "")), "forecast_hour": forecast_hour}  # fmt: skip
+            if not self.idle and not (self.resumable and self._resume(about)):
+                self._begin(about, described or {}, attributes)
         except BaseException:
-            self._unlock()
-            if not self.staging.progress.exists():
-                discard(self.staging.partial)
+            self._leave()
             raise
 
-    def _prepare(self, described: dict, attributes: dict, forecast_hour: int, replace_old: bool) -> None:
-        """Find out what there is already, and go on with it or begin."""
-        extends = None  # hours of the finished store that is extended
-        if self.resumable:
-            complete_move(self.path)
-            if self.path.exists() and not replace_old:
-                extends = count_hours(self.path)
-                self.todo = left_to_write(self.path, self.names, self.grid, forecast_hour, self.todo)
-        self.idle = extends is not None and not self.todo  # nothing to do: nothing is touched
-        # Whatever has to be equal for two builds to be one.
-        about = {"names": self.names, "grid": grid_hash(self.grid), "extends": extends,
-                 "source": str(attributes.get("source", "")), "forecast_hour": forecast_hour}  # fmt: skip
-        if not self.idle and not (self.resumable and self._resume(about)):
-            self._begin(described, about)
-
-    def _begin(self, described: dict, about: dict) -> None:
+    def _begin(self, about: dict, described: dict, attributes: dict) -> None:
         """An empty partial store."""
-        grid = self.grid
-        self.staging.progress.unlink(missing_ok=True)
-        partial = start(self.path, "training")
+        grid, partial = self.grid, self.staging.partial
+        self.progress.unlink(missing_ok=True)
+        partial.mkdir(exist_ok=True)
+        empty(partial)
         static = {
             v.name: (grid.dims, grid.static[v.name].astype(np.float32), attributes_of(v, grid))
             for v in STATIC
             if v.name in grid.static
         }
-        write_template(xr.Dataset(static, coordinates_of(grid), self.attributes), partial, mode="a")
+        attributes = {"Conventions": "CF-1.10", **attributes, KIND: "training"}
+        write_template(xr.Dataset(static, coordinates_of(grid), attributes), partial)
         group = zarr.open_group(partial, mode="r+")
         for name in self.names:
-            group.create_array(
-                name, shape=(LENGTH, *grid.shape), chunks=(1, *grid.shape), dtype="float32",
-                fill_value=np.nan, compressors=COMPRESSION, dimension_names=("time", *grid.dims),
-                attributes=attributes_of(lookup(name), grid) | described.get(name, {}),
-            )  # fmt: skip
-        replace(self.staging.progress, json.dumps(about) + "\n")
+            about_it = attributes_of(lookup(name), grid) | described.get(name, {})
+            create_array(group, name, (LENGTH, *grid.shape), ("time", *grid.dims), about_it)
+        replace(self.progress, json.dumps(about) + "\n")
 
     def _resume(self, about: dict) -> bool:
-        """Take over the complete hours of an interrupted build of the same store; False where there are none."""
+        """Take over the complete hours of an interrupted build of the same store; False if there are none."""
         staging, wanted = self.staging, set(self.todo)
-        recorded, hours = read_progress(staging.progress)
-        if recorded != about or not staging.partial.exists():
+        recorded, hours = read_progress(self.progress)
+        if recorded != about:
             return False
+
         # A power cut may leave the line of an hour without its chunks, which were synced and their folders not.
-        self.hours = {t: k for t, k in hours.items() if t in wanted and staging.holds(t)}
+        def whole(time: np.datetime64) -> bool:
+            return all((staging.chunk(name, time) / "0" / "0").exists() for name in self.names)
+
+        self.hours = {t: k for t, k in hours.items() if t in wanted and whole(t)}
         if not self.hours:
             return False
         for left in staging.partial.rglob("*.partial"):  # what zarr was writing when it was stopped
             left.unlink(missing_ok=True)
-        staging.keep_only(self.hours)
         lines = [f"{np.datetime_as_string(t)} {k}\n" for t, k in self.hours.items()]
-        replace(staging.progress, json.dumps(about) + "\n" + "".join(lines))
+        replace(self.progress, json.dumps(about) + "\n" + "".join(lines))
         self.todo = [t for t in self.todo if t not in self.hours]
         return True
 
@@ -119,10 +166,17 @@ class StoreWriter:
         self.add(time, forecast_hour)
 
     def add(self, time: np.datetime64, forecast_hour: int = 0) -> None:
-        """An hour was written through `staging`, whole."""
+        """Record an hour that was written through `staging`, whole."""
         assert time not in self.hours, "an hour is written once"
         self.hours[time] = forecast_hour
-        self.staging.record(time, forecast_hour)
+        self._note(f"{np.datetime_as_string(time.astype('datetime64[ns]'))} {forecast_hour}")
+
+    def _note(self, line: str) -> None:
+        with self.progress.open("a") as file:
+            file.write(line + "\n")
+            if self.resumable:
+                file.flush()
+                os.fsync(file.fileno())
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -130,74 +184,130 @@ class StoreWriter:
     def __exit__(self, kind, error, trace) -> None:
         try:
             if self.idle:
-                return
-            if kind is None:
-                self.staging.complete()
+                pass
+            elif kind is None:
+                kept = {str(place_of(t)) for t in self.hours}
+                for name in self.names:  # hours of an earlier, longer build
+                    for chunk in (self.staging.partial / name / "c").glob("*"):
+                        if chunk.name not in kept:
+                            shutil.rmtree(chunk)
+                self._note(MOVING)
+                complete_move(self.path)
             elif self.resumable and self.hours:
                 print(f"{len(self.hours)} complete hours are kept in {beside(self.path, 'partial')}; "
                       "the same command goes on")  # fmt: skip
             else:
-                self.staging.progress.unlink(missing_ok=True)
-                discard(self.staging.partial)
+                self.progress.unlink(missing_ok=True)
         finally:
-            self._unlock()
+            self._leave()
 
-    def _unlock(self) -> None:
-        if self.lock is not None:
+    def _leave(self) -> None:
+        """Give the lock back, and remove the partial store unless a later build may go on with it."""
+        try:
+            if not self.progress.exists():
+                shutil.rmtree(self.staging.partial, ignore_errors=True)
+        finally:
             os.close(self.lock)
-            self.lock = None
 
 
-def start(path: Path, kind: str) -> Path:
-    """An empty `<path>.partial`; ValueError where `path` holds something other than our store of this kind."""
-    refuse_foreign(path, kind)
-    partial = beside(path, "partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    for left in partial.iterdir():  # the folder itself stays: the lock is on it
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return partial
+def place_of(time: np.datetime64) -> int:
+    """Where an hour lies along the partial store's first axis."""
+    return int((time.astype("datetime64[s]") - FIRST).astype("int64"))
 
 
-def refuse_foreign(path: Path, kind: str) -> None:
-    """ValueError where `path` holds something other than our store of this kind, or cannot become a folder."""
-    if path.exists():
-        found = None
-        if path.is_dir():
-            try:
-                found = zarr.open_group(path, mode="r").attrs.get(KIND)
-            except Exception:  # not zarr at all
-                found = None
-        if found != kind:
-            what = f"a {found} store" if found else "something else"
-            raise ValueError(
-                f"{path}: holds {what}, expected a free path or a {kind} store to replace. Fix: choose another path"
-            )
-    refuse_file_above(path.parent, "out")
+def read_progress(progress: Path) -> tuple[dict, dict[np.datetime64, int]]:
+    """What is being built, and {time: kind} of the hours that are complete, sorted; empty if there is no file."""
+    text = progress.read_text() if progress.exists() else ""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    hours = [line.split() for line in lines[1:] if line.strip() != MOVING]
+    return (json.loads(lines[0]) if lines else {}), {np.datetime64(t, "ns"): int(k) for t, k in sorted(hours)}
+
+
+def complete_move(path: Path) -> None:
+    """Make the hours visible if all were complete; else do nothing. May be interrupted and repeated."""
+    partial, progress = beside(path, "partial"), beside(path, "progress")
+    if not progress.exists() or not progress.read_text().endswith(f"\n{MOVING}\n"):
+        return
+    about, hours = read_progress(progress)
+    names, new, first = about["names"], about["extends"] is None, about["extends"] or 0
+    if (partial / "zarr.json").exists():  # else the last rename was done already
+        into = partial if new else path
+        for name in names:
+            for index, time in enumerate(hours):
+                if (chunk := partial / name / "c" / str(place_of(time))).exists():
+                    chunk.rename(into / name / "c" / str(first + index))
+        if new:
+            shorten(partial, names, hours)
+            publish(partial, path)
+        elif count_hours(path) < first + len(hours):
+            lengthen(path, partial, names, first, hours)
+    shutil.rmtree(partial, ignore_errors=True)
+    progress.unlink()
+
+
+def shorten(partial: Path, names: list[str], hours: dict[np.datetime64, int]) -> None:
+    """Give the arrays of a new store their length, and the store its time coordinate and the kind of every hour."""
+    for name in names:
+        metadata = json.loads((partial / name / "zarr.json").read_text())
+        metadata["shape"][0] = len(hours)
+        replace(partial / name / "zarr.json", json.dumps(metadata))
+    for name in ("time", "forecast_hour"):  # half of an earlier try: xarray would keep what is there
+        shutil.rmtree(partial / name, ignore_errors=True)
+    kinds = {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}
+    attributes = json.loads((partial / "zarr.json").read_text())["attributes"]
+    out = xr.Dataset(
+        {"forecast_hour": ("time", np.asarray(list(hours.values()), np.int8), kinds)},
+        {"time": ("time", list(hours), {"standard_name": "time", "long_name": "valid time, UTC"})}, attributes,
+    )  # fmt: skip
+    out["time"].encoding = {"units": TIME_UNITS, "dtype": "int64", "chunks": (TIME_CHUNK,)}
+    out["forecast_hour"].encoding = {"chunks": (TIME_CHUNK,)}
+    write_template(out, partial)
+
+
+def lengthen(path: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
+    """Let the metadata of `path` reach over the hours that now lie behind its first ones."""
+    root = json.loads((path / "zarr.json").read_text())
+    metadata, last = root["consolidated_metadata"]["metadata"], first + len(hours)
+    for name in (*names, "forecast_hour", "time"):
+        metadata[name]["shape"][0] = last
+        replace(path / name / "zarr.json", json.dumps(metadata[name]))
+    seconds = [int(t.astype("datetime64[s]").astype("int64")) for t in hours]
+    zarr.open_array(path / "time", mode="r+")[first:last] = np.asarray(seconds, np.int64)
+    zarr.open_array(path / "forecast_hour", mode="r+")[first:last] = np.asarray(list(hours.values()), np.int8)
+    added = json.loads((partial / "zarr.json").read_text())["attributes"].get("history", "")
+    root["attributes"]["history"] = "\n".join(x for x in (root["attributes"].get("history", ""), added) if x)
+    replace(path / "zarr.json", json.dumps(root))  # now the hours are visible
+
+
+def count_hours(path: Path) -> int:
+    """The visible hours of a store of ours."""
+    return int(json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]["time"]["shape"][0])
 
 
 def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: list) -> list[np.datetime64]:
-    """The wanted times after the last one of the store; ValueError where they do not fit into it."""
-    fix = "Fix: another --out, or remove the store to build it anew"
+    """The wanted times after the last one of the store; ValueError if they do not fit into it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
     held = [str(n) for n, v in dataset.data_vars.items() if v.ndim == 3]
-    if set(held) != set(names):
-        held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
-        raise ValueError(f"{path}: holds {' '.join(held)}, got {' '.join(names)} to add, expected the same. {fix}")
+    held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
     there = read_grid(dataset, dataset[held[0]].dims[1:])
     axes = [(a, b) for a, b in ((there.y, grid.y), (there.x, grid.x)) if a is not None and b is not None]
-    if not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
-        raise ValueError(f"{path}: holds another grid, {there.shape} cells, got {grid.shape}, expected the same. {fix}")
-    kinds = sorted(set(dataset["forecast_hour"].values.tolist())) if "forecast_hour" in dataset else [forecast_hour]
-    if kinds != [forecast_hour]:
-        raise ValueError(f"{path}: holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same. {fix}")
+    kinds = sorted(set(dataset["forecast_hour"].values.tolist()))
     times = dataset["time"].values.astype("datetime64[ns]")
     early = [t for t in wanted if t <= times[-1] and t not in times]
-    if early:
-        raise ValueError(f"{path}: ends at {show(times[-1])} and lacks {len(early)} of the wanted hours before that, "
-                         f"the first {show(early[0])}; expected hours after its end. {fix}")  # fmt: skip
-    return [t for t in wanted if t > times[-1]]
+    if set(held) != set(names):
+        fault = f"holds {' '.join(held)}, got {' '.join(names)} to add, expected the same"
+    elif not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
+        fault = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
+    elif kinds != [forecast_hour]:
+        fault = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
+    elif early:
+        fault = (f"ends at {show(times[-1])} and lacks {len(early)} of the wanted hours before that, the first "
+                 f"{show(early[0])}; expected hours after its end")  # fmt: skip
+    else:
+        return [t for t in wanted if t > times[-1]]
+    raise ValueError(f"{path}: {fault}. Fix: another --out, or remove the store to build it anew")
 
 
 def grid_hash(grid: Grid) -> str:

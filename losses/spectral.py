@@ -21,9 +21,9 @@ FLOOR = 1e-4  # power a coefficient that counts as none, in units of the varianc
 
 
 @torch.no_grad()
-def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The term (C,) of error = pred - target and target (B, C, H, W), and the gradient (B, C, H, W) of its sum over
-    the channels, times weight (C,) where given, to the error.
+    the channels, times weight (C,), to the error.
 
     Autograd sees the sums by octave alone, which are small. From them one step leads back to the fields: the
     transform is orthonormal, so the way back is the way there.
@@ -36,9 +36,9 @@ def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor | None
         of_error = ((E.square() @ octaves) / power).requires_grad_()
         common = ((E * T) @ octaves / power).requires_grad_()
         terms = compare(power, of_error, common, detail)
-        total = (terms if weight is None else terms * weight).sum()
-        by_error, by_common = torch.autograd.grad(total, (of_error, common))
+        by_error, by_common = torch.autograd.grad((terms * weight).sum(), (of_error, common))
     wave = E.mul_((2 * by_error / power) @ members).add_(T.mul_((by_common / power) @ members))
+    del T  # spectra take twice the memory of the fields
     return terms.detach(), untile(wave, window, error.shape[-2:])
 
 

@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(self.norm(x)) + shift))
+        return self.conv2(F.silu(self.conv1(self.norm(x)).add_(shift))).add_(x)
 
 
 class Unfold(nn.Module):
@@ -73,6 +73,12 @@ def frame(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, padding, mode="replicate") if any(padding) else x
 
 
+def precision(weight: Tensor) -> torch.dtype:
+    """The precision that a convolution with these weights computes in."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
 def join(fields: list[Tensor], channels: int, dtype: torch.dtype) -> Tensor:
     """Fields (B, C_i, H, W) concatenated and filled with zeros to `channels`, channels last in memory."""
     parts = [f.permute(0, 2, 3, 1).to(dtype) for f in fields]
@@ -90,8 +96,9 @@ def advect(fields: Tensor, flow: Tensor) -> Tensor:
     edge the field is continued with its outermost value. Float32.
     """
     B, C, H, W = fields.shape
-    cells, to_grid = lattice(H, W, fields.device)
-    grid = cells[:, :, None] - flow.permute(0, 2, 3, 1).unflatten(-1, (C, 2)) * to_grid
+    cells, size = lattice(H, W, fields.device)
+    grid = torch.addcmul(cells[:, :, None], flow.permute(0, 2, 3, 1).unflatten(-1, (C, 2)), -size)
+    del flow  # without gradients it is not needed any more
     grid = grid.permute(0, 3, 1, 2, 4).flatten(0, 1)
     moved = F.grid_sample(fields.reshape(B * C, 1, H, W), grid, "bicubic", "border", align_corners=True)
     return moved.view(B, C, H, W)

@@ -30,6 +30,5 @@ def rollout(
     and draws its edge to boundary data. Memory does not grow with `steps`.
     """
     for k in range(steps):
-        state = finish(forecast_step(model, states, *forcing_at(k), scale), k)
-        states = push(states, state)
-        yield state
+        states = push(states, finish(forecast_step(model, states, *forcing_at(k), scale), k))
+        yield states[:, -1]

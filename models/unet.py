@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import Block, Unfold, advect, aligned, frame, join, upsample
+from models.layers import Block, Unfold, advect, aligned, frame, join, precision, upsample
 from models.regression import regress
 
 BLOCKS = 4  # residual blocks on the coarsest cells, where they are cheap and see far
@@ -67,10 +67,11 @@ class ResidualUNet(nn.Module):
 
     def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
         H, W = states.shape[-2:]
-        dtype, recompute = self.stem.weight.dtype, self.lean and torch.is_grad_enabled()
+        dtype, recompute = precision(self.stem.weight), self.lean and torch.is_grad_enabled()
         now, inputs = self.read(states, forcing, dtype)
-        shifts = self.clock(clock.to(dtype))[:, :, None, None].split(self.shifts, dim=1)
+        shifts = self.clock(clock.to(self.stem.weight.dtype)).to(dtype)[:, :, None, None].split(self.shifts, dim=1)
         fine = segment(recompute, self.encode, inputs, shifts[0]) if self.levels else self.stem(inputs)
+        del inputs
         inner = shifts[1:-1] if self.levels else shifts
         x, flow = segment(recompute, self.coarse, fine, *inner)
         if self.levels:
@@ -99,24 +100,23 @@ class ResidualUNet(nn.Module):
         for block in self.bottom:
             x = block(x, shifts.pop(0))
         for i in reversed(range(1, self.levels)):
-            x = self.decoder[i](upsample(self.up[i](x)) + skips.pop(), shifts.pop(0))
+            x = self.decoder[i](upsample(self.up[i](x)).add_(skips.pop()), shifts.pop(0))
         return x, self.flow(F.silu(x))[:, : 2 * len(self.scale)].float()
 
     def decode(self, x: Tensor, fine: Tensor, shift: Tensor) -> Tensor:
         """Features on cells of 2 x 2. A sum with the skip costs less memory than a concatenation."""
-        return self.decoder[0](upsample(self.up[0](x)) + fine, shift)
+        return self.decoder[0](upsample(self.up[0](x)).add_(fine), shift)
 
     def transport(self, now: Tensor, flow: Tensor) -> Tensor:
         """The state moved along the flow, (B, C, H', W')."""
-        for _ in range(self.flow_level + 1):  # twice by two, not once by four, whose kinks show as lines
-            flow = upsample(flow)
-        return advect(now, flow)
+        # twice by two, not once by four, whose kinks show as lines
+        return advect(now, upsample(upsample(flow)) if self.flow_level else upsample(flow))
 
     def refine(self, x: Tensor, now: Tensor, moved: Tensor) -> Tensor:
         """The whole change in units of `scale`: that by transport and the tendency."""
         change = (moved - now) / self.scale
-        x = F.silu(self.fold(join([moved, change], self.fold.in_channels, x.dtype)) + x)
-        x = x + F.silu(self.mix(x))
+        x = F.silu(self.fold(join([moved, change], self.fold.in_channels, x.dtype)).add_(x))
+        x = F.silu(self.mix(x)).add_(x)
         return change + self.head(x)
 
 

@@ -25,7 +25,6 @@ def animate(
     colours: str | Colormap | None = None,
     frames_per_second: float = 4.0,
     dpi: int = 90,
-    lines: bool = True,
 ) -> Figure:
     """Write every lead time of one forecast to `path` (.gif or .mp4), the truth beside it where it is given.
 
@@ -44,7 +43,7 @@ def animate(
         shown = {"truth": [missing if x is None else np.maximum(x, floor) for x in actual]} | shown
 
     table, norm, extend = field_colours(variable, [x for fields in shown.values() for x in fields], colours)
-    frame = frame_of(forecast, case.dims[1:], lines)
+    frame = frame_of(forecast, case.dims[1:])
     side = 3.4 if truth is not None else 5.0
     size = (side * len(shown) + 0.9, float(np.clip(side * frame.shape, 2.0, 7.0)) + 1.6)
     figure = Figure(figsize=size, layout="constrained")

@@ -1,17 +1,28 @@
 """Coastlines and borders in the plane of any grid, from a file that lies beside this one; nothing is downloaded.
 
-plotting/borders.npz holds the coasts and countries of Natural Earth 1:50m and the states, coasts and Great Lakes of the
-US Census Bureau, both in the public domain (plotting/make_borders.py makes it). They are good to a few kilometres.
+plotting/borders.npz holds, good to a few kilometres, the coasts and countries of Natural Earth 1:50m
+(naturalearthdata.com, version 4.1) and the states, coasts and Great Lakes of the cartographic boundary files of the US
+Census Bureau (2017), both in the public domain. It is made from two packages of the npm registry, unpacked:
+
+    npm pack world-atlas@2.0.2 us-atlas@3.0.1
+    python -m plotting.borders world-atlas/countries-50m.json us-atlas/states-10m.json
+
+They are TopoJSON, whose arcs are lines between neighbours: an arc of one area is coast, one of two areas is a border.
 """
 
+import json
+import sys
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from plotting.make_borders import COAST, COUNTRY, QUANTUM, STATE
-
+COAST, COUNTRY, STATE = 0, 1, 2  # kinds of line
+QUANTUM = 1000  # steps per degree: 111 m
+LONGEST = 30_000  # steps from one point to the next, within int16
+UNITED_STATES = "840"  # drawn from the finer file
 FILE = Path(__file__).with_name("borders.npz")
 WIDTHS = {COAST: 0.9, COUNTRY: 0.9, STATE: 0.6}  # points
 DEGREE = 7  # of the polynomial that stands for the projection
@@ -31,10 +42,9 @@ def borders() -> list[tuple[int, np.ndarray]]:
 
 @lru_cache(maxsize=1)
 def boxes() -> np.ndarray:
-    """(lines, 4): middle and half width in longitude, lowest and highest latitude of every line, in degrees."""
-    ends = np.array([(*line.min(axis=0), *line.max(axis=0)) for _, line in borders()])
-    west, south, east, north = ends.T
-    return np.stack([(west + east) / 2, (east - west) / 2, south, north], axis=1)
+    """(4, lines): middle and half width in longitude, lowest and highest latitude of every line, in degrees."""
+    west, south, east, north = np.array([(*line.min(axis=0), *line.max(axis=0)) for _, line in borders()]).T
+    return np.stack([(west + east) / 2, (east - west) / 2, south, north])
 
 
 class Plane:
@@ -86,7 +96,7 @@ def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
     centre = plane.middle[1]
     east = _turn(longitude - centre)
     low, high = (np.array([f(east), f(latitude)]) for f in (np.min, np.max))
-    middle, half, south, north = boxes().T
+    middle, half, south, north = boxes()
     beside = np.abs(_turn(middle - centre - (low[0] + high[0]) / 2)) - half > (high[0] - low[0]) / 2 + MARGIN
     near_lines = np.flatnonzero(~beside & (south < high[1] + MARGIN) & (north > low[1] - MARGIN))
     found: dict[int, list[np.ndarray]] = {}
@@ -114,3 +124,51 @@ def draw_borders(axes, lines: dict[int, list[np.ndarray]], weight: float = 1.0) 
 
 def _turn(degrees):
     return (degrees + 180.0) % 360.0 - 180.0
+
+
+# ---- making the file
+
+
+def lines_of(topology: dict, collection: str, border: int, leave_out: str = "") -> list[tuple[int, np.ndarray]]:
+    """(kind, line) of every arc of a collection: coast, or `border` if two areas share the arc. Lines are (n, 2)
+    longitude and latitude in degrees."""
+
+    def arcs_of(item) -> set[int]:  # a negative number is an arc walked backwards
+        return {item if item >= 0 else ~item} if isinstance(item, int) else set().union(*map(arcs_of, item))
+
+    uses, left_out = Counter(), set()
+    for geometry in topology["objects"][collection]["geometries"]:
+        numbers = arcs_of(geometry.get("arcs", []))
+        uses.update(numbers)
+        left_out |= numbers if leave_out and geometry.get("id") == leave_out else set()
+    scale, shift = (np.array(topology["transform"][k]) for k in ("scale", "translate"))
+    lines = {i: np.cumsum(np.array(topology["arcs"][i]), axis=0) * scale + shift for i in sorted(set(uses) - left_out)}
+    return [(border if uses[i] > 1 else COAST, line) for i, line in lines.items()]
+
+
+def pack(lines: list[tuple[int, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The lines as arrays: first points (lines, 2), steps from point to point east and north, all in QUANTUM, and the
+    number of points and kind of each line. A line is cut where a step is too long (along the edge of the map)."""
+    parts = []
+    for kind, line in lines:
+        points = np.round(line * QUANTUM).astype(np.int32)
+        points = points[np.r_[True, np.any(np.diff(points, axis=0) != 0, axis=1)]]
+        cuts = 1 + np.flatnonzero(np.abs(np.diff(points, axis=0)).max(axis=1) > LONGEST)
+        parts += [(kind, part) for part in np.split(points, cuts) if len(part) > 1]
+    east, north = np.concatenate([np.diff(part, axis=0) for _, part in parts]).astype(np.int16).T
+    return {
+        "firsts": np.array([part[0] for _, part in parts]), "east": east, "north": north,
+        "lengths": np.array([len(part) for _, part in parts], np.int32),
+        "kinds": np.array([kind for kind, _ in parts], np.int8),
+    }  # fmt: skip
+
+
+def main(countries: str, states: str) -> None:
+    world, nation = (json.loads(Path(p).read_text()) for p in (countries, states))
+    lines = lines_of(world, "countries", COUNTRY, UNITED_STATES) + lines_of(nation, "states", STATE)
+    np.savez_compressed(FILE, **pack(lines))
+    print(f"wrote {FILE}: {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -31,38 +31,27 @@ def field_map(
     """One field (y, x) with its unit, initial, lead and valid time.
 
     `colours` replaces the colour map of the field (plotting/colours.py), `terrain` is drawn as contours (m), `lines`
-    are coastlines and borders. ValueError where the field is not two-dimensional.
+    are coastlines and borders. ValueError if the field is not two-dimensional.
     """
-    _one_time(field)
-    figure, axes, frame = _single(field, lines)
-    table, norm, extend = field_colours(str(field.name), [field.values], colours)
-    image = draw_field(axes, field.values, frame, table, norm)
+    figure, axes, frame = _map(field, describe(field), colours, lines)
     if terrain is not None:
         _contours(axes, frame, terrain.values, "0.35", 5)
     if lookup(str(field.name)).name == "REFC":
         _say_dry(axes, field.values)
-    colour_bar(figure, image, axes, extend, unit_of(field))
-    figure.suptitle(f"{describe(field)}\n{when(field)}", fontsize=13)
     return figure
 
 
-def wind_map(
-    fields: xr.Dataset, background: str | None = None, colours: str | Colormap | None = None, lines: bool = True
-) -> Figure:
+def wind_map(fields: xr.Dataset, background: str | None = None, colours: str | Colormap | None = None) -> Figure:
     """Wind barbs (a half feather is 5 kt, a feather 10, a flag 50) over `background`, or over the wind speed.
 
     `fields` holds both wind components of one time under any of their names, and the background. Components are those
     along the grid, as the map is; about 16 barbs stand along the longer side. South of the equator they are mirrored.
     """
-    u, v = (_one_time(pick(fields, name)) for name in ("U10", "V10"))
-    if background is None:
-        under = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
-        table, norm, extend = field_colours("10 m wind speed", [under.values], colours or "YlGnBu")
-    else:
-        under = _one_time(pick(fields, background))
-        table, norm, extend = field_colours(str(under.name), [under.values], colours)
-    figure, axes, frame = _single(under, lines)
-    image = draw_field(axes, under.values, frame, table, norm)
+    u, v = (pick(fields, name) for name in ("U10", "V10"))
+    speed = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
+    under = speed if background is None else pick(fields, background)
+    colours = colours or ("YlGnBu" if background is None else None)
+    figure, axes, frame = _map(under, f"{describe(under)}, wind barbs in knots", colours)
     H, W = under.shape
     every = max(1, round(max(H, W) / 16))
     rows, columns = slice(every // 2, H, every), slice(every // 2, W, every)
@@ -70,23 +59,16 @@ def wind_map(
     latitude = frame.grid.latitude
     axes.barbs(
         x, y, u.values[rows, columns] / KNOT, v.values[rows, columns] / KNOT, zorder=3, length=5.5, linewidth=0.7,
-        flip_barb=False if latitude is None else latitude[rows, columns] < 0,
-        path_effects=HALO,
+        flip_barb=False if latitude is None else latitude[rows, columns] < 0, path_effects=HALO,
     )  # fmt: skip
-    colour_bar(figure, image, axes, extend, unit_of(under))
-    figure.suptitle(f"{describe(under)}, wind barbs in knots\n{when(u)}", fontsize=13)
     return figure
 
 
-def convection_map(fields: xr.Dataset, colours: str | Colormap | None = None, lines: bool = True) -> Figure:
+def convection_map(fields: xr.Dataset, colours: str | Colormap | None = None) -> Figure:
     """CAPE in colours, CIN as contours at -25, -50, -100 and -200 J/kg. `fields` holds both, of one time."""
-    cape, cin = (_one_time(pick(fields, name)) for name in ("CAPE", "CIN"))
-    figure, axes, frame = _single(cape, lines)
-    table, norm, extend = field_colours("CAPE", [cape.values], colours)
-    image = draw_field(axes, cape.values, frame, table, norm)
+    cape, cin = (pick(fields, name) for name in ("CAPE", "CIN"))
+    figure, axes, frame = _map(cape, f"CAPE in colours, CIN as contours (both {unit_of(cape)})", colours)
     _contours(axes, frame, cin.values, "#08306b", (-200, -100, -50, -25))
-    colour_bar(figure, image, axes, extend, unit_of(cape))
-    figure.suptitle(f"CAPE in colours, CIN as contours (both {unit_of(cape)})\n{when(cape)}", fontsize=13)
     return figure
 
 
@@ -98,7 +80,6 @@ def forecast_panels(
     init_time: np.datetime64 | None = None,
     extrapolation: Callable[[np.timedelta64], np.ndarray | None] | None = None,
     colours: str | Colormap | None = None,
-    lines: bool = True,
 ) -> Figure:
     """One row per lead time: truth, forecast, persistence, extrapolation where it is given, and the error.
 
@@ -110,25 +91,23 @@ def forecast_panels(
     """
     init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
-    frame = frame_of(forecast, case.dims[1:], lines)
+    frame = frame_of(forecast, case.dims[1:])
     frame.weight = 0.6
     analysis = case.sel(lead_time=NONE).values
     none, floor = np.full_like(analysis, np.nan), np.float32(lookup(variable).scored_floor)
     rows = []
     for lead in leads:
-        field, actual = case.sel(lead_time=lead).values, truth_at(truth, variable, init_time + lead)
-        moved = extrapolation(lead) if extrapolation else None
-        shown = {"truth": actual, "forecast": field, "persistence": analysis, "extrapolation": moved}
+        shown = {
+            "truth": truth_at(truth, variable, init_time + lead),
+            "forecast": case.sel(lead_time=lead).values,
+            "persistence": analysis,
+        } | ({"extrapolation": extrapolation(lead)} if extrapolation else {})
         # raised to the floor of the scores: -10 dBZ and 0 are both no echo, and no error
         shown = {k: none if x is None else np.maximum(x, floor) for k, x in shown.items()}
-        if not extrapolation:
-            del shown["extrapolation"]
         rows.append(shown | {"forecast - truth": shown["forecast"] - shown["truth"]})
     titles = list(rows[0])
 
-    table, norm, extend = field_colours(
-        variable, [x for row in rows for k, x in row.items() if k in titles[:-1]], colours
-    )
+    table, norm, extend = field_colours(variable, [row[k] for row in rows for k in titles[:-1]], colours)
     error_table, error_norm, error_extend = error_colours([row[titles[-1]] for row in rows])
     side = 2.15  # inches, width of a panel
     height = float(np.clip(side * frame.shape, 1.0, 3.4)) + 0.1
@@ -180,31 +159,30 @@ def when(field: xr.DataArray) -> str:
     return "" if valid is None else f"valid {show_time(valid)} UTC"
 
 
-def _one_time(field: xr.DataArray) -> xr.DataArray:
-    """The field itself where it is (y, x), else ValueError."""
+def _map(field: xr.DataArray, title: str, colours=None, lines: bool = True):
+    """Figure, axes and plane of a map of one field; ValueError unless the field is (y, x)."""
     if field.ndim != 2:
         extra = [str(d) for d in field.dims[:-2]]
         fix = ", ".join(f"{d}=0" for d in extra) if extra else "..."
         raise ValueError(
             f"{field.name}: got dimensions {tuple(map(str, field.dims))}, expected two, (y, x). Fix: .isel({fix})"
         )
-    return field
-
-
-def _single(field: xr.DataArray, lines: bool):
-    """Figure, axes and plane of a map of one field."""
     frame = frame_of(field, tuple(map(str, field.dims)), lines)
     height = float(np.clip((WIDTH - 0.7) * frame.shape, 2.5, 8.0)) + 1.65
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(), frame
+    axes = figure.subplots()
+    table, norm, extend = field_colours(str(field.name), [field.values], colours)
+    colour_bar(figure, draw_field(axes, field.values, frame, table, norm), axes, extend, unit_of(field))
+    figure.suptitle(f"{title}\n{when(field)}", fontsize=13)
+    return figure, axes, frame
 
 
 def _contours(axes, frame, values: np.ndarray, colour: str, levels) -> None:
     """Labelled contours; none where the field does not cross a level."""
     finite = values[np.isfinite(values)]
-    if min(values.shape) < 2 or not finite.size or finite.min() == finite.max():
-        return
-    if not isinstance(levels, int) and not any(finite.min() < level < finite.max() for level in levels):
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    crossed = high > low if isinstance(levels, int) else any(low < level < high for level in levels)
+    if min(values.shape) < 2 or not crossed:
         return
     drawn = axes.contour(
         frame.x, frame.y, values, levels=levels, colors=colour, linewidths=0.9, linestyles="solid", zorder=2.8
@@ -227,8 +205,9 @@ def _say_dry(axes, values: np.ndarray) -> None:
 
 
 def _write(axes, text: str) -> None:
-    at = {"ha": "center", "va": "center", "transform": axes.transAxes}
-    axes.text(0.5, 0.5, text, fontsize=10, path_effects=HALO, zorder=4, **at)
+    axes.text(
+        0.5, 0.5, text, fontsize=10, path_effects=HALO, zorder=4, ha="center", va="center", transform=axes.transAxes
+    )
 
 
 def unit_of(field: xr.DataArray) -> str:

@@ -65,13 +65,14 @@ def meteogram(
         row, column = cell
         where = f"cell {row}, {column}"
     valid = init_time + case["lead_time"].values
-    actual = _at_times(truth, valid)
+    actual = truth.isel(time=np.flatnonzero(np.isin(truth["time"].values, valid))) if truth is not None else None
+    known = {lookup(str(n)).name for n in actual.data_vars} if actual is not None and actual.sizes["time"] else set()
     groups = _groups(names)
     figure = Figure(figsize=(7, 1.9 * len(groups) + 1.1), layout="constrained")
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
         lines = {n: case[n][:, row, column].values for n in group}
-        dots = {n: pick(actual, n)[:, row, column].values for n in group if _has(actual, n)}
+        dots = {n: pick(actual, n)[:, row, column].values for n in group if lookup(n).name in known}
         dots = {n: np.maximum(x, lookup(n).scored_floor) for n, x in dots.items()}  # -10 dBZ is no echo, as 0 is
         unit = unit_of(case[group[0]])
         if len(group) == 2 and lookup(group[0]).name == "U10":
@@ -81,23 +82,15 @@ def meteogram(
         for c, (name, values) in enumerate(lines.items()):
             axes.plot(valid, values, color=LINES[c], linewidth=1.8, marker="." if len(valid) < 3 else None, label=name)
             if name in dots:
-                axes.plot(
-                    actual["time"].values,
-                    dots[name],
-                    "o",
-                    color=LINES[c],
-                    markersize=4,
-                    mfc="white",
-                    label=f"{name}, truth",
-                )
+                style = {"color": LINES[c], "markersize": 4, "mfc": "white", "label": f"{name}, truth"}
+                axes.plot(actual["time"].values, dots[name], "o", **style)
         if np.isnan(np.concatenate(list(lines.values()))).all():
             axes.text(0.5, 0.5, "masked cell", transform=axes.transAxes, ha="center", va="center", fontsize=11)
         axes.set_ylabel(unit, fontsize=11)
         axes.tick_params(labelsize=10)
         axes.grid(alpha=0.3)
-        axes.legend(
-            fontsize=9, ncols=2 * len(lines), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, frameon=False
-        )
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1}
+        axes.legend(fontsize=9, ncols=2 * len(lines), frameon=False, **place)
     locator = AutoDateLocator(minticks=3, maxticks=8)
     panels[-1].xaxis.set_major_locator(locator)
     panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -112,17 +105,6 @@ def _groups(names: list[str]) -> list[list[str]]:
     out = [[by_table[n] for n in group if n in by_table] for group in GROUPS]
     used = {n for group in out for n in group}
     return [g for g in out if g] + [[n] for n in names if n not in used]
-
-
-def _at_times(truth: xr.Dataset | None, valid: np.ndarray) -> xr.Dataset | None:
-    """The hours of a training store that are among the valid times; None where there are none."""
-    if truth is None or not np.isin(truth["time"].values, valid).any():
-        return None
-    return truth.isel(time=np.flatnonzero(np.isin(truth["time"].values, valid)))
-
-
-def _has(truth: xr.Dataset | None, name: str) -> bool:
-    return truth is not None and any(lookup(str(n)).name == lookup(name).name for n in truth.data_vars)
 
 
 def _barbs(axes, valid: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:

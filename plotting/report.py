@@ -1,136 +1,203 @@
-"""The morning report as one HTML file: no network, nothing from a store can run in it.
+"""What the morning report shows: the verdict, rows of tables, pictures. plotting/report.html puts them into a page.
 
-`page` puts finished parts into a document with its style and the script that plays the frames. A content security
-policy names that script by its hash and allows nothing else, so that the browser itself refuses network and other
-scripts.
+`scores` is scores.json, `records` are the objects of log.jsonl. The template escapes all text: nothing that comes from
+a store can run in the page. A content security policy names the page's script by its hash and allows no network.
 """
 
 import base64
 import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from plotting.report_html import Markup, join, paragraph, tag
+import jinja2
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --card: #f6f7f9; --quiet: #57606a; --rule: #d0d7de;
-  --good: #116329; --bad: #a40e26; --link: #0550ae;
-  --c0: #0072b2; --c1: #b34700; --c2: #00735a; --c3: #a0457d; --c4: #2f7fae; --c5: #8a6100; --c6: #1b1f24; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --card: #161b22; --quiet: #9aa5b1;
-  --rule: #30363d; --good: #56d364; --bad: #ff8f87; --link: #79b8ff;
-  --c0: #58b3e8; --c1: #ff9a56; --c2: #3fcfa8; --c3: #e59ac8; --c4: #9fd4f5; --c5: #f0c04a; --c6: #e6edf3; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-a { color: var(--link); }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
-h2 { font-size: 1.3rem; margin: 2rem 0 0.5rem; padding-bottom: 0.2rem; border-bottom: 1px solid var(--rule); }
-h3 { font-size: 1.1rem; margin: 1.5rem 0 0.5rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; padding: 0; list-style: none; }
-.verdict { border: 2px solid var(--ink); border-radius: 0.5rem; padding: 0.7rem 1rem; margin: 1rem 0;
-  font-size: 1.1rem; }
-.verdict strong { display: block; font-size: 1.3rem; }
-.quiet, figcaption, caption { color: var(--quiet); }
-.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-.missing { border-left: 4px solid var(--bad); padding-left: 0.7rem; }
-figure { margin: 1rem 0; } figcaption { font-size: 0.9rem; }
-img { max-width: 100%; height: auto; } .paper { background: #fff; border: 1px solid var(--rule); display: block; }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: 0.5rem; padding: 0.6rem; margin: 0; }
-.card figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; color: var(--ink); }
-.charts { display: grid; gap: 0.8rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
-.maps { display: grid; gap: 0.8rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
-.chart { width: 100%; height: auto; display: block; } .chart text { fill: var(--quiet); font-size: 13px; }
-.grid { stroke: var(--rule); } .zero { stroke: var(--ink); stroke-width: 1.5; }
-.line { fill: none; stroke-width: 2.2; }
-.line.c0 { stroke: var(--c0); } .line.c1 { stroke: var(--c1); } .line.c2 { stroke: var(--c2); }
-.line.c3 { stroke: var(--c3); } .line.c4 { stroke: var(--c4); } .line.c5 { stroke: var(--c5); }
-.line.c6 { stroke: var(--c6); }
-.dot.c0 { fill: var(--c0); } .dot.c1 { fill: var(--c1); } .dot.c2 { fill: var(--c2); } .dot.c3 { fill: var(--c3); }
-.dot.c4 { fill: var(--c4); } .dot.c5 { fill: var(--c5); } .dot.c6 { fill: var(--c6); }
-.legend { display: flex; flex-wrap: wrap; gap: 0.1rem 0.9rem; list-style: none; margin: 0.3rem 0 0; padding: 0;
-  font-size: 0.9rem; }
-.legend svg { width: 2rem; height: 0.75rem; margin-right: 0.3rem; }
-.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
-caption { text-align: left; padding-bottom: 0.3rem; font-weight: 600; }
-th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.5rem; border-bottom: 1px solid var(--rule); }
-thead th { border-bottom: 2px solid var(--rule); } .number { font-variant-numeric: tabular-nums; }
-summary { cursor: pointer; padding: 0.4rem 0; font-weight: 600; }
-pre { background: var(--card); border: 1px solid var(--rule); border-radius: 0.3rem; padding: 0.6rem;
-  white-space: pre-wrap; }
-.player { margin: 1rem 0; max-width: 48rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0.5rem; } .pair p { margin: 0; }
-.frame { width: 100%; image-rendering: pixelated; display: block; background: #fff; } .frame[hidden] { display: none; }
-.controls { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; align-items: center; margin: 0.5rem 0; }
-.controls input { flex: 1 1 8rem; min-width: 0; }
-button { font: inherit; padding: 0.4rem 1rem; min-height: 2.75rem; min-width: 5rem; color: inherit;
-  background: var(--paper); border: 1px solid var(--quiet); border-radius: 0.3rem; cursor: pointer; }
-.scale { display: flex; flex-wrap: wrap; gap: 0.1rem 0.6rem; list-style: none; margin: 0.3rem 0; padding: 0;
-  font-size: 0.85rem; }
-.scale span { display: inline-block; width: 1rem; height: 0.8rem; margin-right: 0.25rem;
-  border: 1px solid var(--quiet); }
-@media (max-width: 40rem) {
-  .wide thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .wide tr { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: 0.4rem 0; border-bottom: 1px solid var(--rule); }
-  .wide th[scope=row] { flex: 0 0 100%; } .wide th, .wide td { border: 0; padding: 0; }
-  .wide td:not(:empty)::before { content: attr(data-column) ": "; color: var(--quiet); } }
-@media print {
-  body { max-width: none; font-size: 10pt; } nav, .controls button, .controls input { display: none; }
-  figure, tr, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; } a { color: inherit; } }
-"""
+from data.variables import lookup
+from plotting.colours import field_colours
+from plotting.curves import is_number
+from plotting.frame import frame_of
+from plotting.maps import show_time
+from plotting.scores import BASELINES, few_leads, number, signed
 
-SCRIPT = """
-"use strict";
-for (const player of document.querySelectorAll(".player")) {
-  const sides = [...player.querySelectorAll(".pair > div")].map((side) => side.querySelectorAll(".frame"));
-  const labels = player.querySelectorAll(".labels li");
-  const button = player.querySelector("button");
-  const slider = player.querySelector("input");
-  const output = player.querySelector("output");
-  let timer = null;
-  const show = (n) => {
-    for (const frames of sides) frames.forEach((frame, k) => { frame.hidden = k !== n; });
-    slider.value = n;
-    slider.setAttribute("aria-valuetext", labels[n].textContent);
-    output.textContent = labels[n].textContent;
-  };
-  const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
-  slider.addEventListener("input", () => { stop(); show(Number(slider.value)); });
-  button.addEventListener("click", () => {
-    if (timer !== null) return stop();
-    button.textContent = "Pause";
-    timer = setInterval(() => show((Number(slider.value) + 1) % labels.length), 400);
-  });
-  show(0);
-}
-const unfold = () => { for (const part of document.querySelectorAll("details")) part.open = true; };
-window.addEventListener("beforeprint", unfold);
-"""
+Truth = Callable[[np.datetime64, str], np.ndarray | None]  # (valid time, variable) -> (y, x)
+CASE_HOURS = 6.0  # a case is judged by its skill over so many hours
+WIDEST = 240  # cells of a frame; larger grids are thinned
+FRAMES = 25  # at most so many frames a case
+ENOUGH = 100  # initial times; with fewer, chance decides the certificate's lines on power, spread and drift
+HOUR = np.timedelta64(1, "h")
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def page(title: str, lead: str, word: str, sentence: str, parts: dict[str, Markup], foot: str) -> str:
-    """The document. `parts` are sections by the text of their link, in order."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        tag("style", Markup(STYLE)),
-    )
-    links = (tag("li", tag("a", text, href=f"#{name_of(part)}")) for text, part in parts.items())
-    body = tag(
-        "body",
-        tag("header", tag("h1", title), paragraph(lead, class_="quiet"),
-            tag("p", tag("strong", word), sentence, class_="verdict", id="verdict")),
-        tag("nav", tag("ul", *links), aria_label="Contents"),
-        tag("main", *parts.values()),
-        tag("footer", tag("hr"), paragraph(foot, class_="quiet")),
-        tag("script", Markup(SCRIPT)),
-    )  # fmt: skip
-    return f"<!doctype html>\n{tag('html', join(head, body), lang='en')}\n"
+def render(**parts) -> str:
+    """The page as text."""
+    source = TEMPLATE.read_text()
+    script = source.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters |= {"signed": signed, "number": number}
+    page = environment.from_string(source).render(digest=digest, **parts)
+    return re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", page)
 
 
-def name_of(part: Markup) -> str:
-    """The id of a section's heading."""
-    return part.split('aria-labelledby="', 1)[1].split('"', 1)[0]
+def hours(lead: str) -> str:
+    return f"{float(lead):g} h" if float(lead) >= 1 else f"{60 * float(lead):g} min"
+
+
+def picture(figure: Figure, dpi: int = 80) -> str:
+    """A figure as the address of an image inside the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="webp", dpi=dpi, pil_kwargs={"quality": 82, "method": 5})
+    return _address(buffer)
+
+
+# ---- scores
+
+
+def verdict(scores: dict | None, records: list[dict], boundary: str = "") -> tuple[str, str]:
+    """A word and a sentence: is the forecast better than persistence, and does the certificate pass?"""
+    if scores is None or not scores["scores"]:
+        if not records:
+            return "Not scored", "There is neither a log nor a score to judge."
+        skills = [v for v in (records[-1].get("skill") or {}).values() if is_number(v)]
+        spread = f"skill {min(skills):+.2f} to {max(skills):+.2f} against persistence" if skills else "no defined skill"
+        return "Not scored", f"No test scores yet: validation at epoch {records[-1]['epoch']} finds {spread}."
+    leads = sorted({k for by_lead in scores["scores"].values() for k in by_lead}, key=float)
+    word, sentences = "", []
+    for k in dict.fromkeys((leads[0], leads[-1])):
+        entries = [by_lead.get(k, {}) for by_lead in scores["scores"].values()]
+        skills, best = ([e[s] for e in entries if is_number(e.get(s))] for s in ("skill", "best_skill"))
+        if not skills:
+            sentences.append(f"At {hours(k)} nothing to compare with.")
+            continue
+        better = sum(s > 0 for s in skills)
+        share = "Better" if better == len(skills) else "Partly better" if better else "Not better"
+        word = word or f"{share} than persistence at {hours(k)}"
+        sentences.append(
+            f"At {hours(k)} it beats persistence in {better} of {len(skills)} variables (skill {min(skills):+.2f} to "
+            f"{max(skills):+.2f}) and the best baseline in {sum(s > 0 for s in best)}."
+        )
+    lines = scores["certificate"]
+    passed, missing = (sum(line["pass"] is value for line in lines) for value in (True, None))
+    sentences.append(f"The certificate passes in {passed} of {len(lines)} lines{f', {missing} n/a' * (missing > 0)}.")
+    if outside := scores.get("outside_test"):
+        sentences.append(f"{len(outside)} of the {len(scores['init_times'])} initial times lie outside the test part.")
+    if boundary:
+        sentences.append(f"Its edge was given by {boundary}.")
+    word = f"{word or 'Nothing to compare with'}; certificate {'' if passed == len(lines) else 'not '}passed"
+    return word, " ".join(sentences)
+
+
+def criteria(scores: dict) -> list[list]:
+    """For each criterion of the certificate its name, result, bar and how many of its lines passed."""
+    groups: dict[str, list[dict]] = {}
+    for line in scores["certificate"]:
+        groups.setdefault(line["name"].rpartition(", ")[0], []).append(line)
+    rows = []
+    for name, group in groups.items():
+        verdicts = [line["pass"] for line in group]
+        mark = "✗ FAIL" if False in verdicts else "– n/a" if None in verdicts else "✓ PASS"
+        rows.append([name, mark, group[0]["bar"], f"{verdicts.count(True)} of {len(group)}"])
+    return rows
+
+
+def score_tables(scores: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(caption, header, rows): skill against each baseline and the best one, and RMSE, by lead time."""
+    by_name = scores["scores"]
+    leads = few_leads({k for by_lead in by_name.values() for k in by_lead})
+    keys = {key: f"Skill against {baseline}" for key, baseline in BASELINES.items()}
+    keys |= {"best_skill": "Skill against the best baseline", "rmse": "RMSE"}
+    out = []
+    for key, caption in keys.items():
+        form = number if key == "rmse" else signed
+        titles = [f"{n} ({lookup(n).units})" if key == "rmse" and lookup(n).units else n for n in by_name]
+        values = ([form(by.get(k, {}).get(key)) for k in leads] for by in by_name.values())
+        rows = [[title, *row] for title, row in zip(titles, values, strict=True)]
+        out.append((caption, ["variable", *map(hours, leads)], rows))
+    return out
+
+
+# ---- cases
+
+
+def case_skill(forecast: xr.Dataset, truth: Truth, names: Sequence[str], i: int) -> float | None:
+    """Skill of forecast i against persistence over its first CASE_HOURS (at least one lead), mean over the variables;
+    None if there is no truth or persistence made no error. Floors are those of the scores."""
+    leads = [j for j, lead in enumerate(forecast["lead_time"].values) if 0 < lead / HOUR <= CASE_HOURS] or [1]
+    start, skills = forecast["init_time"].values[i], []
+    for name in names:
+        floor, squares = lookup(name).scored_floor, np.zeros(2)
+        now = np.maximum(forecast[name].variable[i, 0].values, floor)
+        for j in leads:
+            actual = truth(start + forecast["lead_time"].values[j], name)
+            if actual is not None:
+                actual = np.maximum(actual, floor)
+                field = np.maximum(forecast[name].variable[i, j].values, floor)
+                squares += [np.nansum((field - actual) ** 2.0), np.nansum((now - actual) ** 2.0)]
+        if squares[1] > 0:
+            skills.append(1 - math.sqrt(squares[0] / squares[1]))
+    return float(np.mean(skills)) if skills else None
+
+
+def choose_cases(skills: list[float | None]) -> dict[str, int]:
+    """Which forecasts are best, median and worst; fewer if there are fewer."""
+    order = sorted((i for i, s in enumerate(skills) if s is not None), key=lambda i: -skills[i])
+    if len(order) < 2:
+        return {"only": order[0]} if order else {}
+    chosen = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
+    return chosen if len(order) > 2 else {k: chosen[k] for k in ("best", "worst")}
+
+
+def frames(forecast: xr.Dataset, truth: Truth, name: str, i: int) -> dict:
+    """Truth and forecast side by side, lead by lead: `labels`, `sides` {side: images}, `colours` [(colour, value)]."""
+    start = forecast["init_time"].values[i]
+    leads = range(0, forecast.sizes["lead_time"], -(-forecast.sizes["lead_time"] // FRAMES))
+    thin = -(-max(forecast[name].shape[2:]) // WIDEST)
+    times = [start + forecast["lead_time"].values[j] for j in leads]
+    fields = [forecast[name].variable[i, j].values[::thin, ::thin] for j in leads]
+    actual = [
+        np.full(fields[0].shape, np.nan) if a is None else a[::thin, ::thin] for a in (truth(t, name) for t in times)
+    ]
+    colours, norm, _ = field_colours(name, fields + actual)
+    up = frame_of(forecast, forecast[name].dims[2:], lines=False).origin == "lower"
+    boundaries = getattr(norm, "boundaries", None)
+    levels = np.linspace(norm.vmin, norm.vmax, 7) if boundaries is None else boundaries[:-1]
+    shades = ["#" + "".join(f"{round(255 * c):02x}" for c in colours(norm(v))[:3]) for v in levels]
+    return {
+        "labels": [f"+{(t - start) / HOUR:g} h, valid {show_time(t)} UTC" for t in times],
+        "sides": {k: [encode(f, colours, norm, up) for f in v] for k, v in (("truth", actual), ("forecast", fields))},
+        "colours": [(shade, f"{v:.4g}") for shade, v in zip(shades, levels, strict=True)],
+        "name": f"{name}, {lookup(name).units or 'no unit'}" + (f"; one cell in {thin}" if thin > 1 else ""),
+    }
+
+
+def encode(field: np.ndarray, colours, norm, up: bool) -> str:
+    """A (y, x) field as the address of a lossless image with north up, one pixel a cell."""
+    pixels = (colours(norm(np.ma.masked_invalid(field)))[..., :3] * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[::-1] if up else pixels).save(buffer, "webp", lossless=True, quality=60, method=4)
+    return _address(buffer)
+
+
+def clipped_rows(forecast: xr.Dataset) -> list[list[str]]:
+    """For each variable its name, the mean and the largest share of clipped cells, and where that was."""
+    rows = []
+    for name in forecast.attrs.get("variables") or list(forecast.data_vars):
+        if f"{name}_clipped_share" not in forecast:
+            continue
+        shares = forecast[f"{name}_clipped_share"].values[:, 1:]
+        if np.isfinite(shares).any():
+            i, j = np.unravel_index(np.nanargmax(shares), shares.shape)
+            lead = forecast["lead_time"].values[j + 1] / HOUR
+            where = f"+{lead:g} h from {show_time(forecast['init_time'].values[i])}" if shares[i, j] > 0 else "nowhere"
+            rows.append([name, f"{np.nanmean(shares):.3%}", f"{shares[i, j]:.3%}", where])
+    return rows
+
+
+def _address(buffer: io.BytesIO) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

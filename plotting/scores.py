@@ -7,30 +7,51 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from data.variables import lookup
 from plotting.colours import LINES as COLOURS
 from plotting.colours import MARKERS
+from plotting.curves import is_number
 
-LINE = {"linewidth": 1.6, "markersize": 4}
-WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
-REFERENCE = {"linewidth": 1.1}
 BASELINES = {
     "skill": "persistence",
+    "skill_climatology": "climatology by hour of day",
     "skill_yesterday": "the same hour yesterday",
-    "skill_damped": "damped persistence",
     "skill_extrapolation": "extrapolation",
 }
+SHOWN = (1, 2, 3, 6, 12, 24)  # h, the lead times of tables
+WINDOW = 33.0  # km, the FSS window to draw, or the one nearest to it
+REFERENCE = {"linewidth": 1.1}
 OTHERS = {"persistence": ":", "extrapolation": "--"}  # line styles of the baselines beside the forecast
-WIDTH, HEIGHT = 4.3, 3.5  # inches of one panel, two or three beside each other: readable on a telephone
+WIDTH, HEIGHT = 4.3, 3.5  # inches of one panel, two beside each other: readable on a telephone
+
+
+def few_leads(by_lead) -> list[str]:
+    """The lead times of a table: those of SHOWN and the last one, or else about six, evenly spread."""
+    leads = sorted(by_lead, key=float)
+    chosen = [k for k in leads if float(k) in SHOWN]
+    if len(chosen) < 2:
+        chosen = leads[:: -(-len(leads) // 6)]
+    return chosen if leads[-1] in chosen else [*chosen, leads[-1]]
+
+
+def number(value) -> str:
+    """About three figures: "1,234", "12.3", "0.456"; "n/a" for what is not defined."""
+    if not is_number(value):
+        return "n/a"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def signed(value) -> str:
+    """A skill with its sign; "n/a" if it is not defined."""
+    return f"{value:+.2f}" if is_number(value) else "n/a"
 
 
 def skill_by_lead(scores: dict) -> Figure:
     """Skill against every baseline; for each variable with events, CSI, FSS and frequency bias below.
 
-    `scores` is scores.json: {"scores": {variable: {lead in hours: {...}}}, ...}. A baseline that no variable has is
-    left out, the first two always shown; shaded is the 90 % interval of the skill against persistence.
+    `scores` is scores.json: {"scores": {variable: {lead in hours: {...}}}, ...}. Baselines that no variable has are
+    left out, except the first two. Shaded is the 90 % interval of the skill against persistence.
     """
     table = scores["scores"]
     with_events = [v for v, by_lead in table.items() if any("csi" in e for e in by_lead.values())]
-    keys = [k for k in BASELINES if any(_series(s, k)[0] for s in table.values())]
-    keys = list(dict.fromkeys([*list(BASELINES)[:2], *keys]))
+    keys = [k for n, k in enumerate(BASELINES) if n < 2 or any(_series(s, k)[0] for s in table.values())]
     lines = 1 + (len(keys) > 2)  # two baselines beside each other
     figure = Figure(figsize=(2 * WIDTH, HEIGHT * (lines + 2 * len(with_events))), layout="constrained")
     heights = [lines, *[2] * len(with_events)]
@@ -50,9 +71,10 @@ def skill_by_lead(scores: dict) -> Figure:
             axes.set_ylabel("1 - RMSE / RMSE of the reference", fontsize=10)
     for axes in panels[len(keys) :]:
         axes.remove()
-    _keep_in_view(panels[: len(keys)])
+    values = [y for axes in panels[: len(keys)] for line in axes.lines for y in line.get_ydata()]
+    if min(values) < -1:  # one variable far below 0 must not flatten the others
+        panels[0].set_ylim(-1, max(0.1, *values) + 0.05)
     rows[0].legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=10)
-
     for row, variable in zip(rows[1:], with_events, strict=True):
         _events(row, variable, table[variable])
     return figure
@@ -77,39 +99,17 @@ def _events(figure, variable: str, by_lead: dict) -> None:
             fss.plot(*_series(by_lead, f"{other}_fss", t, window), **thin)
         bias.plot(*_series(by_lead, "frequency_bias", t), **style)
     bias.axhline(1, color="black", linewidth=0.8)
-    csi.set_ylim(0, 1)
-    fss.set_ylim(0, 1)
-    bias.set_ylim(0, max(2.0, min(bias.get_ylim()[1], 5.0)))
-    csi.set_title(f"{variable}: CSI", fontsize=12)
-    fss.set_title(f"{variable}: FSS over {float(window):g} km", fontsize=12)
-    bias.set_title(f"{variable}: frequency bias (1: right area)", fontsize=12)
-    for axes in (csi, fss, bias):
+    for axes, title, top in (
+        (csi, "CSI", 1),
+        (fss, f"FSS over {float(window):g} km", 1),
+        (bias, "frequency bias (1: right area)", max(2.0, min(bias.get_ylim()[1], 5.0))),
+    ):
+        axes.set_ylim(0, top)
+        axes.set_title(f"{variable}: {title}", fontsize=12)
         _label(axes, by_lead)
     handles, labels = csi.get_legend_handles_labels()
-    for other in shown:
-        handles.append(Line2D([], [], color="0.3", linestyle=OTHERS[other], **REFERENCE))
-        labels.append(other)
-    rest.legend(handles, labels, fontsize=11, loc="center", frameon=False)
-
-
-def _style(c: int) -> dict:
-    """Colour and marker of the c-th line: told apart by shape too."""
-    return LINE | {"color": COLOURS[c % len(COLOURS)], "marker": MARKERS[c % len(MARKERS)]}
-
-
-def _label(axes, by_lead: dict) -> None:
-    """Lead time across, in minutes where all are shorter than two hours; ticks at whole numbers."""
-    longest = max(map(float, by_lead))
-    axes.set_xlim(0, 1.03 * longest)
-    axes.tick_params(labelsize=10)
-    axes.grid(alpha=0.3)
-    if longest < 2:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: f"{60 * hours:.0f}"))
-        steps = [s for s in (1, 2, 5, 10, 15, 20, 30) if 60 * longest / s <= 6] or [30]
-        axes.xaxis.set_major_locator(MultipleLocator(steps[0] / 60))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=(1, 2, 3, 6, 10)))
-    axes.set_xlabel(f"lead time ({'min' if longest < 2 else 'h'})", fontsize=11)
+    handles += [Line2D([], [], color="0.3", linestyle=OTHERS[other], **REFERENCE) for other in shown]
+    rest.legend(handles, labels + shown, fontsize=11, loc="center", frameon=False)
 
 
 def spectra(scores: dict) -> Figure:
@@ -117,10 +117,8 @@ def spectra(scores: dict) -> Figure:
 
     In the grey band, 0.8 to 1.25, the forecast is as sharp as the truth; dotted is persistence.
     """
-    table = scores["scores"]
-    first = next(iter(next(iter(table.values())).values()))
-    bands = list(first["power_ratio"])
-    lengths = scores.get("bands_km", {})
+    table, lengths = scores["scores"], scores.get("bands_km", {})
+    bands = list(next(iter(next(iter(table.values())).values()))["power_ratio"])
     figure = Figure(figsize=(2 * WIDTH, 2.1 * len(table) + 1.6), layout="constrained")
     panels = figure.subplots(len(table), 2, sharex=True, sharey="col", squeeze=False)
     for (ratio, coherence), (variable, by_lead) in zip(panels, table.items(), strict=True):
@@ -130,7 +128,8 @@ def spectra(scores: dict) -> Figure:
             x, y = _series(by_lead, "power_ratio", band)
             if not x:
                 continue
-            ratio.plot(x, y, label=_band(band, lengths), **_style(c))
+            label = "{:.3g}-{:.3g} km".format(*lengths[band]) if band in lengths else f"{band} grid lengths"
+            ratio.plot(x, y, label=label, **_style(c))
             coherence.plot(*_series(by_lead, "coherence", band), **_style(c))
             reference = _series(by_lead, "persistence_coherence", band)
             coherence.plot(*reference, color=_style(c)["color"], linestyle=":", **REFERENCE)
@@ -151,11 +150,33 @@ def spectra(scores: dict) -> Figure:
         ratio.yaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_title("sharpness: power of forecast / truth", fontsize=12)
     panels[0, 1].set_title("placement: coherence with the truth", fontsize=12)
-    handles, labels = max((a.get_legend_handles_labels() for a in panels[:, 0]), key=lambda found: len(found[0]))
+    handles, labels = max((a.get_legend_handles_labels() for a in panels[:, 0]), key=lambda drawn: len(drawn[0]))
     if handles:
         handles.append(Line2D([], [], color="0.3", linestyle=":", **REFERENCE))
         figure.legend(handles, [*labels, "persistence"], loc="outside lower center", ncols=3, fontsize=10)
     return figure
+
+
+def _style(c: int) -> dict:
+    """Colour and marker of the c-th line: told apart by shape too."""
+    return {
+        "linewidth": 1.6, "markersize": 4, "color": COLOURS[c % len(COLOURS)], "marker": MARKERS[c % len(MARKERS)]
+    }  # fmt: skip
+
+
+def _label(axes, by_lead: dict) -> None:
+    """Lead time across, in minutes if all are shorter than two hours; ticks at whole numbers."""
+    longest = max(map(float, by_lead))
+    axes.set_xlim(0, 1.03 * longest)
+    axes.tick_params(labelsize=10)
+    axes.grid(alpha=0.3)
+    if longest < 2:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda hours, _: f"{60 * hours:.0f}"))
+        steps = [s for s in (1, 2, 5, 10, 15, 20, 30) if 60 * longest / s <= 6] or [30]
+        axes.xaxis.set_major_locator(MultipleLocator(steps[0] / 60))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=(1, 2, 3, 6, 10)))
+    axes.set_xlabel(f"lead time ({'min' if longest < 2 else 'h'})", fontsize=11)
 
 
 def _series(by_lead: dict, *keys: str | int) -> tuple[list[float], list[float]]:
@@ -171,15 +192,3 @@ def _series(by_lead: dict, *keys: str | int) -> tuple[list[float], list[float]]:
             points.append((float(lead), value))
     points.sort()
     return [p[0] for p in points], [p[1] for p in points]
-
-
-def _band(band: str, lengths: dict) -> str:
-    """ "2-5" grid lengths in km where that is known."""
-    return "{:.3g}-{:.3g} km".format(*lengths[band]) if band in lengths else f"{band} grid lengths"
-
-
-def _keep_in_view(panels) -> None:
-    """One variable far below 0 must not flatten the others."""
-    values = [y for axes in panels for line in axes.lines for y in line.get_ydata()]
-    if min(values) < -1:
-        panels[0].set_ylim(-1, max(0.1, *values) + 0.05)

@@ -92,29 +92,8 @@ def command(monkeypatch, capsys):
 
 
 SEVEN = ("REFC", "T2M", "D2M", "U10", "V10", "CAPE", "CIN")
-TINY = (
-    "--tensorboard",
-    False,
-    "--preview_every",
-    0,
-    "--base_features",
-    4,
-    "--levels",
-    1,
-    "--blocks",
-    1,
-    "--accumulate",
-    4,
-    "--validate_hours",
-    2,
-    "--rollout_hours",
-    3,
-    "--sharpen",
-    False,
-    "--restrain",
-    False,
-)
-SIZES = {k.removeprefix("--"): v for k, v in zip(TINY[::2], TINY[1::2], strict=True)}  # the same for Config(...)
+SIZES = {"base_features": 4, "levels": 1, "accumulate": 4, "rollout_hours": 3.0}  # of a tiny run, for Config(...)
+TINY = tuple(x for k, v in SIZES.items() for x in (f"--{k}", v))  # the same for a command line
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import infer_iterative as inference
 import train_deterministic as training
 import verify_forecast as verification
 from data.metadata import KIND
-from tests.conftest import SIZES, TINY, hour, small_grid, weather, write_store
+from tests.conftest import TINY, hour, small_grid, weather, write_store
+from tests.model_files import train
 
 HOURS = 40  # train 0 to 27, validation 30 to 33, test 36 to 39
 NAMES = ("T2M", "U10")
@@ -33,9 +34,7 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     store = write_store(folder / "store.zarr", weather, [hour(n) for n in range(HOURS)], NAMES)
     run, forecast, scores = folder / "run", folder / "forecast.zarr", folder / "scores.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "save_loss_curves", lambda log, path: None)  # not what is tested here, and slow
-        assert training.main(training.Config(str(store), str(run), epochs=1, **SIZES)) == 0
+    assert train(store, run) == 0
     inference.main(inference.Config(str(run / "best.pt"), str(store), [str(hour(36))], 2.0, out=str(forecast)))
     scores.write_text('{"older": "scores"}\n')
     return SimpleNamespace(folder=folder, store=store, run=run, best=run / "best.pt", forecast=forecast, scores=scores)
@@ -195,11 +194,10 @@ def test_values_that_cannot_be_trained_on(case, refused, scripts, tmp_path):
     refused(*scripts(training, "--zarr", path), words=["bad.zarr", *words])
 
 
-def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(command, scripts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
+def test_a_mask_that_is_the_same_in_every_hour_is_announced_and_trains(tmp_path, capsys):
     path = edited(tmp_path / "masked.zarr", "T2M", put((np.s_[:, :3, :4], NAN)))
-    code, out, err = command(*scripts(training, "--zarr", path))
-    assert code == 0, err
+    assert train(path, tmp_path / "run") == 0
+    out = capsys.readouterr().out
     assert "T2M: 6.2% of the cells have no data in any hour" in out and "U10:" not in out  # 12 of 192 cells
     assert (tmp_path / "run" / "best.pt").exists()
 
@@ -219,13 +217,7 @@ TRAINING = {  # name: (changes, words)
     "more history than hours": (("--history", 30), ["series of 32"]),
     "no validation pair": (("--train_end", "2024-05-20T20", "--val_end", "2024-05-20T22", "--gap", "2h"),
                            ["no series of 3", "validation"]),
-    **{f"{name} {value}": ((f"--{name}", value), [f"{name}: got {value}"]) for name, value in (
-        ("epochs", 0), ("batch_size", 0), ("accumulate", -1), ("base_features", 0), ("blocks", 0), ("levels", -1),
-        ("levels", 40), ("validate_every", 0), ("seed", -1), ("noise", -0.1), ("noise", NAN), ("save_every", NAN),
-        ("lr", -1.0), ("lr", 0.0), ("lr", NAN), ("lr", INF), ("clip", 0.0), ("validate_hours", -6.0), ("history", -1),
-        ("muon_lr", -0.1), ("rollout_epochs", -1), ("rollout_hours", 0.0), ("rollout_lr", 0.0), ("width", -1.0),
-        ("rollout_width", NAN), ("warmup", -0.5),
-    )},
+    "no clock time": (("--until", "soon"), ["until: got 'soon'", "--until 07:00"]),
 }  # fmt: skip
 
 
@@ -235,6 +227,15 @@ def test_constants_that_cannot_train(case, refused, scripts):
     refused(*scripts(training, *changes), words=words)
 
 
+@pytest.mark.parametrize("name", training.RANGES)
+def test_constants_outside_their_range(name, refused, scripts):
+    (low, high), default = training.RANGES[name], getattr(training.Config(), name)
+    kind = float if isinstance(default, tuple) else type(default)
+    for value in (low - 1, 2 * high, *([NAN, INF] if kind is float else [])):
+        given = (0.4, 0.3, kind(value), 0.1) if isinstance(default, tuple) else kind(value)
+        refused(*scripts(training, f"--{name}", given), words=[f"{name}: got {kind(value)}"])
+
+
 def test_a_record_without_two_hours_in_a_row(refused, scripts, tmp_path):
     path = write_store(tmp_path / "even.zarr", weather, [hour(2 * n) for n in range(30)])
     refused(*scripts(training, "--zarr", path), words=["lead: got 1 h", "--lead 2h"])
@@ -242,8 +243,8 @@ def test_a_record_without_two_hours_in_a_row(refused, scripts, tmp_path):
 
 def test_a_run_is_not_resumed_with_another_constant(refused, scripts, good):
     again = scripts(training, "--run_dir", good.run)
-    refused(*again, "--lr", 0.1, words=["last.pt", "lr=0.0015", "lr=0.1"])
-    refused(*again, "--variables", "T2M", words=["last.pt", "variables=['T2M']"])
+    refused(*again, "--lr", 0.1, words=["last.pt", "lr: got 0.1, expected 0.0015", "--lr 0.0015 to resume"])
+    refused(*again, "--variables", "T2M", words=["last.pt", "variables: got ['T2M'], expected []"])
 
 
 def test_a_run_is_not_resumed_on_another_store(refused, scripts, good, tmp_path):
@@ -378,7 +379,7 @@ OCCUPIED = {
 @pytest.mark.parametrize("case", OCCUPIED)
 def test_a_forecast_replaces_only_a_forecast(case, refused, scripts, tmp_path):
     path = OCCUPIED[case](tmp_path / "taken.zarr")
-    refused(*scripts(inference, "--out", path), words=["taken.zarr", "forecast store"], unsaid="stays until")
+    refused(*scripts(inference, "--out", path), words=["taken.zarr", "forecast store"], unsaid="is replaced when")
 
 
 def test_a_forecast_does_not_replace_the_store_it_starts_from(refused, scripts, good):

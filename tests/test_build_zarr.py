@@ -8,7 +8,8 @@ import xarray as xr
 import zarr
 from conftest import hour, small_grid, weather, write_store
 
-from data import blocks, build_hrrr, source_zarr
+from data import build_hrrr
+from data.sources import zarr_netcdf
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_units_become_those_of_the_table(build, tmp_path, name, units, value, ex
 
 
 def test_an_unknown_unit_and_a_temperature_that_is_no_kelvin_are_refused(build, tmp_path):
-    for units, part in (("degF", "unit 'degF'"), ("", "has the mean 20.0")):
+    for units, part in (("degF", "unit 'degF'"), ("", "the mean 20.0")):
         data = {"t2m": (("time", "y", "x"), np.full((1, 4, 6), 20, np.float32), {"units": units} if units else {})}
         xr.Dataset(data, {"time": [hour(0)]}).to_zarr(tmp_path / "s.zarr", mode="w")
         assert part in build(tmp_path / "s.zarr")[2]
@@ -142,13 +143,13 @@ def test_long_chunks_are_decoded_by_blocks_and_not_once_per_hour(build, tmp_path
     data = field("t2m", times, ("time", "y", "x"), shape)
     encoding = {"t2m": {"chunks": (24, 8, 125)}}
     xr.Dataset(data, {"time": [hour(n) for n in times]}).to_zarr(tmp_path / "s.zarr", encoding=encoding)
-    reads, decode = [], blocks.decode
-    monkeypatch.setattr(blocks, "decode", lambda f: reads.append(len(f)) or decode(f))
+    reads, decode = [], zarr_netcdf.decode
+    monkeypatch.setattr(zarr_netcdf, "decode", lambda f: reads.append(len(f)) or decode(f))
     store = build(tmp_path / "s.zarr")[3]
     assert reads == [24, 24]
     assert np.array_equal(store.T2M, data["t2m"][1])
     reads.clear()
-    monkeypatch.setattr(source_zarr, "MB", 10 * 4 * 2000 / 200)  # 200 of these hold 10 hours
+    monkeypatch.setattr(zarr_netcdf, "MB", 10 * 4 * 2000 / 200)  # 200 of these hold 10 hours
     _, out, _, store = build(tmp_path / "s.zarr", "--start", "2024-05-20T05")
     assert reads == [5, 10, 4, 10, 10, 4] and "each is read about 3 times" in out
     assert np.array_equal(store.T2M, data["t2m"][1][5:])

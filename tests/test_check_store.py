@@ -1,4 +1,4 @@
-"""The store check finds what is planted, names it, and is silent on sound stores."""
+"""The store check finds what is planted, names it, and is silent on sound stores; so does what training looks at."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ import zarr
 import train_deterministic
 from data import check_store
 from data.grid import Grid
-from data.sidecar import read_sidecar
+from data.quick_check import quick_check
+from data.store import Store, read_sidecar
 from tests.conftest import REAL, SEVEN, TINY, hour, small_grid, weather, write_store
 
 HOURS = [hour(n) for n in range(48)]
@@ -96,11 +97,26 @@ def time_attribute(path, name, value):
     zarr.open_group(path, mode="r+")["time"].attrs.update({name: value})
 
 
+# faults that metadata shows, refused before training: code -> what is said
+QUICK = {
+    "unwritten": "T2M: 2024-05-20T13:00: got chunks were never written",
+    "units": "T2M: got units 'degC', expected 'K'",
+    "f00_f01_mix": "analyses and forecasts are mixed",
+    "latlon_projection": "latitude/longitude and projection differ by up to 0.30 degrees",
+    "latlon_range": "out of range",
+}
+
+
 @pytest.mark.parametrize("code", PLANTED)
 def test_a_planted_fault_is_found_and_named(code, store, command, tmp_path):
     variable, index, put = PLANTED[code]
     put(store)
     zarr.consolidate_metadata(store)
+    if code in QUICK:
+        with pytest.raises(ValueError, match=f"{QUICK[code]}.* data.check_store {store} "):
+            quick_check(Store(store), list(SEVEN))
+    elif not code.startswith("time_"):  # only fields tell
+        assert quick_check(Store(store), list(SEVEN)) == []
     faults = check(command, store, tmp_path)["faults"]
     found = [f for f in faults if f["code"] == code]
     assert found, faults
@@ -123,6 +139,7 @@ def test_pressure_in_hectopascal_is_found(command, tmp_path):
 def test_sound_stores_pass_in_silence(sound, command, tmp_path):
     result = check(command, sound, tmp_path)
     assert result["sound"] and result["faults"] == [] and result["notes"] == []
+    assert quick_check(Store(sound), list(SEVEN)) == []
 
 
 def test_a_mask_a_gap_and_a_calm_hour_are_notes(command, tmp_path):
@@ -135,18 +152,36 @@ def test_a_mask_a_gap_and_a_calm_hour_are_notes(command, tmp_path):
     result = check(command, path, tmp_path)
     assert result["sound"] and {n["code"] for n in result["notes"]} == {"mask", "gaps", "constant_floor"}
     assert next(n for n in result["notes"] if n["code"] == "gaps")["count"] == 10
+    assert quick_check(Store(path), ["REFC"]) == []
 
 
 def test_other_peoples_layouts_are_notes(command, tmp_path):
     grid = small_grid()
     upside = Grid(grid.shape, latitude=grid.latitude[::-1], longitude=grid.longitude)
-    path = write_store(tmp_path / "s.zarr", weather, HOURS, ["T2M"], upside)
-    chunks = {"T2M": {"chunks": (48, 3, 4)}}
+    path = write_store(tmp_path / "s.zarr", weather, HOURS, ["T2M", "V10"], upside)
+    chunks = {n: {"chunks": (48, 3, 4)} for n in ("T2M", "V10")}
     xr.open_zarr(path).load().drop_encoding().to_zarr(tmp_path / "t.zarr", encoding=chunks, zarr_format=2)
     result = check(command, tmp_path / "t.zarr", tmp_path)
     assert result["sound"] and {n["code"] for n in result["notes"]} == {"north_to_south", "chunks"}
-    short = write_store(tmp_path / "u.zarr", weather, HOURS[:6], ["T2M"])
-    assert {n["code"] for n in check(command, short, tmp_path)["notes"]} == {"short_record"}
+    (note,) = quick_check(Store(tmp_path / "t.zarr"), ["T2M", "V10"])  # one line, not one for every variable
+    assert "unfit for training" in note and "python -m data.build_hrrr --source zarr" in note
+
+
+def test_tiles_that_no_hour_has_are_a_mask_and_those_that_some_lack_are_a_fault(command, tmp_path):
+    fields = np.stack([weather("T2M", t) for t in HOURS[:30]])
+    fields[:, :6, :8] = np.nan  # a corner without radar, say; xarray writes no chunk for it
+    path = tmp_path / "mask.zarr"
+    data = xr.Dataset({"T2M": (("time", "y", "x"), fields)}, {"time": HOURS[:30]})
+    data.to_zarr(path, zarr_format=3, encoding={"T2M": {"chunks": (1, 6, 8)}})
+    assert not (path / "T2M" / "c" / "0" / "0" / "0").exists() and quick_check(Store(path), ["T2M"]) == []
+    code, out, _ = command(check_store, path)
+    assert code == 0 and "unwritten_mask" in out
+    (path / "T2M" / "c" / "5" / "1" / "1").unlink()
+    with pytest.raises(ValueError, match="T2M: 2024-05-20T05:00: got chunks were never written"):
+        quick_check(Store(path), ["T2M"])
+    code, out, _ = command(check_store, path)
+    assert code == 1 and "unwritten " in out
+    assert len(Store(path).times) == 29 and quick_check(Store(path), ["T2M"]) == []  # listed, so no reason to refuse
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: zarr.open_group(p, mode="w")])
@@ -157,8 +192,13 @@ def test_what_is_no_store_exits_with_2(make, command, tmp_path):
 
 
 def test_training_leaves_out_the_hours_that_the_check_listed(store, command, tmp_path):
-    plant(store, "U10", 7, lambda f: spoil(f, np.nan))
     run = ("--zarr", store, "--run_dir", tmp_path / "run", *TINY, "--epochs", 1, "--variables", "T2M", "U10")
+    kinds = zarr.open_array(store / "forecast_hour", mode="r+")
+    kinds[4] = 1
+    code, _, err = command(train_deterministic, *run)  # the quick check
+    assert code == 2 and "mixed" in err and err.count("\n") == 1 and not (tmp_path / "run" / "last.pt").exists()
+    kinds[4] = 0
+    plant(store, "U10", 7, lambda f: spoil(f, np.nan))
     code, _, err = command(train_deterministic, *run)
     assert code == 2 and "check_store" in err and "2024-05-20T07:00" in err
     check(command, store, tmp_path)

@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 
 import infer_iterative
-import train_deterministic
 import verify_forecast
 from data import synthetic_storms
-from tests.conftest import PROJECT, SEVEN, SIZES
+from tests.conftest import PROJECT, SEVEN
+from tests.model_files import train
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     synthetic_storms.main(synthetic_storms.Config(out=str(folder / "store.zarr"), hours=130, size=24))
     store, out = str(folder / "store.zarr"), str(folder / "forecast.zarr")
-    train_deterministic.main(train_deterministic.Config(zarr=store, run_dir=str(folder), epochs=2, gap="6h", **SIZES))
+    assert train(store, folder, figure=True, epochs=2, gap="6h") == 0
     cfg = infer_iterative.Config(str(folder / "best.pt"), store, ["test"], 4.0, test_starts=5, out=out)
     infer_iterative.main(cfg)
     verify_forecast.main(verify_forecast.Config(out, store, str(folder / "scores.json")))
@@ -43,7 +43,7 @@ def test_the_scores_are_of_test_hours_and_of_every_variable_and_lead(run_dir):
     assert all(first <= t <= last for t in scores["init_times"])
     for entry in scores["scores"]["REFC"].values():
         assert {"rmse", "persistence_rmse", "bias", "skill", "csi", "fss"} <= set(entry)
-    assert all({"name", "value", "bar", "pass"} == set(line) for line in scores["certificate"])
+    assert all({"name", "value", "interval", "bar", "pass"} == set(line) for line in scores["certificate"])
 
 
 def test_persistence_in_the_scores_is_that_of_the_store(run_dir):
@@ -60,9 +60,9 @@ def test_persistence_in_the_scores_is_that_of_the_store(run_dir):
     assert scores["rmse"] == pytest.approx(rmse(forecast.T2M[:, 3].values), rel=1e-4)
 
 
-def script(*arguments, **environment) -> subprocess.CompletedProcess:
+def script(*arguments, cwd=PROJECT, **environment) -> subprocess.CompletedProcess:
     environment = {**os.environ, **environment}
-    return subprocess.run(arguments, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_without_a_store_the_script_says_how_to_get_one_and_exits_2(tmp_path):
@@ -70,19 +70,13 @@ def test_without_a_store_the_script_says_how_to_get_one_and_exits_2(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error:") and len(done.stderr.splitlines()) == 1
     assert "build_hrrr" in done.stderr and "demo" in done.stderr
-
-
-def test_the_script_explains_itself():
     done = script("./train_optimized.sh", "--help")
     assert done.returncode == 0 and "demo" in done.stdout and "PYTHON=" in done.stdout
 
 
 def test_an_unfit_interpreter_is_refused(tmp_path):
-    """A copy of the script in a folder without .venv, told to use something that is no Python."""
+    """A copy of the script in a folder without .venv, given a program that is no Python."""
     (tmp_path / "train_optimized.sh").write_text((PROJECT / "train_optimized.sh").read_text())
-    done = subprocess.run(
-        ["bash", "train_optimized.sh", "setup"], cwd=tmp_path, env={**os.environ, "PYTHON": "/bin/false"},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = script("bash", "train_optimized.sh", "setup", cwd=tmp_path, PYTHON="/bin/false")
     assert done.returncode == 2 and "3.11 to 3.13" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / ".venv").exists()

@@ -1,91 +1,70 @@
-"""Drawn cases of every kind that benchmarks/fuzz.py plays by the thousand; and it can tell good from bad."""
+"""Random cases of every kind end as they must, and the benchmark can tell good from bad."""
 
 import json
+import signal
 
+import numpy as np
 import pytest
+import zarr
 
-from benchmarks import fuzz
-from benchmarks.fuzz_base import Kind
-from data import dataset
+from benchmarks import fuzz, fuzz_cases
+from data.store import Store
 
-CASES = {
-    "pairs": 2,
-    "planted": 3,
-    "train": 1,
-    "roll": 1,
-    "scores": 3,
-    "checkpoint": 6,
-    "store_bytes": 3,
-    "grib": 30,
-    "split": 60,
-    "constants": 10,
-}
+CASES = {"stores": 2, "constants": 6, "planted": 3, "training": 1, "roll_out": 1, "checkpoint": 6, "store_bytes": 3,
+         "grib": 12}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_drawn_cases_end_as_they_must(kind):
-    fuzz.prepare()
-    player = fuzz.Player(60.0, None)
-    fuzz.play_drawn(player, kind, fuzz.kind_of(kind), CASES[kind], 20240520)
-    assert player.counts[kind].total() >= CASES[kind] // 2
-    assert not player.failures, json.dumps(player.failures, indent=1)
+def test_random_cases_end_as_they_must(kind):
+    signal.signal(signal.SIGALRM, fuzz.raise_hang)
+    results = [fuzz.play(kind, number, 20240520, 60.0) for number in range(CASES[kind])]
+    assert not [reason for _, reason in results if reason]
 
 
-def test_the_campaign_counts_a_broken_program_and_plays_it_again(command, tmp_path, monkeypatch):
-    """Pairs one step too late: values come back at the wrong time."""
-    file = tmp_path / "fuzz.json"
-    original = dataset.Series.targets
-    with monkeypatch.context() as broken:
-        broken.setattr(dataset.Series, "targets", lambda s, t, steps: original(s, t - s.lead, steps))
-        code, out, err = command(fuzz, "--cases", 6, "--kinds", "pairs", "--json", file)
-        assert code == 1, out + err
-        result = json.loads(file.read_text())
-        assert result["failed"] == len(result["failures"]) > 0
-        assert result["cases"] == sum(result["kinds"]["pairs"].get(k, 0) for k in OUTCOMES) >= 6
-        assert "not those that were written" in result["failures"][0]["why"]
-        assert command(fuzz, "--replay", file)[0] == 1
-    code, out, err = command(fuzz, "--replay", file)
-    assert code == 0, out + err
+def test_a_broken_program_is_counted_and_repeated_by_its_number(command, tmp_path, monkeypatch):
+    file, load = tmp_path / "fuzz.json", Store.load
+    monkeypatch.setattr(Store, "load", lambda store, time, names: load(store, time, names) + 1)
+    code, out, err = command(fuzz, "--cases", 3, "--kinds", "stores", "--json", file)
+    assert code == 1, out + err
+    result = json.loads(file.read_text())
+    assert result["cases"] == 3 and result["failed"] == len(result["failures"]) > 0
+    failure = result["failures"][0]
+    assert failure["result"] == "wrong" and "is not what was written" in failure["reason"]
+    repeat = ("--kinds", "stores", "--first", failure["number"], "--cases", 1)
+    assert command(fuzz, *repeat)[0] == 1
+    monkeypatch.undo()
+    assert not fuzz.play("stores", failure["number"], 0, 60.0)[1]
 
 
-OUTCOMES = ("accepted", "refused", "wrong", "traceback", "hang")
+def test_a_hang_and_a_traceback_are_counted(monkeypatch):
+    signal.signal(signal.SIGALRM, fuzz.raise_hang)
 
-
-def test_a_hang_is_counted_and_named(tmp_path):
-    def forever(case, folder):
+    def forever(rng, folder):
         while True:
             pass
 
-    player = fuzz.Player(0.2, tmp_path / "running")
-    player("pairs", Kind(None, forever, 1), {"number": 1})
-    assert player.counts["pairs"] == {"hang": 1} and "Late" in player.failures[0]["why"]
-    assert json.loads((tmp_path / "running").read_text()) == {"kind": "pairs", "case": {"number": 1}}
+    monkeypatch.setattr(fuzz_cases, "grib", forever)
+    assert fuzz.play("grib", 0, 0, 0.2)[0] == "hang"
+    monkeypatch.setattr(fuzz_cases, "grib", lambda rng, folder: 1 / 0)
+    assert fuzz.play("grib", 0, 0, 60.0)[0] == "traceback"
 
 
-RECORD = {"start": "2023-12-31T21:35", "step": 5, "places": [4, 2, 3, 1, 0, 6], "lead_steps": 1, "history": 1,
-          "unit": "days", "epoch": "1900-01-01", "time_dtype": "float64", "calendar": "standard", "dtype": "<f4",
-          "names": ["t2m", "x1"], "height": 8, "width": 9, "format": 3, "consolidated": True, "chunks": [1, 8, 9],
-          "dims": 0, "one_chunk_an_hour": True, "shards": False, "coordinates": "none", "extras": False,
-          "fill": "none", "static": False}  # fmt: skip
-GRIB = {"names": ["T2M"], "hours": 1, "lead": 0, "height": 8, "width": 9, "lambert": False, "bits": 8, "scanning": 0,
-        "suffix": ".grib2", "spoil": None, "header": False, "order": False}  # fmt: skip
-SCORES = {"ground": "wide", "steps": 1, "inits": [20], "bias": 0.0, "seed": 1}
-FOUND = {  # what the campaign found: (kind, case, what must come of it)
-    "times as fractions of days": ("pairs", RECORD, "accepted"),
-    "GRIB on latitudes and longitudes": ("grib", GRIB, "accepted"),
-    "and from south to north": ("grib", GRIB | {"scanning": 0x40}, "accepted"),
-    "an infinite value in a forecast": ("scores", SCORES | {"hole": "inf"}, "refused"),
-    "a perfect forecast": ("scores", SCORES | {"hole": ""}, "accepted"),
-    "no step at all": ("constants", {"command": "infer", "given": {"hours": ["5e-324", "refused"]}}, "refused"),
-    "a forecast beyond the calendar": ("constants", {"command": "infer", "given": {"hours": ["900000", "refused"]}},
-                                       "refused"),
-    "more starts than hours": ("constants", {"command": "infer", "given": {"test_starts": [str(10**30), "accepted"]}},
-                               "accepted"),
-    "the root as a forecast": ("constants", {"command": "infer", "given": {"out": ["/", "refused"]}}, "refused"),
-}  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"hours": 5e-324}, 2),
+        ({"hours": 900000}, 2),
+        ({"init_time": "test", "test_starts": 10**30}, 0),
+        ({"out": "/"}, 2),
+    ],
+)
+def test_what_the_benchmark_found_stays_mended(given, code, tmp_path):
+    assert fuzz_cases.infer(tmp_path, **fuzz_cases.sound_forecast() | given)[0] == code
 
 
-@pytest.mark.parametrize("fault", FOUND)
-def test_what_the_campaign_found_stays_mended(fault, tmp_path):
-    kind, case, expected = FOUND[fault]
-    assert fuzz.kind_of(kind).play(case, tmp_path) == expected
+def test_a_forecast_that_is_infinite_in_one_cell_is_not_scored(tmp_path):
+    fuzz_cases.infer(tmp_path, **fuzz_cases.sound_forecast())
+    zarr.open_group(tmp_path / "f.zarr", mode="r+")["T2M"][0, 1, 3, 3] = np.inf
+    constants = {"forecast": tmp_path / "f.zarr", "zarr": fuzz_cases.ground() / "store.zarr", "figures": False}
+    code, _ = fuzz_cases.command(fuzz_cases.verify_forecast, constants | {"out": tmp_path / "s.json"})
+    assert code == 2 and not (tmp_path / "s.json").exists()

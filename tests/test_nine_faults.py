@@ -1,7 +1,5 @@
-"""Nine faults of an earlier attempt at this forecast, each shown to be absent where the real code runs."""
+"""Nine faults of an earlier attempt at this forecast, each shown to be absent in the real code."""
 
-import dataclasses
-import json
 import os
 import signal
 import warnings
@@ -14,78 +12,73 @@ import xarray as xr
 
 import infer_iterative as inference
 import train_deterministic as training
-import train_step as learner
 import verification.validation as validation
-from data.dataset import Hours, Series
+from benchmarks.chaos import same
 from data.forcing import Forcing
+from data.hours import Hours
+from data.normalise import Statistics, denormalise
 from data.store import Store
+from losses.spectral import spectra, tables
 from losses.weather import WeatherLoss
-from models.rollout import rollout_step
+from models.rollout import forecast_step
 from models.unet import ResidualUNet
-from tests.conftest import SIZES, hour, small_grid, weather, write_store
-from training.device import choose_device, peak_memory_bytes
-from verification.validation import persistence_alarm
+from tests.conftest import hour, small_grid, weather, write_store
+from tests.model_files import SIZE, read_records, train
+from training.checkpoint import load_checkpoint
+from training.device import peak_memory_bytes
+from training.optimizer import Optimizer
+from verification.validation import Validation, persistence_alarm
 
 HOUR = np.timedelta64(1, "h")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Without the figure and the rehearsal, on the CPU, and with SIGINT heard: a run ignores what its shell ignores."""
-    monkeypatch.setattr(training, "rehearse", lambda *_: None)
-    monkeypatch.setattr(training, "choose_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(training, "save_loss_curves", lambda log, path: None)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def train(store, run, status=0, **constants) -> SimpleNamespace:
-    """Train a tiny model with the real script; its checkpoint and its log."""
-    constants = {"epochs": 1, **SIZES, **constants}
-    assert training.main(training.Config(str(store), str(run), **constants)) == status
-    lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
-    return SimpleNamespace(last=torch.load(run / "last.pt", weights_only=True), log=[json.loads(x) for x in lines])
+def trained(store, run_dir, status=0, **constants) -> SimpleNamespace:
+    """The last checkpoint and the log of a tiny run."""
+    assert train(store, run_dir, **constants) == status
+    log = read_records(run_dir) if (run_dir / "log.jsonl").exists() else []
+    return SimpleNamespace(last=load_checkpoint(run_dir / "last.pt"), log=log)
 
 
 def spy(monkeypatch, owner, name: str) -> list:
-    """Record (arguments, result) of every call of a function without changing it."""
+    """Record the arguments of every call of a function without changing it."""
     calls, original = [], getattr(owner, name)
 
     def recorded(*arguments, **named):
-        result = original(*arguments, **named)
-        calls.append((arguments, result))
-        return result
+        calls.append(arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(owner, name, recorded)
     return calls
 
 
-def training_pairs(monkeypatch, store, run, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The pairs (state, target), (B, C, H, W) in physical units, that one epoch gives to the model, mirrored."""
-    calls = spy(monkeypatch, learner, "mirror_state")
-    train(store, run, **constants)
-    fields = [result for _, result in calls]
-    return [(states[:, -1], target) for states, target in zip(fields[::2], fields[1::2], strict=True)]
+def training_pairs(monkeypatch, store, run_dir, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The state that the network sees and the target of the loss, (1, C, H, W) in physical units, of every pair of an
+    epoch, and of those of the trial steps."""
+    steps, losses = spy(monkeypatch, training, "forecast_step"), spy(monkeypatch, WeatherLoss, "__call__")
+    last = trained(store, run_dir, noise=0.0, **constants).last
+    statistics = Statistics.from_dict(last["statistics"])
+    physical = lambda x: denormalise(x, statistics)  # noqa: E731
+    targets = [target * statistics.scale for _, _, target, *_ in losses[-len(steps) :]]  # before: its units
+    return [(physical(args[1][:, -1]), physical(t)) for args, t in zip(steps, targets, strict=True)]
 
 
 def test_fault_1_validation_hours_lie_a_day_after_the_last_training_hour(tmp_path, monkeypatch):
     """Ten days: the hours that training reads, those that validation reads and those of the statistics."""
     times = np.array([hour(n) for n in range(240)])
     store = write_store(tmp_path / "s.zarr", lambda n, t: weather(n, t, (8, 8)), times, ["T2M"], small_grid(8, 8))
-    batches, read = spy(monkeypatch, Series, "batches"), spy(monkeypatch, Hours, "__call__")
-    sums = spy(monkeypatch, validation.Validation, "sums")
-    result = train(store, tmp_path / "run", accumulate=64, validate_hours=24, levels=0, base_features=2)
-    trained = {t + k * HOUR for (_, starts, _), _ in batches for t in starts for k in (-1, 0, 1)}
-    validated = {t + k * HOUR for (_, _, starts, steps), _ in sums for t in starts for k in range(-1, steps + 1)}
-    assert max(trained) + 24 * HOUR <= min(validated)
-    assert trained == {t for t in times if t <= max(trained)}  # no hour was taken out from between
+    learned, read = spy(monkeypatch, training, "learn"), spy(monkeypatch, Hours, "__call__")
+    validations = spy(monkeypatch, Validation, "__call__")
+    last = trained(store, tmp_path / "run", accumulate=64, levels=0, base_features=2).last
+    seen = {t + k * HOUR for _, _, tensors, _ in learned for t in tensors[0] for k in (-1, 0, 1)}
+    validate = validations[0][0]
+    validated = {t + k * HOUR for starts in validate.batches for t in starts for k in range(-1, validate.steps + 1)}
+    assert max(seen) + 24 * HOUR <= min(validated)
+    assert seen == {t for t in times if t <= max(seen)}  # no hour was taken out from between
     assert len(validated) >= 10 and max(validated) + 24 * HOUR < times[-1]  # what follows is for tests
-    assert validated <= {arguments[1] for arguments, _ in read} <= trained | validated
-    fields = np.stack([weather("T2M", t, (8, 8)) for t in sorted(trained)]).astype(np.float64)
-    statistics = result.last["statistics"]["T2M"]
-    assert statistics["mean"] == pytest.approx(fields.mean(), rel=1e-6)
-    assert statistics["change_std"] == pytest.approx(np.diff(fields, axis=0).std(), rel=1e-4)
+    assert validated <= {arguments[1] for arguments in read} <= seen | validated
+    fields = np.stack([weather("T2M", t, (8, 8)) for t in sorted(seen)]).astype(np.float64)
+    assert last["statistics"]["T2M"]["mean"] == pytest.approx(fields.mean(), rel=1e-6)
+    assert last["statistics"]["T2M"]["change_std"] == pytest.approx(np.diff(fields, axis=0).std(), rel=1e-4)
 
 
 def test_fault_2_mirrored_pairs_move_with_their_wind(tmp_path, monkeypatch):
@@ -102,9 +95,8 @@ def test_fault_2_mirrored_pairs_move_with_their_wind(tmp_path, monkeypatch):
     store = write_store(
         tmp_path / "s.zarr", carried, [hour(n) for n in range(60)], ["T2M", "U10", "V10"], small_grid(size, size)
     )
-    pairs = training_pairs(monkeypatch, store, tmp_path / "run", flip=True)
     seen = set()
-    for state, target in pairs:
+    for state, target in training_pairs(monkeypatch, store, tmp_path / "run"):
         signs = []
         for axis, wind in ((-1, 1), (-2, 2)):
             before, after = (torch.fft.fft(f[0, 0].mean(dim=-3 - axis))[1] for f in (state, target))
@@ -119,38 +111,34 @@ def test_fault_2_mirrored_pairs_move_with_their_wind(tmp_path, monkeypatch):
 
 def test_fault_3_the_logged_memory_is_the_peak_and_not_what_is_left(tmp_path, monkeypatch):
     """A tensor that lives only inside the first step must be in the figure that the log has at the end."""
-    device, peak = choose_device(), []
-    monkeypatch.setattr(training, "choose_device", lambda: device)  # on CUDA it is the device's memory that counts
+    peak, step = [], Optimizer.step
 
     def in_use() -> int:
-        if device.type == "cuda":
-            return torch.cuda.memory_allocated()
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def update_and_swell(*arguments):
-        original(*arguments)
+    def swelling_step(*arguments):
         if not peak:
-            size = peak_memory_bytes(device) - in_use() + 200_000_000
-            swollen = torch.ones(size // 4, device=device)
+            swollen = torch.ones((peak_memory_bytes(torch.device("cpu")) - in_use() + 200_000_000) // 4)
             peak.append(in_use())
             del swollen
+        return step(*arguments)
 
-    original = training.update_ema
-    monkeypatch.setattr(training, "update_ema", update_and_swell)
+    monkeypatch.setattr(Optimizer, "step", swelling_step)
     store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)])
-    result = train(store, tmp_path / "run")
+    log = trained(store, tmp_path / "run").log
     assert in_use() < peak[0] - 100_000_000  # it is gone
-    assert result.log[-1]["peak_memory_bytes"] >= peak[0] - 10_000_000
+    assert log[-1]["peak_memory_bytes"] >= peak[0] - 10_000_000
 
 
 def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(tmp_path, capsys):
     names, times = ["REFC", "T2M"], [hour(n) for n in range(40)]
     store = write_store(tmp_path / "s.zarr", weather, times, names)
-    result = train(store, tmp_path / "run", epochs=4, validate_every=2, lr=0.02)
+    result = trained(store, tmp_path / "run", epochs=4, validate_every=2, lr=0.02)
     assert [r["epoch"] for r in result.log] == [2, 4]
     first, last = (np.datetime64(t) for t in result.log[-1]["split"]["validation"])
-    starts = [t for t in times if first <= t - HOUR and t + HOUR <= last]
+    steps = int(result.log[-1]["rollout_hours"])
+    starts = [t for t in times if first <= t - HOUR and t + steps * HOUR <= last]
 
     # persistence from the fields alone: no echo is 0 dBZ, whatever value the store uses for it
     for name in names:
@@ -163,25 +151,23 @@ def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(
             assert record["skill"][name] == pytest.approx(skill, abs=1e-5) and abs(skill) > 1e-3
 
     # the model's error in kelvin, with the averaged weights and the statistics of the checkpoint
-    opened, last = Store(store), result.last
-    forcing = Forcing(opened.grid, HOUR, tuple(names), None)
-    sizes = (SIZES[k] for k in ("base_features", "levels", "blocks"))
-    model = ResidualUNet(2, len(forcing.names), 8, *sizes, history=1)
+    forcing, last = Forcing(Store(store).grid, HOUR, tuple(names), None), result.last
+    scale = Statistics.from_dict(last["statistics"]).scale
+    model = ResidualUNet(2, len(forcing.names), 8, **SIZE, scale=scale)
     model.load_state_dict(last["ema"])
-    mean, std, change = (np.array([last["statistics"][n][k] for n in names]) for k in ("mean", "std", "change_std"))
+    mean, std = (np.array([last["statistics"][n][k] for n in names]) for k in ("mean", "std"))
     squares = []
     for t in starts:
         fields = np.stack([[np.maximum(weather("REFC", u), 0), weather("T2M", u)] for u in (t - HOUR, t)])
         states = torch.tensor((fields - mean[:, None, None]) / std[:, None, None], dtype=torch.float32)[None]
-        scale = torch.tensor(change / std, dtype=torch.float32)[:, None, None]
         with torch.no_grad():
-            pred = rollout_step(model, states, *forcing(np.array([t])), scale)[0, 1].numpy() * std[1] + mean[1]
+            pred = forecast_step(model, states, *forcing(np.array([t])), scale)[0, 1].numpy() * std[1] + mean[1]
         squares.append((pred - weather("T2M", t + HOUR)) ** 2)
     assert result.log[-1]["rmse"]["T2M"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
 
     # a model that cannot learn is called what it is, aloud
     capsys.readouterr()
-    stuck = train(store, tmp_path / "stuck", lr=1e-12)
+    stuck = trained(store, tmp_path / "stuck", lr=1e-12)
     assert "\nALARM: this model is persistence" in capsys.readouterr().out
     assert stuck.log[-1]["alarm"] and stuck.log[-1]["skill"]["T2M"] == pytest.approx(0, abs=1e-6)
     assert persistence_alarm({"T2M": 0.4}, {"T2M": 0.9}) == ""
@@ -215,25 +201,25 @@ def test_fault_6_the_target_is_one_hour_after_the_state_across_missing_hours(tmp
     times = [hour(n) for n in present]
     store = write_store(tmp_path / "s.zarr", lambda _, t: 200 + ((t - hour(0)) / HOUR) ** 2 / 64, times)
 
-    def told(field) -> float:
+    def hour_of(field) -> float:
         return float(((field - 200) * 64).sqrt().mean())
 
     scored = spy(monkeypatch, validation, "change_sums")
-    pairs = training_pairs(monkeypatch, store, tmp_path / "run", flip=False)
-    starts = sorted(told(state) for state, _ in pairs)
-    assert starts == [n for n in range(55) if {n - 1, n, n + 1} <= set(present)]  # 55 is 70 % of 79
-    assert all(told(target) == told(state) + 1 for state, target in pairs)
-    # validation: every pair one hour ahead, and roll-outs of two hours
-    leads = {told(truth) - told(analysis) for (_, analysis, truth, _), _ in scored}
-    assert leads == {1.0, 2.0}
+    pairs = [[hour_of(x) for x in p] for p in training_pairs(monkeypatch, store, tmp_path / "run", flip=False)]
+    inside = [n for n in range(55) if {n - 1, n, n + 1} <= set(present)]  # 55 is 70 % of 79
+    assert sorted(round(state) for state, _ in pairs[-len(inside) :]) == inside
+    assert all(target == pytest.approx(state + 1, abs=0.01) for state, target in pairs)
+    # validation: one start, before and after which most hours are present, and roll-outs of up to five hours
+    leads = [hour_of(truth) - hour_of(analysis) for _, analysis, truth, _ in scored]
+    assert leads == pytest.approx([1, 2, 3, 4, 5], abs=0.01) and round(hour_of(scored[0][1])) == 62
 
 
 def test_fault_7_a_forecast_says_when_and_where_it_is_valid(tmp_path):
     store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)], ["REFC", "T2M"])
     train(store, tmp_path / "run")
     starts, out = np.array([hour(36), hour(38)]), tmp_path / "f.zarr"
-    constants = inference.Config(str(tmp_path / "run" / "best.pt"), str(store), [str(t) for t in starts], 3.0)
-    inference.main(dataclasses.replace(constants, out=str(out)))
+    times = [str(t) for t in starts]
+    inference.main(inference.Config(str(tmp_path / "run" / "best.pt"), str(store), times, 3.0, out=str(out)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         forecast, source = xr.open_zarr(out), xr.open_zarr(store)
@@ -252,91 +238,86 @@ def test_fault_7_a_forecast_says_when_and_where_it_is_valid(tmp_path):
     np.testing.assert_allclose(forecast.T2M.values[:, 0], [weather("T2M", t) for t in starts], atol=1e-4)
 
 
-class Interrupt:
-    """Stands for update_ema and sends Ctrl-C to this process after its n-th call."""
+def interrupt(monkeypatch, step: int) -> None:
+    """Send Ctrl-C to this process after its step-th optimizer step."""
+    original, left = Optimizer.step, [step]
 
-    def __init__(self, update, step: int):
-        self.update, self.left = update, step
-
-    def __call__(self, *arguments):
-        self.update(*arguments)
-        self.left -= 1
-        if self.left == 0:
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
             os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(Optimizer, "step", interrupted)
 
 
-def same(a, b) -> bool:
-    """Whether two checkpoint entries are equal, tensors bit by bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+@pytest.fixture
+def detailed_store(tmp_path):
+    """23 hours with noise, as real fields have: 14 training pairs, in steps of 4, so 4 steps an epoch, one of 2."""
 
-
-def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkeypatch, capsys):
-    """14 pairs in steps of 4, so 4 steps an epoch, the last of 2 pairs; interrupted after step 6 of 12, and once in
-    the last epoch, which is one of roll-outs."""
-    times = [hour(n) for n in range(23)]
-
-    def detailed(name, time):  # as real fields are: where a band has no power, its term turns rounding into gradients
+    def detailed(name, time):
         rng = np.random.default_rng([len(name), int((time - hour(0)) / np.timedelta64(1, "h"))])
         return weather(name, time) + rng.normal(size=(12, 16))
 
-    store = write_store(tmp_path / "s.zarr", detailed, times, ["T2M", "U10"])
-    constants = {"epochs": 3, "validate_every": 2, "flip": True, "noise": 0.1, "train_end": str(hour(15)),
-                 "val_end": str(hour(19)), "gap": "1h", "lr": 0.01}  # fmt: skip
-    whole = train(store, tmp_path / "whole", **constants)
-    assert whole.last["step"] == 12 and whole.last["split"]["pairs"]["train"] == 14
-    for done, step in ((0, 6), (6, 10)):
+    return write_store(tmp_path / "s.zarr", detailed, [hour(n) for n in range(23)], ["T2M", "U10"])
+
+
+DATES = {"train_end": str(hour(15)), "val_end": str(hour(19)), "gap": "1h"}
+
+
+def test_fault_8_a_run_resumes_bit_by_bit(detailed_store, tmp_path, monkeypatch, capsys):
+    """Interrupted after step 6 of 21, and after step 18, in the last epoch, which is one of roll-outs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run ignores what its shell ignores
+    constants = {"epochs": 5, "validate_every": 2, "noise": 0.1, "lr": 0.01, **DATES}
+    whole = trained(detailed_store, tmp_path / "whole", **constants)
+    assert whole.last["step"] == 21 and whole.last["split"]["pairs"]["train"] == 14
+    for done, step in ((0, 6), (6, 18)):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "update_ema", Interrupt(training.update_ema, step - done))
-            stopped = train(store, tmp_path / "cut", status=128 + signal.SIGINT, **constants)
+            interrupt(patch, step - done)
+            stopped = trained(detailed_store, tmp_path / "cut", status=128 + signal.SIGINT, **constants)
         assert stopped.last["step"] == step and len(stopped.log) == step // 8
         capsys.readouterr()
         torch.manual_seed(99)  # a new process would not have the old one's random state either
-    resumed = train(store, tmp_path / "cut", **constants)
-    assert "resumed at step 10 " in capsys.readouterr().out
-    for key in ("model", "ema", "optimizer", "scheduler", "step", "epoch", "position", "rng"):
+    resumed = trained(detailed_store, tmp_path / "cut", **constants)
+    signal.signal(signal.SIGINT, before)
+    assert "resumed at step 18 " in capsys.readouterr().out
+    for key in ("model", "ema", "optimizer", "scheduler", "step", "epoch", "position"):
         assert same(whole.last[key], resumed.last[key]), f"{key} differs after the interruption"
     for key in ("epoch", "step", "loss", "terms", "lr", "grad_norm", "rmse", "skill"):
         assert [r[key] for r in whole.log] == [r[key] for r in resumed.log], f"{key} differs in the log"
 
-    # a step's gradient is the mean of the gradients of its pairs, taken singly, in the last step of two pairs too
-    # (without the amount of detail, which is compared over a batch)
-    gradients = {}
-    clip = torch.nn.utils.clip_grad_norm_
 
-    def record(parameters, limit):
-        parameters = list(parameters)
-        gradients[size].append(torch.cat([p.grad.flatten() for p in parameters]))
-        return clip(parameters, limit)
+def test_fault_8_every_pair_counts_alike(detailed_store, tmp_path, monkeypatch):
+    """The gradient of a step is the mean of those of its pairs taken singly, in the last step of two pairs too. Without
+    the spectral term, which compares the powers of a batch."""
+    gradients, clip = {}, Optimizer.clip_gradients
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
-    monkeypatch.setattr(torch.nn.init, "zeros_", lambda weights: weights)  # else only the head has a gradient
-    constants |= {
-        "epochs": 1,
-        "flip": False,
-        "shift": False,
-        "noise": 0.0,
-        "season": 0.0,
-        "lr": 1e-12,
-        "muon_lr": 0.0,
-        "amplitude": 0.0,
-    }  # the weights stay as they are
+    def record(optimizer):
+        gradients[size].append(torch.cat([p.grad.flatten() for p in optimizer.weights]))
+        return clip(optimizer)
+
+    class Filled(ResidualUNet):  # with zeros at its outputs these alone would have a gradient
+        def __init__(self, *sizes, **options):
+            super().__init__(*sizes, **options)
+            for part in (self.head, self.flow):
+                torch.nn.init.normal_(part.weight, std=0.1)
+
+    monkeypatch.setattr(Optimizer, "clip_gradients", record)
+    monkeypatch.setattr(training, "ResidualUNet", Filled)
+    still = {"flip": False, "noise": 0.0, "lr": 1e-12, "loss_weights": (0.4, 0.0, 0.2, 0.1), **DATES}
     for size in ((1, 1), (1, 4), (4, 1)):
         gradients[size] = []
-        train(store, tmp_path / str(size), **constants | {"batch_size": size[0], "accumulate": size[1]})
+        train(detailed_store, tmp_path / str(size), batch_size=size[0], **still | {"accumulate": size[1]})
     expected = torch.stack([group.mean(dim=0) for group in torch.stack(gradients[1, 1]).split(4)])
-    assert len(expected) == 4 and (expected != 0).float().mean() > 0.9
+    assert len(expected) == 4 and (expected != 0).float().mean() > 0.8
     for size in ((1, 4), (4, 1)):
         torch.testing.assert_close(torch.stack(gradients[size]), expected, rtol=1e-3, atol=1e-5)
 
-    # nothing in the model depends on what else is in the batch
-    model = ResidualUNet(2, 1, 8, 4, 1, 1, 0)
-    torch.nn.init.normal_(model.head.weight)
+
+def test_fault_8_nothing_in_the_model_depends_on_what_else_is_in_the_batch():
+    model = ResidualUNet(2, 1, 8, 4, 1, history=0)
+    for part in (model.head, model.flow):
+        torch.nn.init.normal_(part.weight)
     assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     state, field, clock = torch.randn(2, 1, 2, 8, 8), torch.randn(2, 1, 8, 8), torch.randn(2, 8)
     torch.testing.assert_close(model(state, field, clock)[:1], model(state[:1], field[:1], clock[:1]))
@@ -344,14 +325,15 @@ def test_fault_8_a_run_resumes_bit_by_bit_and_every_pair_counts(tmp_path, monkey
 
 def test_fault_9_the_spectral_term_is_windowed_sees_phase_and_keeps_channels_apart():
     def spectral(pred, target) -> list[float]:
-        return WeatherLoss()(pred, target)[1]["spectral"].tolist()
+        return WeatherLoss((0.4, 0.3, 0.2, 0.1), 12.0)(pred - target, target)[1]["spectral"].tolist()
 
     size = 64
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    ramp = (10 * (x + y) / size)[None, None]  # its jump across the edges looks like detail to a plain FFT
     ripple = torch.cos(2 * torch.pi * (x + y) / 3)[None, None]
-    lost = spectral(torch.zeros_like(ramp), ripple)[0]
-    assert spectral(ramp, ramp + ripple)[0] == pytest.approx(lost, rel=0.05)
+    ramp = (10 * (x + y) / size)[None, None]  # its jump across the edges looks like detail to a plain transform
+    window, octaves, _ = tables(16, ramp.device)
+    windowed, plain = ((spectra(ramp, w).square() @ octaves)[..., 0] for w in (window, torch.ones_like(window)))
+    assert windowed.max() < 0.01 * plain.min()  # power of the shortest wavelengths
 
     field = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
     elsewhere = field.flip(-1, -2)  # the same amplitudes at all wavenumbers, other phases

@@ -10,7 +10,6 @@ from torch import nn
 from benchmarks import memory, peer_models, peers
 from benchmarks.peer_models import KINDS, Kind, Peer
 from benchmarks.peer_rows import Setting, standing_for_ours
-from benchmarks.peer_skill import figures
 
 CHANNELS, FORCING, CLOCK = 7, 5, 8
 
@@ -114,12 +113,6 @@ def test_what_is_counted_of_a_row_is_its_own_network(stub, monkeypatch):
     count = peers.counts(peers.Config((stub,)), peers.rows_of((stub,)), torch.device("cpu"))
     assert count["lean"]["of_lean"] == 1 and count[stub]["training"] == sum(p.numel() for p in peer.parameters())
     assert count[stub]["of_lean"] == count[stub]["training"] / count["lean"]["training"] != 1
-
-
-def test_a_row_of_skill_is_the_mean_of_what_is_known():
-    result = {"scores": {"1": {"T2M": {"skill": 0.4}, "U10": {"skill": 0.2}, "CIN": {"skill": None}}},
-              "samples": 8, "steps": 1, "seconds": 2.0, "seconds_per_sample": 0.25}  # fmt: skip
-    assert figures(result)["mean"] == pytest.approx(0.3) and figures({"failed": "why"}) == {"failed": "why"}
 
 
 def test_a_missing_library_and_an_unknown_peer_are_one_line(command, monkeypatch):

@@ -120,7 +120,7 @@ def failed(result: dict) -> set[str]:
 def test_a_sound_forecast_passes_every_line_and_carries_the_certificate(certify, capsys):
     result, path = certify("none")
     assert failed(result) == set() and len(result["certificate"]) == 23
-    assert all(line["pass"] is True and set(line) == {"name", "value", "bar", "pass"} for line in result["certificate"])
+    assert all(line["pass"] is True for line in result["certificate"])
     assert "certificate: 23 of 23 lines passed" in capsys.readouterr().out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -130,34 +130,26 @@ def test_a_sound_forecast_passes_every_line_and_carries_the_certificate(certify,
 
 
 @pytest.mark.parametrize(
-    ("fault", "lines"),
+    ("fault", "lines", "alone"),
     [
-        ("blur", {"sharp: power ratio"}),
-        ("checkerboard", {"no grid artefacts: line index"}),
-        ("drift", {"stable to 24 h: drift"}),
-        ("clipped", {"stable to 24 h: clipped share"}),
+        ("blur", {"sharp: power ratio"}, True),
+        ("checkerboard", {"no grid artefacts: line index"}, True),
+        ("drift", {"stable to 24 h: drift"}, True),
+        ("clipped", {"stable to 24 h: clipped share"}, True),
+        ("late", {"timing: RMSE / one step off"}, False),
+        ("early", {"timing: RMSE / one step off"}, False),
+        ("frozen", {"alive: change ratio", "1 h skill against persistence"}, False),
+        ("edge", {"no grid artefacts: edge / interior RMSE"}, False),
     ],
 )
-def test_a_fault_of_one_kind_fails_on_the_line_that_names_it_and_on_no_other(certify, fault, lines):
-    assert failed(certify(fault)[0]) == {f"{line}, {n}" for line in lines for n in NAMES}
-
-
-@pytest.mark.parametrize(
-    ("fault", "lines"),
-    [
-        ("late", {"timing: RMSE / one step off"}),
-        ("early", {"timing: RMSE / one step off"}),
-        ("frozen", {"alive: change ratio", "1 h skill against persistence"}),
-        ("edge", {"no grid artefacts: edge / interior RMSE"}),
-    ],
-)
-def test_a_fault_of_many_consequences_fails_on_the_line_that_names_it_too(certify, fault, lines):
-    assert {f"{line}, {n}" for line in lines for n in NAMES} <= failed(certify(fault)[0])
+def test_a_fault_fails_on_the_line_that_names_it_and_one_of_a_single_kind_on_no_other(certify, fault, lines, alone):
+    expected, found = {f"{line}, {n}" for line in lines for n in NAMES}, failed(certify(fault)[0])
+    assert found == expected if alone else expected <= found
 
 
 def test_scores_of_the_sound_forecast_stand_beside_those_of_every_baseline(certify):
     entry = certify("none")[0]["scores"]["REFC"]["1"]
-    for baseline in ("", "_yesterday", "_damped", "_extrapolation"):
+    for baseline in ("", "_yesterday", "_climatology", "_extrapolation"):
         assert 0 < entry[f"skill{baseline}"] < 1
     assert entry["n_cases_extrapolation"] == entry["n_cases"] == len(INITS)
     low, high = entry["skill_interval"]
@@ -165,4 +157,4 @@ def test_scores_of_the_sound_forecast_stand_beside_those_of_every_baseline(certi
     for score in ("csi", "pod", "far", "frequency_bias", "ets"):
         assert set(entry[score]) == set(entry[f"persistence_{score}"]) == set(entry[f"extrapolation_{score}"])
     assert entry["csi"]["30"] > max(entry["persistence_csi"]["30"], entry["extrapolation_csi"]["30"])
-    assert entry["objects"]["forecast"]["matched_share"] > 0.9 and entry["effective_resolution_km"] < 9
+    assert entry["effective_resolution_km"] < 9

@@ -1,302 +1,168 @@
-"""Training: accumulation, averaging, schedule, checkpoints, resuming, the log."""
+"""Training: plans, schedule, log, saves and what ends a run."""
 
-import json
-import os
 import signal
-import time
-from contextlib import nullcontext
-from types import SimpleNamespace
+from datetime import datetime, timedelta
 
-import matplotlib.image
-import numpy as np
 import pytest
 import torch
 
-import train_deterministic
-import train_step
-from benchmarks import memory
-from losses.terms import mse
-from losses.weather import EVERY
-from tests.conftest import SIZES
-from training.checkpoint import KEYS, load_checkpoint, save_checkpoint
-from training.device import autocast, training_autocast
-from training.lock import RunLock
-from training.progress import Progress
-from training.schedule import (
-    Task,
-    ema_decay,
-    generator,
-    pair_tasks,
-    rollout_tasks,
-    two_phases,
-    update_ema,
-    warmup_cosine,
-)
-from verification.validation import change_sums, persistence_alarm, skill_table
+import train_deterministic as training
+from tests.model_files import read_records, train
+from training import schedule
+from training.checkpoint import load_checkpoint
+from training.schedule import ema_decay, epochs_until, generator, learning_rate, plan_pairs, plan_rollouts
+from training.signals import RunLock
 
 
 @pytest.mark.parametrize("pairs,batch,accumulate", [(12, 1, 4), (13, 1, 4), (13, 3, 2), (5, 2, 16)])
-def test_accumulated_gradients_equal_the_full_batch_and_the_tail_counts(pairs, batch, accumulate):
-    torch.manual_seed(0)
-    x, y = torch.randn(pairs, 1, 4, 4), torch.randn(pairs, 1, 4, 4)
-    plan = pair_tasks(list(range(pairs)), batch, accumulate)
-    assert sorted(i for step in plan for task in step for i in task.starts) == list(range(pairs))
+def test_a_pass_has_every_pair_once_and_equal_weights_in_each_step(pairs, batch, accumulate):
+    plan = plan_pairs(pairs, batch, accumulate, generator(0))
+    assert sorted(i for step in plan for part in step for i in part.starts) == list(range(pairs))
     for step in plan:
-        members = [i for task in step for i in task.starts]
-        whole, parts = (torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
-        parts.load_state_dict(whole.state_dict())
-        mse(whole(x[members]), y[members]).mean().backward()
-        for task in step:
-            b = list(task.starts)
-            (mse(parts(x[b]), y[b]).mean() * task.share).backward()
-        assert torch.allclose(whole.weight.grad, parts.weight.grad, atol=1e-6)
-
-
-def test_the_average_of_the_weights_follows_the_stated_decay():
-    assert ema_decay(0) == 0.1 and ema_decay(90) == 0.91 and ema_decay(10**6) == 0.999
-    model, ema = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(ema.weight, 0.0)
-    torch.nn.init.constant_(model.weight, 1.0)
-    update_ema(ema, model, 0)
-    assert ema.weight.item() == pytest.approx(0.9)
-    update_ema(ema, model, 1)  # decay 2/11
-    assert ema.weight.item() == pytest.approx(0.9 * 2 / 11 + 9 / 11)
-
-
-def test_the_learning_rate_rises_then_falls_as_a_cosine():
-    factors = [warmup_cosine(n, 100, 10) for n in range(101)]
-    assert factors[0] == 0.1 and factors[9] == 1.0 and factors[10] == 1.0
-    assert factors[55] == pytest.approx(0.5) and factors[100] == pytest.approx(0.0)
-
-
-def test_the_last_epochs_have_a_lower_cosine_of_their_own():
-    factors = [two_phases(n, 100, 20, 0.1, 0.2) for n in range(121)]
-    assert factors[:100] == [warmup_cosine(n, 100, 10) for n in range(100)]
-    assert max(factors[100:]) == pytest.approx(0.2) and factors[120] == pytest.approx(0.0)
-
-
-@pytest.mark.parametrize("batches", [0, 3])
-def test_roll_outs_have_batches_of_their_own(batches):
-    data = SimpleNamespace(
-        pairs=np.arange(8), chains=np.arange(8), blocks=(8, 8), rollout_epochs=1, longest=6, steps_per_epoch=2
-    )
-    cfg = train_deterministic.Config(epochs=2, batch_size=4, accumulate=1, rollout_accumulate=batches)
-    pairs, chains = (train_deterministic.plan(cfg, data, epoch)[1] for epoch in (0, 1))
-    assert [sum(t.steps for t in step) for step in pairs] == [1, 1]
-    assert [sum(t.steps for t in step) for step in chains] == [max(batches, 1)] * 2
+        size = sum(len(part.starts) for part in step)
+        assert all(part.share * size == pytest.approx(len(part.starts)) and part.skip == 0 for part in step)
+    assert [len(step) for step in plan[:-1]] == [accumulate] * (len(plan) - 1)  # the last step has what is left
 
 
 @pytest.mark.parametrize("longest,accumulate", [(24, 4), (4, 4), (3, 8), (1, 16)])
-def test_chains_of_the_fine_tuning_fit_and_add_up(longest, accumulate):
-    plan = rollout_tasks(list(range(7)), 2, accumulate, longest, 200, torch.Generator().manual_seed(0))
-    assert len(plan) == 200
-    reached = set()
+def test_roll_outs_reach_every_lead_and_their_weights_add_up_to_one(longest, accumulate):
+    plan = plan_rollouts(7, 2000, 2, accumulate, longest, generator(0))
+    assert 2000 <= sum(2 * part.steps for step in plan for part in step) < 2000 + 2 * accumulate  # as many gradients
     for step in plan:
-        assert sum(t.steps for t in step) == accumulate and sum(t.steps * t.share for t in step) == pytest.approx(1)
-        assert all(t.skip + t.steps <= longest and len(t.starts) == 2 for t in step)
-        reached |= {t.skip + k + 1 for t in step for k in range(t.steps)}
-    assert reached == set(range(1, longest + 1))  # every lead up to the longest is trained
-    assert {i for step in plan for t in step for i in t.starts} == set(range(7))
-    from_analyses = sum(t.skip == 0 for step in plan for t in step) / sum(len(step) for step in plan)
-    assert from_analyses > 0.45  # half of them by rule, more where a chain has little room for other steps
+        assert sum(part.steps * part.share for part in step) == pytest.approx(1)
+        assert all(part.skip + part.steps <= longest and len(part.starts) == 2 for part in step)
+    parts = [part for step in plan for part in step]
+    assert {part.skip + k + 1 for part in parts for k in range(part.steps)} == set(range(1, longest + 1))
+    assert {i for part in parts for i in part.starts} == set(range(7))
+    assert sum(part.skip == 0 for part in parts) > 0.45 * len(parts)  # half of them by rule, so that analyses count
 
 
-def test_a_chain_needs_the_truth_of_its_steps_and_of_the_one_before():
-    assert Task((0,), 0, 1, 1.0).targets == range(0, 1)
-    assert Task((0,), 0, 4, 0.25).targets == range(0, 4)
-    assert Task((0,), 3, 2, 0.5).targets == range(2, 5)
+def test_the_learning_rate_rises_and_falls_as_a_cosine_twice():
+    rates = [learning_rate(n, 1000, 200) for n in range(1201)]
+    assert rates[0] == pytest.approx(1 / 30) and rates[29] == rates[30] == 1  # 3 % of the steps
+    assert rates[515] == pytest.approx(0.5) and rates[999] < 1e-5
+    assert max(rates[1000:]) == pytest.approx(0.3) and rates[1200] == pytest.approx(0)
 
 
-@pytest.mark.parametrize("mode", ["lean", "fast"])
-def test_the_loss_of_each_step_sees_forecast_and_truth_a_step_earlier(mode, monkeypatch):
-    made = memory.Step((32, 32), mode, train_deterministic.Config(base_features=8, blocks=1, flip=False, season=0.0))
-    monkeypatch.setattr(train_step, "training_autocast", lambda device, half: nullcontext())
-    states, seen, changes = torch.full((1, 2, 7, 32, 32), 0.5), [], []
-    loss, power = made.learn.loss.forward, made.learn.loss.change
-
-    def change(before, target, valid):
-        changes.append([round(float(x[:, 3].mean()), 3) for x in (before, target)])
-        return power(before, target, valid)
-
-    def spy(pred, target, valid, width, channels, since):
-        if channels == EVERY or channels.start == 3:  # a wind
-            t = 3 if channels == EVERY else 0
-            values = [pred[:, t], target[:, t], *([] if since is None else [since[0][:, t]])]
-            seen.append([round(float(v.detach().mean()), 3) for v in values])
-        return loss(pred, target, valid, width, channels, since)
-
-    monkeypatch.setattr(made.learn.loss, "change", change)
-    monkeypatch.setattr(made.learn.loss, "forward", spy)
-    for task in (Task((0,), 0, 2, 0.5), Task((0,), 2, 2, 0.5)):
-        targets = [torch.full((1, 7, 32, 32), 10.0 + k) for k in task.targets]  # the value tells the step
-        made.learn(memory.START, task, (states, targets, []), torch.Generator().manual_seed(0), made.sums)
-    # the untrained model is persistence: the forecast stays what it was
-    now = seen[0][0]
-    assert [s[1] for s in seen] == [10, 11, 12, 13]
-    assert len(seen[0]) == 2  # from an analysis: its detail has a place
-    assert [s[2:] for s in seen[1:]] == [[now], [now], [now]] and changes == [[10, 11], [11, 12], [12, 13]]
-
-
-def test_a_training_step_takes_bfloat16_where_the_processor_has_units_for_it(monkeypatch):
-    cpu = torch.device("cpu")
-    for has in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"amx_bf16": has})
-        for half in (True, False):
-            with training_autocast(cpu, half):
-                expected = torch.bfloat16 if has and half else torch.float32
-                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
-        with autocast(cpu):  # forecasts
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-def test_random_numbers_depend_on_the_counters_alone():
-    a, b, c = (torch.rand(3, generator=generator(*n)) for n in ((0, 2, 5, 7), (0, 2, 5, 7), (0, 2, 5, 8)))
+def test_averages_and_random_numbers_depend_on_counters_alone():
+    assert ema_decay(0) == 0.1 and ema_decay(90) == 0.91 and ema_decay(10**6) == 0.999
+    a, b, c = (torch.rand(3, generator=generator(*n)) for n in ((0, 2, 5), (0, 2, 5), (0, 2, 6)))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_skill_by_hand():
-    truth, analysis = torch.full((1, 2, 2), 4.0), torch.zeros(1, 2, 2)
-    forecast = torch.tensor([[[3.0, 3.0], [5.0, 5.0]]])  # error 1 in every cell, persistence 4
-    table = skill_table(change_sums(forecast, analysis, truth, None), ("T2M",))
-    assert table["rmse"] == {"T2M": 1.0} and table["persistence_rmse"] == {"T2M": 4.0}
-    assert table["skill"] == {"T2M": 0.75}
-    assert table["change_ratio"]["T2M"] == pytest.approx(np.sqrt(17) / 4)
+@pytest.mark.parametrize("clock,epochs", [("07:00", 76), ("22:31", 1), ("22:00", 211), ("22:29", 215)])
+def test_epochs_end_before_a_clock_time(clock, epochs, monkeypatch):
+    class Evening(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2024, 5, 20, 22, 30)
+
+    monkeypatch.setattr(schedule, "datetime", Evening)
+    assert epochs_until(clock, 6 * 60, 1000) == epochs  # a tenth of the time is kept for validations
+    assert epochs_until(clock, 6 * 60, 50) == min(epochs, 50)
 
 
-def test_the_alarm_names_a_model_that_is_persistence():
-    assert "is persistence" in persistence_alarm({"T2M": 0.0, "U10": 0.001}, {"T2M": 0.0, "U10": 0.01})
-    assert "no better than persistence" in persistence_alarm({"T2M": -0.2, "U10": 0.0}, {"T2M": 0.6, "U10": 0.5})
-    assert persistence_alarm({"T2M": 0.3, "U10": -0.1}, {"T2M": 0.6, "U10": 0.5}) == ""
+def test_until_chooses_the_epochs_once(seven_store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "epochs_until", lambda *_: 2)
+    assert train(seven_store, tmp_path, epochs=9, until="07:00") == 0
+    assert "until 07:00: 2 epochs" in capsys.readouterr().out
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert (last["epoch"], last["config"]["epochs"]) == (2, 2)
+    monkeypatch.setattr(training, "epochs_until", None)  # a call would fail
+    soon = (datetime.now() + timedelta(hours=1)).strftime("%H:%M")
+    assert train(seven_store, tmp_path, epochs=9, until=soon) == 0
+    assert "this run is finished: 2 epochs" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
-def trained(seven_store, tmp_path_factory):
-    """A run of two epochs on the tiny store."""
+def finished(seven_store, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("run")
-    cfg = train_deterministic.Config(zarr=str(seven_store), run_dir=str(run_dir), epochs=2, validate_every=1, **SIZES)
-    assert train_deterministic.main(cfg) == 0
-    return cfg, run_dir
+    assert train(seven_store, run_dir, epochs=5, validate_every=2) == 0
+    return run_dir
 
 
-def test_a_run_leaves_its_files_and_they_say_what_was_done(trained):
-    cfg, run_dir = trained
-    assert {p.name for p in run_dir.iterdir()} == {"last.pt", "best.pt", "previous.pt", "log.jsonl", "loss_curves.png"}
-    records = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    assert [r["epoch"] for r in records] == [1, 2]
-    for key in ("step", "samples", "loss", "terms", "lr", "grad_norm", "rmse", "persistence_rmse", "skill",
-                "samples_per_s", "data_wait", "peak_memory_bytes", "split"):  # fmt: skip
-        assert key in records[-1], key
-    assert set(records[-1]["terms"]) == {"l1", "spectral", "mse", "gradient"}
-    assert records[-1]["split"]["train"][0] == "2024-05-20T00:00"
-    checkpoint = load_checkpoint(run_dir / "best.pt")
-    assert set(checkpoint) == set(KEYS)
-    assert checkpoint["config"]["base_features"] == cfg.base_features
-    assert not any(k.startswith(("module.", "_orig_mod.")) for k in [*checkpoint["model"], *checkpoint["ema"]])
+def test_a_run_leaves_its_files_and_a_log_with_every_key(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names == {"last.pt", "best.pt", "previous.pt", "log.jsonl", "loss_curves.png"}
+    records = read_records(finished)
+    keys = {"epoch", "step", "samples", "loss", "terms", "lr", "grad_norm", "rmse", "persistence_rmse", "skill",
+            "rollout_skill", "score", "samples_per_s", "data_wait", "peak_memory_bytes", "split"}  # fmt: skip
+    assert all(keys <= set(r) for r in records)
+    assert [(r["epoch"], r["step"], r["own_forecasts"]) for r in records] == [(2, 20, False), (4, 40, False),
+                                                                             (5, 54, True)]  # fmt: skip
+    assert all(set(r["terms"]) == {"l1", "spectral", "mse", "gradient"} and r["loss"] > 0 for r in records)
+    assert records[0]["samples"] == 80  # 40 pairs twice
 
 
-def test_running_a_finished_run_again_says_so_and_changes_nothing(trained, capsys):
-    cfg, run_dir = trained
-    before = {p.name: p.read_bytes() for p in run_dir.iterdir()}
-    assert train_deterministic.main(cfg) == 0
-    assert "this run is finished" in capsys.readouterr().out
-    assert {p.name: p.read_bytes() for p in run_dir.iterdir()} == before
-
-
-def test_more_epochs_go_on_from_where_the_run_ended(trained, capsys, tmp_path):
-    cfg, run_dir = trained
+def test_a_finished_run_says_so_and_goes_on_with_more_epochs(finished, seven_store, tmp_path, capsys):
+    before = {p.name: p.read_bytes() for p in finished.iterdir()}
+    assert train(seven_store, finished, epochs=5, validate_every=2) == 0
+    assert "this run is finished: 5 epochs, 54 steps" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
     for name in ("last.pt", "log.jsonl"):
-        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
-    longer = train_deterministic.Config(**{**vars(cfg), "epochs": 3, "run_dir": str(tmp_path)})
-    assert train_deterministic.main(longer) == 0
-    said = capsys.readouterr().out
-    assert "resumed at step" in said and "planned for 2 epochs and goes on to 3" in said
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+        (tmp_path / name).write_bytes(before[name])
+    assert train(seven_store, tmp_path, epochs=6, validate_every=3) == 0
+    assert "resumed at step 54 (epoch 6 of 6)" in capsys.readouterr().out
+    assert [r["epoch"] for r in read_records(tmp_path)] == [2, 4, 5, 6]
 
 
-@pytest.mark.parametrize("moment", ["the last step of an epoch", "writing the log", "writing last.pt"])
-def test_a_run_that_stops_around_a_validation_ends_like_an_unbroken_one(moment, trained, tmp_path, monkeypatch):
-    """The moments between the last step of an epoch and last.pt, where files of two ages lie side by side."""
-    cfg, unbroken = trained
-    again = train_deterministic.Config(**{**vars(cfg), "run_dir": str(tmp_path), "save_every": 0.0})
-    steps, saves = [], []
-    original = {n: getattr(train_deterministic, n) for n in ("update_ema", "write_log", "save_checkpoint")}
+def test_the_last_epochs_have_their_own_best_checkpoint(finished):
+    """Roll-outs cost RMSE: the best of them is wanted, even if an epoch on pairs has scored higher."""
+    assert load_checkpoint(finished / "best.pt")["epoch"] == 5
 
-    def update(ema, model, n):
-        original["update_ema"](ema, model, n)
-        steps.append(n)
-        if moment == "the last step of an epoch" and len(steps) == 10:  # 40 pairs, four a step
-            os.kill(os.getpid(), signal.SIGINT)
 
-    def log(*arguments):
-        if moment == "writing the log":
-            raise RuntimeError("the power went out")
-        original["write_log"](*arguments)
+def test_a_second_run_in_the_same_folder_is_refused_before_it_reads_anything(seven_store, tmp_path):
+    (tmp_path / "last.pt").write_text("half of something")
+    with RunLock(tmp_path), pytest.raises(ValueError, match="another training is running"):
+        train(seven_store, tmp_path)
 
-    def save(checkpoint, path, **more):
-        saves.append(path.name)
-        if moment == "writing last.pt" and "best.pt" in saves and path.name == "last.pt":
-            raise RuntimeError("the power went out")
-        original["save_checkpoint"](checkpoint, path, **more)
 
-    for name, function in (("update_ema", update), ("write_log", log), ("save_checkpoint", save)):
-        monkeypatch.setattr(train_deterministic, name, function)
-    if moment == "the last step of an epoch":
-        assert train_deterministic.main(again) == 128 + signal.SIGINT
-        assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 0 and len(steps) == 10
+def test_sigusr1_saves_and_the_run_goes_on(seven_store, tmp_path, monkeypatch):
+    learn, save, calls, saved = training.learn, training.save_checkpoint, [], []
+
+    def signalled(*arguments):
+        calls.append(1)
+        if len(calls) == 8 + 10:  # two trial steps of 4 batches each, then the third step
+            signal.raise_signal(signal.SIGUSR1)
+        return learn(*arguments)
+
+    monkeypatch.setattr(training, "learn", signalled)
+    monkeypatch.setattr(training, "save_checkpoint", lambda c, p, k: (saved.append((p.name, c["step"])), save(c, p, k)))
+    assert train(seven_store, tmp_path, save_every=60.0) == 0
+    assert saved == [("last.pt", 3), ("best.pt", 10), ("last.pt", 10)]
+
+
+@pytest.mark.parametrize("bad", [9, 10])
+def test_steps_without_a_finite_gradient_are_skipped_and_ten_in_a_row_end_the_run(bad, seven_store, tmp_path,
+                                                                                   monkeypatch, capsys):  # fmt: skip
+    learn, calls = training.learn, []
+
+    def broken(parts, *arguments):
+        out = learn(parts, *arguments)
+        calls.append(1)
+        if 8 + 4 * 3 < len(calls) <= 8 + 4 * (3 + bad):  # the trial, three good steps
+            next(parts.optimizer.model.parameters()).grad[0] = torch.nan
+            out[1] = torch.nan
+        return out
+
+    monkeypatch.setattr(training, "learn", broken)
+    if bad == 10:
+        with pytest.raises(ValueError, match=r"loss: not finite in 10 steps in a row up to step 12, .*Fix: a lower"):
+            train(seven_store, tmp_path, epochs=2, save_every=0.0)
+        assert load_checkpoint(tmp_path / "last.pt")["step"] == 12
     else:
-        with pytest.raises(RuntimeError):
-            train_deterministic.main(again)
-    monkeypatch.undo()
-    assert train_deterministic.main(again) == 0
-    for name in ("last.pt", "best.pt"):
-        ours, theirs = (load_checkpoint(d / name) for d in (tmp_path, unbroken))
-        assert ours["step"] == theirs["step"]
-        assert all(torch.equal(ours["ema"][k], theirs["ema"][k]) for k in theirs["ema"])
-    ours, theirs = ([json.loads(x) for x in (d / "log.jsonl").read_text().splitlines()] for d in (tmp_path, unbroken))
-    for kept in ("epoch", "step", "loss", "terms", "rmse", "skill", "grad_norm"):
-        assert [r[kept] for r in ours] == [r[kept] for r in theirs], kept
+        assert train(seven_store, tmp_path, epochs=2) == 0
+        assert read_records(tmp_path)[-1]["loss"] > 0 and load_checkpoint(tmp_path / "last.pt")["step"] == 20
+    assert capsys.readouterr().out.count("left out: its gradient is not finite") == bad
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert all(v.isfinite().all() for part in ("model", "ema") for v in last[part].values())
 
 
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
-    with RunLock(tmp_path), pytest.raises(ValueError, match="another training is running"), RunLock(tmp_path):
-        pass
-    with RunLock(tmp_path):  # free again
-        assert list(tmp_path.iterdir()) == []
+def test_a_step_that_does_not_fit_is_an_error_before_the_first_step(seven_store, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-
-def test_a_checkpoint_replaces_the_old_one_whole_or_not_at_all(tmp_path, monkeypatch):
-    good = dict.fromkeys(KEYS, 1)
-    save_checkpoint(good, tmp_path / "last.pt")
-
-    def broken(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(ValueError, match=r"last\.pt: cannot be written \(no space left\)"):
-        save_checkpoint({**good, "step": 2}, tmp_path / "last.pt")
-    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
-
-
-def test_the_one_before_stays_as_previous(tmp_path):
-    for step in (1, 2):
-        save_checkpoint({**dict.fromkeys(KEYS, 1), "step": step}, tmp_path / "last.pt", keep_previous=True)
-    assert load_checkpoint(tmp_path / "previous.pt")["step"] == 1
-    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
-
-
-def test_a_quiet_run_says_nothing_and_its_preview_shows_a_forecast(seven_store, tmp_path, capfd):
-    constants = SIZES | {"preview_every": 1, "quiet": True, "epochs": 2, "validate_every": 2, "rollout_epochs": 0}
-    assert train_deterministic.main(train_deterministic.Config(str(seven_store), str(tmp_path), **constants)) == 0
-    assert capfd.readouterr() == ("", "")
-    picture = matplotlib.image.imread(tmp_path / "preview.png")
-    assert picture.shape[1] > 800 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
-
-
-def test_the_end_of_a_run_is_foretold_once(capsys):
-    at = Progress(step=10, started=time.monotonic() - 40)
-    for _ in range(2):
-        at.tell_end(40)
-    said = capsys.readouterr().out
-    assert said.count("estimate: 0:02:00 to go, expected end 20") == 1
-    Progress(step=10).tell_end(40)
-    assert not capsys.readouterr().out
+    monkeypatch.setattr(training, "learn", full)
+    with pytest.raises(ValueError, match=r"memory: a fast step does not fit on cpu.*Fix: --memory lean"):
+        train(seven_store, tmp_path / "run", memory="fast")
+    assert not (tmp_path / "run").exists()

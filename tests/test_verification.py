@@ -1,4 +1,4 @@
-"""Scores, spectra and baselines against numbers worked by hand or by another library."""
+"""Scores, spectra, lines, edge and bootstrap against numbers worked by hand or by another library."""
 
 import math
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from plotting.scores import few_leads, number, signed
 from verification import scores, spectra
-from verification.baselines import same_hour_yesterday, yesterday_time
-from verification.cases import Measure, add, case_sums
-from verification.outputs import without_nan
-from verification.report import number, table_leads
+from verification.baselines import yesterday_time
+from verification.cases import Measure, add, case_sums, skill_interval
+from verify_forecast import without_nan
 
 HOUR = np.timedelta64(1, "h")
 DRAW = np.random.default_rng(0)
@@ -50,14 +50,13 @@ def test_masked_cells_are_left_out_and_tensors_are_as_good_as_arrays():
     assert sums == scores.error_sums(torch.tensor(forecast), torch.tensor(truth), np.isfinite(truth))
 
 
-def test_std_ratio_compares_variation_in_space_and_drift_is_in_the_pooled_unit():
+def test_std_ratio_compares_variation_in_space_and_the_pooled_one_that_over_cases_too():
     # two cases, truth 0 2 and 4 6: spatial std 1 in each, pooled about the overall mean 3 it is sqrt((9+1+1+9)/4)
     truths = [np.array([[0.0, 2.0]]), np.array([[4.0, 6.0]])]
     forecasts = [0.5 * (t - t.mean()) + t.mean() + 3 for t in truths]  # half the variation, 3 too high
     sums = add(*(scores.error_sums(f, t) for f, t in zip(forecasts, truths, strict=True)))
-    pooled = add(*(scores.moments(t) for t in truths))
-    assert scores.std_ratio(sums) == 0.5 and scores.pooled_std(pooled) == pytest.approx(math.sqrt(5))
-    assert scores.drift(sums, pooled) == pytest.approx(3 / math.sqrt(5))
+    pooled = scores.pooled_std(add(*(scores.moments(t) for t in truths)))
+    assert scores.std_ratio(sums) == 0.5 and pooled == pytest.approx(math.sqrt(5))
     assert scores.pooled_std(scores.moments(np.full((9, 9), 287.3, np.float32))) == 0
 
 
@@ -92,8 +91,8 @@ def test_a_wave_is_counted_at_its_physical_length_when_rows_and_columns_differ_i
     # 4 rows of 6 km are 24 km; 6 columns of 1.5 km are 9 km; the grid length is sqrt(6 x 1.5) = 3 km
     rows, columns = np.meshgrid(np.arange(96.0), np.arange(96.0), indexing="ij")
     for wave, band in ((np.sin(2 * np.pi * rows / 4), 1), (np.sin(2 * np.pi * columns / 6), 0)):
-        power = spectra.spectrum_sums(wave, wave, (6.0, 1.5))["power_truth"]
-        assert power[band] > 0.98 * sum(p for p in power if p is not None)
+        power = spectra.spectrum_sums(wave, wave, (6.0, 1.5))["bands"][1]
+        assert power[band] > 0.98 * np.nansum(power)
 
 
 def test_band_power_is_that_of_the_full_transform_worked_with_numpy():
@@ -102,15 +101,15 @@ def test_band_power_is_that_of_the_full_transform_worked_with_numpy():
     power = np.abs(np.fft.fft2((field - (field * hann).sum() / hann.sum()) * hann, norm="ortho")) ** 2
     k = np.hypot(np.fft.fftfreq(40)[:, None], np.fft.fftfreq(40)[None])
     expected = [power[(k > 1 / high + 1e-9) & (k < 1 / low + 1e-9)].sum() for low, high in spectra.BANDS[:3]]
-    assert spectra.spectrum_sums(field, field, (3.0, 3.0))["power_truth"][:3] == pytest.approx(expected, rel=1e-5)
+    assert spectra.spectrum_sums(field, field, (3.0, 3.0))["bands"][1, :3] == pytest.approx(expected, rel=1e-5)
 
 
 def test_half_the_amplitude_is_a_quarter_of_the_power_and_still_coherent():
     truth = red_noise(300, 1.5)  # wider than a tile
-    sums = spectra.spectrum_sums(280 + 0.5 * truth, 280 + truth, (3.0, 3.0))
+    sums = spectra.spectrum_sums(280 + 0.5 * truth, 280 + truth, (3.0, 3.0))["bands"]
     assert spectra.power_ratio(sums) == pytest.approx([0.25] * 4, rel=1e-3)
     assert spectra.coherence(sums) == pytest.approx([1] * 4, rel=1e-4)
-    turned = spectra.spectrum_sums(truth.T.copy(), truth, (3.0, 3.0))
+    turned = spectra.spectrum_sums(truth.T.copy(), truth, (3.0, 3.0))["bands"]
     assert spectra.power_ratio(turned)[:2] == pytest.approx([1, 1], abs=0.1)
     assert abs(spectra.coherence(turned)[0]) < 0.1
 
@@ -120,7 +119,7 @@ def test_blur_shows_in_a_field_whose_opposite_edges_do_not_meet():
     k = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.fftfreq(n)[None])
     blurred = np.fft.ifft2(np.fft.fft2(whole) * np.where(k > 0.15, 0.15, 1.0)).real  # 0.15^2 of the power below 5 cells
     part = (slice(40, 168), slice(70, 198))
-    ratio = spectra.power_ratio(spectra.spectrum_sums(blurred[part], whole[part], (3.0, 3.0)))
+    ratio = spectra.power_ratio(spectra.spectrum_sums(blurred[part], whole[part], (3.0, 3.0))["bands"])
     assert ratio[0] == pytest.approx(0.0225, rel=0.1)
     plain = [np.abs(np.fft.fft2(x[part])) ** 2 for x in (blurred, whole)]
     fine = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)[None]) > 0.21
@@ -129,9 +128,15 @@ def test_blur_shows_in_a_field_whose_opposite_edges_do_not_meet():
 
 def test_bands_too_long_for_the_domain_and_fields_with_masked_cells_are_not_available():
     field = DRAW.normal(size=(64, 64))
-    assert spectra.power_ratio(spectra.spectrum_sums(field, field, (3.0, 3.0))) == [1, 1, 1, None]
+    ratio = spectra.power_ratio(spectra.spectrum_sums(field, field, (3.0, 3.0))["bands"])
+    assert ratio[:3] == [1, 1, 1] and math.isnan(ratio[3])
+    whole = case_sums(field, field, None, Measure(), ("spectrum", "detail"))
     field[0, 0] = np.nan
-    assert spectra.spectrum_sums(field, field, (3.0, 3.0)) is None and spectra.coherence(None) == [None] * 4
+    total = add(whole, case_sums(field, field, np.isfinite(field), Measure(), ("spectrum", "detail")))
+    assert total["cases"] == 2 and total["errors"]["squared"] == 0
+    spectrum = total["spectrum"]  # that of a case that is not available stays so in the sum
+    values = spectra.coherence(spectrum["bands"]), spectra.line_index(spectrum["lines"])
+    assert np.isnan(values).all() and math.isnan(spectra.effective_resolution(spectrum["rings"]))
 
 
 def test_tiles_cover_the_domain_evenly_and_overlap_by_half():
@@ -145,17 +150,88 @@ def test_yesterday_is_the_last_day_known_at_the_initial_time():
     for hours, back in ((1, 24), (24, 24), (25, 48), (0.5, 24)):
         lead = np.timedelta64(int(hours * 3600), "s")
         assert yesterday_time(init + lead, lead) == init + lead - back * HOUR <= init
-    assert same_hour_yesterday(lambda time: None, init + HOUR, HOUR) is None
-    assert same_hour_yesterday(lambda time: np.full((2, 2), np.nan), init + HOUR, HOUR) is None
 
 
-def test_a_case_that_is_not_available_stays_so_in_the_sum():
-    field = DRAW.normal(size=(24, 24))
-    holed = np.where(field > 2, np.nan, field)
-    total = add(*(case_sums(x, x, np.isfinite(x), Measure(thresholds=(1.0,), windows=(3,))) for x in (field, holed)))
-    assert total["cases"] == 2 and total["spectrum"] is None and total["errors"]["squared"] == 0
+# ---- artefacts and structure
 
 
-def test_printed_leads_and_numbers():
-    assert table_leads({"T2M": {"1": {}, "2": {}, "5": {}, "36": {}}}) == ["1", "2", "36"]
-    assert without_nan({"a": [1.0, math.nan]}) == {"a": [1.0, None]} and number(1234.5) == "1234"
+def index_of(pairs) -> dict:
+    """Line index by period over several cases of (forecast, truth)."""
+    sums = sum(spectra.spectrum_sums(f, t, (3.0, 3.0), detail=True)["lines"] for f, t in pairs)
+    return dict(zip(spectra.PERIODS, spectra.line_index(sums), strict=True))
+
+
+def noisy_index(pattern: np.ndarray) -> dict:
+    """White noise plus a pattern against other white noise, 30 cases."""
+    return index_of((DRAW.normal(size=(64, 64)) + pattern, DRAW.normal(size=(64, 64))) for _ in range(30))
+
+
+@pytest.mark.parametrize("period", [2, 4, 8, 16])
+@pytest.mark.parametrize("direction", [(0, 1), (1, 0), (1, 1)], ids=["stripes", "rows", "diagonal"])
+def test_a_line_is_found_at_its_own_period(period, direction):
+    index = noisy_index(np.cos(2 * np.pi * np.tensordot(direction, np.indices((64, 64)), 1) / period))
+    assert index[period] > 3 and max(index, key=index.get) == period
+
+
+def test_noise_has_no_lines_and_a_blurred_field_has_none():
+    assert all(abs(v) < 0.6 for v in noisy_index(np.zeros((64, 64))).values())
+    red = [gaussian_filter(DRAW.normal(size=(64, 64)), 1) for _ in range(30)]
+    assert all(v < 1 for v in index_of((gaussian_filter(t, 1.5), t) for t in red).values())
+
+
+def test_the_index_of_a_checkerboard_worked_by_hand():
+    # flat spectra of power 1 (log |k| slope 0); the forecast's corner mode holds 1 + 48 (1 + VISIBLE)
+    modes = np.ones((2, 64, 33))
+    modes[0, 32, 32] += 48 * (1 + spectra.VISIBLE)
+    # p = 2 on 64 cells: 13 rows (both signs of ky) x 7 columns within 6 of the corner; nothing on the two axes
+    expected = 10 * np.log10(1 + 48 / (13 * 7)) / 3
+    assert spectra.line_index(spectra.line_sums(modes)) == pytest.approx([expected, 0, 0, 0], rel=1e-6, abs=1e-9)
+
+
+def test_periods_that_do_not_fit_are_not_available_and_constant_fields_count_for_nothing():
+    flat = spectra.line_index(spectra.line_sums(np.ones((2, 40, 21))))
+    assert flat == pytest.approx([0, 0, 0, math.nan], nan_ok=True)
+    constant = spectra.line_sums(np.stack([np.zeros((64, 33)), np.ones((64, 33))]))
+    assert constant[0].tolist() == [0.0, 0.0] and math.isnan(spectra.line_index(constant)[0])
+
+
+def test_edge_and_interior_apart():
+    assert [scores.edge_width(s) for s in ((64, 80), (1059, 1799), (8, 8))] == [5, 35, 1]
+    error = np.pad(np.full((54, 70), 1.0), 5, constant_values=2.0)
+    edge, interior = scores.edge_sums(error, 0 * error)
+    assert edge[0] / edge[1] == 4 and interior.tolist() == [54 * 70, 54 * 70]
+    edge, interior = scores.edge_sums(np.where(error == 2, np.nan, error), 0 * error, error != 2)
+    assert edge.tolist() == [0, 0] and interior.tolist() == [54 * 70, 54 * 70]
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (lambda k: k < 1 / 8, 8.0),  # a sharp cut
+        (lambda k: (k < 1 / 8) | (k > 1 / 4), 8.0),  # noise below the gap is no resolution
+        (lambda k: k > 1 / 4, math.nan),  # no long wave is right
+    ],
+)
+def test_the_effective_resolution_is_the_end_of_the_unbroken_run_of_waves_with_half_the_power(kept, expected):
+    field = DRAW.normal(size=(64, 64))
+    k = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
+    cut = np.fft.ifft2(np.fft.fft2(field) * kept(k)).real
+    rings = spectra.spectrum_sums(cut, field, (3.0, 3.0), detail=True)["rings"]
+    assert spectra.effective_resolution(rings) == pytest.approx(expected, rel=0.1, nan_ok=True)
+
+
+def test_bootstrap_by_day():
+    assert skill_interval({"a": (1.0, 4.0)}) is None and skill_interval({"a": (1, 0.0), "b": (1, 0.0)}) is None
+    assert skill_interval({"a": (1.0, 4.0), "b": (1.0, 4.0)}) == [0.5, 0.5]  # every draw is the same
+    # one good and one bad day, drawn twice: good-good 1/4, mixed 1/2, bad-bad 1/4 of the draws
+    assert skill_interval({"a": (0.0, 4.0), "b": (4.0, 4.0)}) == [0, 1]
+    few, many = ({str(i): (1.0 + (i % 2), 4.0) for i in range(n)} for n in (4, 100))
+    assert np.ptp(skill_interval(many)) < 0.5 * np.ptp(skill_interval(few))
+
+
+def test_small_helpers():
+    assert few_leads({"1": {}, "2": {}, "5": {}, "36": {}}) == ["1", "2", "36"]
+    assert few_leads([f"{m / 60:g}" for m in range(5, 65, 5)]) == [f"{m / 60:g}" for m in (5, 15, 25, 35, 45, 55, 60)]
+    assert without_nan({"a": [1.0, math.nan]}) == {"a": [1.0, None]}
+    assert [number(v) for v in (1234.5, 12.34, 0.456, math.nan)] == ["1,234", "12.3", "0.456", "n/a"]
+    assert [signed(v) for v in (0.125, -1.0, None)] == ["+0.12", "-1.00", "n/a"]

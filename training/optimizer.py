@@ -34,6 +34,7 @@ class Muon(torch.optim.Optimizer):
             gradients, averages = [p.grad for p in weights], [self.state[p]["momentum"] for p in weights]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov's
+            weights, directions = ([last(x) for x in xs] for xs in (weights, directions))
             updates = orthogonalise([d.flatten(1) for d in directions])
             sizes = [-group["lr"] * 0.2 * max(u.shape) ** 0.5 for u in updates]
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -59,11 +60,17 @@ def orthogonalise(matrices: list[Tensor]) -> list[Tensor]:
         identity = torch.eye(rows, device=gram.device)
         for _ in range(ITERATIONS):
             polynomial = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
-            product = polynomial if product is None else polynomial @ product
-            gram = polynomial @ gram @ polynomial
+            product = polynomial if product is None else torch.bmm(polynomial, product)
+            gram = torch.bmm(torch.bmm(polynomial, gram), polynomial)
         for i, p in zip(members, product / square.sqrt(), strict=True):
             out[i] = p @ wide[i]
     return [o if m.shape[0] <= m.shape[1] else o.mT for o, m in zip(out, matrices, strict=True)]
+
+
+def last(x: Tensor) -> Tensor:
+    """The weight of a convolution (outputs, inputs, kernel, kernel) with the inputs last, as it lies in memory; other
+    tensors as they are."""
+    return x.movedim(1, -1) if x.dim() == 4 else x
 
 
 class Optimizer:
@@ -93,26 +100,31 @@ class Optimizer:
     def collect(self) -> None:
         """Add the gradients of the network to those of the model, after a backward pass."""
         if self.network is not self.model:
-            torch._foreach_add_([p.grad for p in self.weights], [p.grad.float() for p in self.working])
+            flat = torch.cat([last(p.grad).reshape(-1) for p in self.working]).float()
+            parts = flat.split([p.numel() for p in self.weights])
+            sums = [last(p.grad) for p in self.weights]
+            torch._foreach_add_(sums, [g.view(s.shape) for g, s in zip(parts, sums, strict=True)])
             for p in self.working:
                 p.grad = None
 
     @torch.no_grad()
-    def step(self, factor: float, decay: float) -> float:
-        """Clip, update with the learning rates times `factor`, average with `decay`, and clear the gradients. Returns
-        the norm of the gradient before clipping; where it is not finite the weights stay as they are."""
+    def clip_gradients(self) -> Tensor:
+        """Scale the gradients to a norm of at most `clip`. Returns their norm before, (); it may not be finite."""
         gradients = [p.grad for p in self.weights]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if finite := bool(norm.isfinite()):
-            torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-            for name, part in self.parts.items():
-                part.param_groups[0]["lr"] = factor * self.peaks[name]
-                part.step()
-            torch._foreach_lerp_(list(self.ema.parameters()), self.weights, 1 - decay)
-            if self.network is not self.model:
-                torch._foreach_copy_(self.working, self.weights)
+        torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    @torch.no_grad()
+    def step(self, factor: float, decay: float) -> None:
+        """Update the weights with the learning rates times `factor`, average them with `decay`, clear the gradients."""
+        for name, part in self.parts.items():
+            part.param_groups[0]["lr"] = factor * self.peaks[name]
+            part.step()
+        torch._foreach_lerp_(list(self.ema.parameters()), self.weights, 1 - decay)
+        if self.network is not self.model:
+            torch._foreach_copy_(self.working, self.weights)
         self.clear()
-        return float(norm) if finite else float("nan")
 
     def clear(self) -> None:
         """Forget the gradients."""

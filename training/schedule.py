@@ -63,10 +63,10 @@ def plan_pairs(count: int, batch_size: int, accumulate: int, rng: torch.Generato
 
 
 def plan_rollouts(
-    count: int, optimizer_steps: int, batch_size: int, accumulate: int, longest: int, rng: torch.Generator
+    count: int, pairs: int, batch_size: int, accumulate: int, longest: int, rng: torch.Generator
 ) -> list[list[Batch]]:
-    """The optimizer steps of an epoch of roll-outs from `count` initial times: pushforward (Brandstetter et al. 2022)
-    with a loss at each of the last steps.
+    """The optimizer steps of an epoch of roll-outs from `count` initial times, with about as many gradients as an epoch
+    over `pairs` pairs has: pushforward (Brandstetter et al. 2022) with a loss at each of the last steps.
 
     A roll-out has up to CHAIN steps with gradient and ends at most `longest` steps after its initial time. Half of
     them begin at once, the others after a random number of steps.
@@ -74,7 +74,7 @@ def plan_rollouts(
     steps = min(CHAIN, longest)
     chains = max(1, accumulate // steps)
     order, plan = torch.randperm(count, generator=rng).tolist(), []
-    for i in range(optimizer_steps):
+    for i in range(rollout_steps(pairs, batch_size, accumulate, longest)):
         group = []
         for j in range(chains):
             skip = int(torch.randint(0, longest - steps + 1, (), generator=rng))
@@ -84,6 +84,12 @@ def plan_rollouts(
             group.append(Batch(starts, skip, steps, 1 / (chains * steps)))
         plan.append(group)
     return plan
+
+
+def rollout_steps(pairs: int, batch_size: int, accumulate: int, longest: int) -> int:
+    """Optimizer steps of an epoch of roll-outs."""
+    steps = min(CHAIN, longest)
+    return math.ceil(pairs / (batch_size * max(1, accumulate // steps) * steps))
 
 
 def epochs_until(clock: str, seconds: float, most: int) -> int:

@@ -1,32 +1,93 @@
-"""Forecasts that cost nothing, which a real one has to beat. They go through the same scoring code."""
+"""What a forecast is compared with in one case: the truth beside it in time, and forecasts that cost nothing."""
 
-from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
+from data.times import show, show_duration
+from data.variables import lookup
+from verification.climate import estimate
+from verification.extrapolation import extrapolate
+from verification.inputs import NONE, Fields, scored_cells, training_hours
+
+FRAMES = 3  # at most this many fields, one step apart, show extrapolation the motion
 DAY = np.timedelta64(24, "h")
 
 
-def persistence(analysis: np.ndarray) -> np.ndarray:
-    """The analysis at the initial time, (y, x), clipped as the forecast's lead 0 is: the same at every lead time."""
-    return analysis
+class References:
+    """Comparisons of the cases of one forecast store.
+
+    fields: what to read from; init_times, leads: the forecast's coordinates; step: timedelta64 of the model;
+    split: the parts of the record, of which the climatology may see the training part only; climate: what it is read
+    from, None for `fields`. `notes` says what there is.
+    """
+
+    def __init__(
+        self, fields: Fields, init_times: np.ndarray, leads: np.ndarray, step: np.timedelta64, split: dict,
+        climate: Fields | None = None,
+    ):  # fmt: skip
+        self.fields, self.init_times, self.leads, self.step = fields, init_times, leads, step
+        self.position = {int(lead): j for j, lead in enumerate(leads.astype("timedelta64[ns]").astype("int64"))}
+        climate = climate or fields
+        self.climatology = estimate(training_hours(climate.store.times, split), climate.read_truth)
+        days = f"mean by hour of day over {self.climatology.days} training days of {climate.store.path}"
+        if not self.climatology:
+            days = f"not available: {climate.store.path} has no hour of the training period. Name one with --climate"
+        self.notes = [f"climatology: {days}"]
+        self.radar = [n for n in fields.names if lookup(n).name == "REFC"]
+        without = sum(not self._frame_times(t) for t in init_times)
+        if self.radar and without:
+            self.notes.append(
+                f"extrapolation: not available for {without} of {len(init_times)} initial times, the truth store lacks "
+                f"the field {show_duration(step)} before"
+            )
+        self._moved = lru_cache(maxsize=1)(self._extrapolate)
+
+    def case(self, i: int, j: int, name: str) -> tuple[dict[str, np.ndarray | None], np.ndarray | None]:
+        """The fields of `score_case` for the i-th initial and j-th lead time, and the cells to score.
+
+        ValueError if forecast and truth are not missing in the same cells."""
+        init, lead = self.init_times[i], self.leads[j]
+        valid = init + lead
+        forecast, analysis = (self.fields.forecast(i, k)[name] for k in (j, self.position[0]))
+        truth = self.fields.truth(valid)[name]
+        scored = scored_cells(f"{name}, initial time {show(init)}, valid {show(valid)}", forecast, analysis, truth)
+        before = self.position.get(int((lead - self.step) / np.timedelta64(1, "ns")))
+        others = {
+            "yesterday": self.fields.truth(yesterday_time(valid, lead)).get(name),
+            "climatology": self.climatology.at(name, valid) if self.climatology else None,
+            "extrapolation": self.extrapolated(i, name, lead),
+            "truth_before": self.fields.truth(valid - self.step).get(name),
+            "truth_after": self.fields.truth(valid + self.step).get(name),
+            "forecast_before": None if before is None else self.fields.forecast(i, before)[name],
+        }
+        for key, field in others.items():  # one that lacks a cell that is scored is of no use
+            if field is not None and not np.isfinite(field if scored is None else field[scored]).all():
+                others[key] = None
+        return {"forecast": forecast, "truth": truth, "persistence": analysis} | others, scored
+
+    def extrapolated(self, i: int, name: str, lead: np.timedelta64) -> np.ndarray | None:
+        """Extrapolation (y, x) from the i-th initial time; None for variables other than reflectivity, without an
+        earlier field in the truth store, and for leads that are not whole steps."""
+        moved = self._moved(i).get(name)
+        return moved[int(lead // self.step) - 1] if moved is not None and lead % self.step == NONE else None
+
+    def _frame_times(self, init: np.datetime64) -> list[np.datetime64]:
+        """Times of the latest unbroken run of fields that ends at the initial time, oldest first; empty under two."""
+        times = [init]
+        while len(times) < FRAMES and self.fields.store.has(times[0] - self.step):
+            times.insert(0, times[0] - self.step)
+        return times if len(times) > 1 and self.fields.store.has(init) else []
+
+    def _extrapolate(self, i: int) -> dict[str, np.ndarray]:
+        """Extrapolation of reflectivity from one initial time, (steps, y, x) by name; {} without an earlier field."""
+        times = self._frame_times(self.init_times[i])
+        steps = int(self.leads.max() // self.step)
+        if not times or not steps:
+            return {}
+        return {n: extrapolate(np.stack([self.fields.truth(t)[n] for t in times]), steps) for n in self.radar}
 
 
 def yesterday_time(valid_time: np.datetime64, lead_time: np.timedelta64) -> np.datetime64:
     """The same hour on the last day that was known at the initial time: valid time - 24 h x ceil(lead / 24 h)."""
-    days = -(-lead_time // DAY)  # rounded up: a lead of 25 h goes two days back
-    return valid_time - days * DAY
-
-
-def same_hour_yesterday(
-    load: Callable[[np.datetime64], np.ndarray | None],
-    valid_time: np.datetime64,
-    lead_time: np.timedelta64,
-    scored: np.ndarray | None = None,
-) -> np.ndarray | None:
-    """The truth at `yesterday_time`, (y, x); None where `load` has none or it lacks a cell that is scored."""
-    field = load(yesterday_time(valid_time, lead_time))
-    if field is None:
-        return None
-    cells = field if scored is None else field[scored]
-    return field if np.isfinite(cells).all() else None
+    return valid_time + (-lead_time // DAY) * DAY  # floor of a negative number: 25 h goes two days back

@@ -1,71 +1,49 @@
-"""Damped persistence: the analysis drawn back towards the climate, from hours of the training period alone."""
+"""Climatology by hour of day: the mean of the training hours of each hour of the day, in UTC."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
-HOURS = 240  # at most about this many hours are read
-CELLS = 4096  # at most this many cells, evenly spread, are kept for the correlation
+DAYS = 60  # at most this many days are read, spread evenly over the record
+ENOUGH = 15  # days; with fewer, the mean of an hour is smoothed over the hours beside it
 
 
 @dataclass(frozen=True)
-class Climate:
-    """Mean field (y, x) of each variable in its unit, and the correlation of its anomalies over each lead time."""
+class Climatology:
+    """`mean[hour][name]` is a (y, x) field; an hour of the day that was never seen is absent."""
 
-    mean: dict[str, np.ndarray]
-    correlation: dict[str, dict[np.timedelta64, float]]
-    hours: int  # that were read
+    mean: dict[int, dict[str, np.ndarray]]
+    days: int  # that were read
 
-    def damped(self, name: str, analysis: np.ndarray, lead: np.timedelta64) -> np.ndarray | None:
-        """mean + rho(lead) (analysis - mean), (y, x): its expected error is sigma sqrt(1 - rho^2) at a point.
-        None where no pair of hours tells rho."""
-        rho = self.correlation[name].get(lead)
-        return None if rho is None else self.mean[name] + np.float32(rho) * (analysis - self.mean[name])
+    def at(self, name: str, time: np.datetime64) -> np.ndarray | None:
+        """The field (y, x) for the hour of day of a time, None if that hour was never seen."""
+        hour = hour_of_day(time)
+        if hour not in self.mean:
+            return None
+        weights = {hour: 1.0} if self.days >= ENOUGH else {(hour - 1) % 24: 1.0, hour: 2.0, (hour + 1) % 24: 1.0}
+        seen = {h: w for h, w in weights.items() if h in self.mean}
+        return np.float32(sum(w * self.mean[h][name] for h, w in seen.items()) / sum(seen.values()))
 
 
-def estimate(
-    times: np.ndarray, load: Callable[[np.datetime64], dict[str, np.ndarray]], leads: np.ndarray, step: np.timedelta64
-) -> Climate | None:
-    """The climate of the hours `times` (datetime64, sorted, of the training period only), or None for fewer than two.
+def estimate(times: np.ndarray, load: Callable[[np.datetime64], dict[str, np.ndarray]]) -> Climatology | None:
+    """The climatology of `times` (datetime64 of the training part only), None if there are none.
 
-    Reads runs of hours `step` apart, as long as the longest lead where that fits into HOURS, that start evenly spread
-    over the period; `load(time)` gives {name: (y, x)} with NaN where masked. The mean is by cell; rho pools cells.
+    `load(time)` gives {name: (y, x)}, NaN in masked cells.
     """
-    if len(times) < 2:
-        return None
-    length = min(int(leads.max() // step) + 1, HOURS // 2)
-    first = np.unique(np.linspace(0, max(len(times) - length, 0), max(HOURS // length, 2)).round().astype(int))
-    known = set(times.astype("int64").tolist())
-    wanted = sorted({int(t + k * step) for t in times[first] for k in range(length)} & known)
-    sums: dict[str, np.ndarray] = {}
-    kept: dict[str, dict[int, np.ndarray]] = {}
-    for time in wanted:
-        for name, field in load(np.datetime64(time, "ns")).items():
-            sums[name] = sums.get(name, 0.0) + field.astype(np.float64)
-            stride = max(1, int(np.ceil(np.sqrt(field.size / CELLS))))
-            kept.setdefault(name, {})[time] = field[::stride, ::stride].ravel()
-    mean = {name: (total / len(wanted)).astype(np.float32) for name, total in sums.items()}
-    correlation = {name: _correlations(np.array(wanted), np.stack(list(k.values())), leads) for name, k in kept.items()}
-    return Climate(mean, correlation, len(wanted))
+    dates = times.astype("datetime64[D]")
+    days = np.unique(dates)
+    days = days[np.unique(np.linspace(0, len(days) - 1, min(len(days), DAYS)).round().astype(int))]
+    mean: dict[int, dict[str, np.ndarray]] = {}
+    count: dict[int, int] = {}
+    for time in tqdm(times[np.isin(dates, days)], desc="climatology", unit="hour", disable=None):
+        fields, hour = load(time), hour_of_day(time)
+        count[hour] = count.get(hour, 0) + 1
+        before = mean.get(hour, {})
+        mean[hour] = {n: before.get(n, 0.0) + (x - before.get(n, 0.0)) / count[hour] for n, x in fields.items()}
+    return Climatology(mean, len(days)) if mean else None
 
 
-def _correlations(times: np.ndarray, fields: np.ndarray, leads: np.ndarray) -> dict[np.timedelta64, float]:
-    """rho by lead from fields (hours, cells), over all pairs that far apart; 0 to 1, absent without a pair."""
-    anomalies = fields[:, np.isfinite(fields).all(axis=0)].astype(np.float64)
-    anomalies -= anomalies.mean(axis=0)
-    out = {}
-    for lead in leads:
-        later = np.searchsorted(times, times + int(lead / np.timedelta64(1, "ns")))
-        pairs = [
-            (i, j)
-            for i, j in enumerate(later)
-            if j < len(times) and times[j] - times[i] == int(lead.astype("timedelta64[ns]").astype("int64"))
-        ]
-        if not pairs:
-            continue
-        a, b = anomalies[[i for i, _ in pairs]], anomalies[[j for _, j in pairs]]
-        spread = np.sqrt((a * a).sum() * (b * b).sum())
-        if spread > 0:
-            out[lead] = float(np.clip((a * b).sum() / spread, 0.0, 1.0))
-    return out
+def hour_of_day(time: np.datetime64) -> int:
+    return int((time - time.astype("datetime64[D]")) / np.timedelta64(1, "h"))

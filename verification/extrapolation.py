@@ -5,11 +5,10 @@
 
 Our own motion is sought from coarse to fine: one displacement for the whole domain by correlation, then iterated
 Lucas-Kanade (Lucas and Kanade 1981) over all pairs of frames at once. `method="pysteps"` takes motion and transport
-from pysteps (lucaskanade, which needs opencv), "auto" does so where it is installed. Both are backward semi-Lagrangian
-with a steady motion (Germann and Zawadzki 2002, Mon. Wea. Rev. 130, 2859-2873) and both obey one rule for air that
-comes from where nothing is known: from beyond the domain the nearest edge cell is taken, from a gap in the data the
-cell keeps its analysis. So a forecast lacks no cell that persistence has. Measured against the alternatives
-(persistence, no echo) the edge cell scored best; benchmarks/extrapolation.py has the numbers.
+from pysteps (lucaskanade, which needs opencv). Both are backward semi-Lagrangian with a steady motion (Germann and
+Zawadzki 2002, Mon. Wea. Rev. 130, 2859-2873). Both obey one rule for air that comes from where nothing is known: from
+beyond the domain the nearest edge cell is taken, from a gap in the data the cell keeps its analysis. So a forecast
+lacks no cell that persistence has.
 """
 
 import importlib.util
@@ -20,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-METHODS = ("own", "pysteps", "auto")
 FLOOR, CEILING = 5.0, 60.0  # dBZ, weaker echo counts as none and stronger as this while motion is sought
 REACH = 16.0  # cells per frame, the fastest motion
 SMALLEST = 8  # cells, shorter side of the coarsest grid
@@ -41,11 +39,9 @@ def extrapolate(frames: np.ndarray, steps: int, method: str = "own") -> np.ndarr
     frames = np.asarray(frames, np.float32)
     if frames.ndim != 3 or not len(frames) or steps < 1:
         raise ValueError(f"expected frames (n, y, x) and steps >= 1, got shape {frames.shape} and steps = {steps}")
-    if _resolve(method) == "own":
-        return transport(frames[-1], motion(frames), steps)
-    flow, analysis = motion(frames, "pysteps"), frames[-1]
+    flow, analysis = motion(frames, method), frames[-1]
     own = transport(analysis, flow, steps)
-    if not flow.any():
+    if method == "own" or not flow.any():
         return own
     from pysteps.extrapolation import semilagrangian
 
@@ -58,8 +54,9 @@ def motion(frames: np.ndarray, method: str = "own") -> np.ndarray:
 
     Only the latest frames without a featureless one between them are used; zero where fewer than two are left.
     """
+    if method not in ("own", "pysteps"):
+        raise ValueError(f"got method {method!r}, expected own or pysteps")
     fields = torch.as_tensor(np.asarray(frames, np.float32))
-    method = _resolve(method)
     known = fields.isfinite()
     echo = torch.where(known, fields.clamp(FLOOR, CEILING) - FLOOR, 0.0)
     highest = torch.where(known, echo, -torch.inf).amax((1, 2))
@@ -96,14 +93,6 @@ def transport(analysis: np.ndarray, flow: np.ndarray, steps: int) -> np.ndarray:
 def pysteps_installed() -> bool:
     """Whether pysteps and opencv, which its Lucas-Kanade needs, can be imported."""
     return all(importlib.util.find_spec(name) for name in ("pysteps", "cv2"))
-
-
-def _resolve(method: str) -> str:
-    if method not in METHODS:
-        raise ValueError(f"got method {method!r}, expected one of {', '.join(METHODS)}")
-    if method == "pysteps" and not pysteps_installed():
-        raise ValueError('method "pysteps" needs pip install pysteps opencv-python-headless; "own" needs nothing')
-    return method if method != "auto" else "pysteps" if pysteps_installed() else "own"
 
 
 def _pysteps_motion(frames: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What verify_forecast.py reads: the forecast store, the truth by timestamp, and which of them can be compared."""
 
-import json
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,6 @@ import xarray as xr
 from data.chunks import plain_arrays, read_fields
 from data.command import nearest
 from data.grid import Grid, same_grid
-from data.metadata import KIND
 from data.store import Store, open_zarr
 from data.times import hours_of, parse_duration, parse_time, show
 from data.variables import lookup
@@ -26,35 +24,28 @@ NONE = np.timedelta64(0, "ns")
 
 
 class Fields:
-    """Fields of forecast and truth as {name: (y, x) float32}, raised to the floor at which they are scored.
-
-    Hours that overlapping forecasts share are decoded once."""
+    """Fields of forecast and truth as {name: (y, x) float32}, raised to the floor at which they are scored."""
 
     def __init__(self, forecast: xr.Dataset, store: Store, names: list[str]):
         self.names, self.store, self.truth_names = names, store, store.choose(names)
-        self._plain = plain_arrays(store, self.truth_names)
+        self.plain = plain_arrays(store, self.truth_names)
         self.variables = [forecast[name].variable for name in names]
-        cells = math.prod(store.grid.shape)
-        self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / (4 * len(names) * cells))))(self.read_truth)
+        field_bytes = 4 * len(names) * math.prod(store.grid.shape)
+        self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / field_bytes)))(self.read_truth)
         self.forecast = lru_cache(maxsize=3)(self._read_forecast)
-        self._leads = lru_cache(maxsize=1)(self._read_leads)
-        self._small = 4 * len(names) * cells * forecast.sizes["lead_time"] < CACHE_BYTES / 4
+        # zarr reads the chunks of small fields together in a fraction of the time
+        small = field_bytes * forecast.sizes["lead_time"] < CACHE_BYTES / 4
+        self._leads = lru_cache(maxsize=1)(lambda i: [v[i].values if small else v[i] for v in self.variables])
 
     def read_truth(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """The truth at a time, {} where the store has none."""
+        """The truth at a time, {} if the store has none."""
         if not self.store.has(time):
             return {}
-        return self._floored(read_fields(self.store, self._plain, time, self.truth_names))
+        return self._floored(read_fields(self.store, self.plain, time, self.truth_names))
 
     def _read_forecast(self, i: int, j: int) -> dict[str, np.ndarray]:
         """The forecast of the i-th initial and the j-th lead time."""
-        return self._floored(
-            [v[j] for v in self._leads(i)] if self._small else [v[i, j].values for v in self.variables]
-        )
-
-    def _read_leads(self, i: int) -> list[np.ndarray]:
-        """All lead times of the i-th initial time, where that is little: zarr reads their chunks together."""
-        return [v[i].values for v in self.variables]
+        return self._floored([np.asarray(v[j]) for v in self._leads(i)])
 
     def _floored(self, fields) -> dict[str, np.ndarray]:
         """max(x, floor) by variable, alike for forecast, truth and baselines; NaN stays."""
@@ -63,12 +54,12 @@ class Fields:
 
 
 def open_forecast(path: str) -> xr.Dataset:
-    """The forecast store, lazy, with lead_time as timedelta64; ValueError where it is not one."""
+    """The forecast store, lazy, with lead_time as timedelta64; ValueError if it is not one."""
     fix = "Fix: make one with `.venv/bin/python infer_iterative.py --checkpoint FILE --zarr STORE --out FORECAST.zarr`"
     if "://" not in path and not Path(path).exists():
         raise ValueError(f"{path}: no such forecast store, expected a zarr directory. {fix}")
     dataset = open_zarr(path)
-    kind, fields = dataset.attrs.get(KIND), [v for v in dataset.data_vars.values() if v.ndim == 4]
+    kind, fields = dataset.attrs.get("hourcast_kind"), [v for v in dataset.data_vars.values() if v.ndim == 4]
     if kind != "forecast" or not fields or not {"init_time", "valid_time"} <= set(dataset.variables):
         raise ValueError(f"{path}: got {f'a {kind}' if kind else 'another kind of'} store, expected a forecast. {fix}")
     leads = dataset["valid_time"].values - dataset["init_time"].values[:, None]
@@ -79,9 +70,9 @@ def open_forecast(path: str) -> xr.Dataset:
 
 def choose(path: str, forecast: xr.Dataset, variables: list[str]) -> list[str]:
     """The forecast's names of the variables to score; ValueError, with the nearest name, for one it does not have."""
-    dims = ("init_time", "lead_time")
     order = forecast.attrs.get("variables") or list(forecast.data_vars)
-    names = [n for n in order if n in forecast.data_vars and forecast[n].ndim == 4 and forecast[n].dims[:2] == dims]
+    names = [n for n in order if n in forecast.data_vars and forecast[n].dims[:2] == ("init_time", "lead_time")]
+    names = [n for n in names if forecast[n].ndim == 4]
     by_table, chosen = {lookup(n).name: n for n in names}, []
     for wanted in variables or names:
         name = wanted if wanted in names else by_table.get(lookup(wanted).name)
@@ -95,7 +86,7 @@ def choose(path: str, forecast: xr.Dataset, variables: list[str]) -> list[str]:
 
 
 def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid) -> None:
-    """ValueError where the two stores do not have the same cells in the same order."""
+    """ValueError unless the two stores have the same cells in the same order."""
     if not same_grid(forecast, truth):
         what = "the same shape with other latitudes or longitudes" if forecast.shape == truth.shape else truth.shape
         raise ValueError(
@@ -105,7 +96,7 @@ def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid)
 
 
 def find_cases(path: str, store: Store, valid: np.ndarray, leads: np.ndarray) -> tuple[list[tuple[int, int]], int]:
-    """Indices (initial time, lead time) with truth, and how many are without; ValueError where all are.
+    """Indices (initial time, lead time) with truth, and how many are without; ValueError if all are.
 
     valid: (init_time, lead_time) datetime64; leads: (lead_time,) timedelta64."""
     cases = [(i, j) for i in range(len(valid)) for j in range(len(leads)) if leads[j] > NONE]
@@ -126,22 +117,19 @@ def step_of(forecast: xr.Dataset) -> np.timedelta64:
     return np.diff(np.unique(forecast["lead_time"].values)).min(initial=np.timedelta64(10**9, "s").astype("m8[ns]"))
 
 
-def part_of(split: dict, name: str) -> tuple[np.datetime64, np.datetime64] | None:
-    """First and last time of a part of the record, None where the forecast does not say."""
-    return tuple(parse_time(t, "split") for t in split[name]) if split.get(name) else None
-
-
 def outside_test(init_times: np.ndarray, split: dict) -> list[np.datetime64]:
-    """The initial times before the start of the test part; all of them where it is not known. Later ones, of another
-    store perhaps, are as unseen in training as the test part itself."""
-    part = part_of(split, "test")
-    return [t for t in init_times if part is None or t < part[0]]
+    """The initial times before the start of the test part; all of them if it is not known. Later ones, perhaps of
+    another store, are as unseen in training as the test part itself."""
+    start = parse_time(split["test"][0], "split") if split.get("test") else None
+    return [t for t in init_times if start is None or t < start]
 
 
 def training_hours(times: np.ndarray, split: dict) -> np.ndarray:
-    """The times of the truth store that lie in the training part."""
-    part = part_of(split, "train")
-    return times[:0] if part is None else np.sort(times[(times >= part[0]) & (times <= part[1])])
+    """The times of the truth store that lie in the training part, sorted."""
+    if not split.get("train"):
+        return times[:0]
+    first, last = (parse_time(t, "split") for t in split["train"])
+    return np.sort(times[(times >= first) & (times <= last)])
 
 
 def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int], statistics: dict) -> Measure:
@@ -154,19 +142,13 @@ def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int], 
     return Measure(spacing, THRESHOLDS, tuple(windows), **common)
 
 
-def table_of(forecast: xr.Dataset, attribute: str) -> dict:
-    """A table that the forecast store holds as JSON in an attribute; {} where it has none."""
-    return json.loads(forecast.attrs.get(attribute) or "{}")
-
-
 def clipped_shares(forecast: xr.Dataset, name: str, cases: list[tuple[int, int]]) -> dict[str, float]:
-    """Mean share of cells outside the physical bounds before clipping, by lead key; {} where the store has none."""
-    variable = f"{name}_clipped_share"
-    if variable not in forecast.data_vars:
-        return {}
-    shares, by_lead = forecast[variable].values, {}
-    for i, j in cases:
-        by_lead.setdefault(lead_key(forecast["lead_time"].values[j]), []).append(float(shares[i, j]))
+    """Mean share of cells outside the physical bounds before clipping, by lead key; {} if the store has none."""
+    variable, by_lead = f"{name}_clipped_share", {}
+    if variable in forecast.data_vars:
+        shares = forecast[variable].values
+        for i, j in cases:
+            by_lead.setdefault(lead_key(forecast["lead_time"].values[j]), []).append(float(shares[i, j]))
     return {lead: float(np.mean(values)) for lead, values in by_lead.items()}
 
 
@@ -176,19 +158,15 @@ def lead_key(lead: np.timedelta64) -> str:
 
 
 def scored_cells(what: str, forecast, analysis, truth) -> np.ndarray | None:
-    """Cells to score, None for all: those masked, NaN in forecast and truth, are left out; other NaN is refused."""
+    """Cells to score, None for all: those masked (NaN in all three) are left out. ValueError for any other NaN, and
+    for infinite values, which would pass into every mean."""
     missing = np.isnan(truth)
-    fix = "Fix: look for missing values with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
+    fix = "Fix: look for them with `.venv/bin/python -m data.check_store STORE.zarr`, then forecast again"
     if missing.all():
         raise ValueError(f"{what}: got truth missing in every cell, expected a field. {fix}")
-    for source, x in (("forecast", forecast), ("analysis at lead 0", analysis)):
+    for source, x in (("forecast", forecast), ("analysis at lead 0", analysis), ("truth", truth)):
         if (odd := int((np.isnan(x) != missing).sum())) > 0:
             raise ValueError(f"{what}: got {odd} cells missing in only one of {source} and truth, expected none. {fix}")
+        if (odd := int(np.isinf(x).sum())) > 0:
+            raise ValueError(f"{what}: {source} has {odd} infinite values, expected numbers. {fix}")
     return ~missing if missing.any() else None
-
-
-def usable(field: np.ndarray | None, scored: np.ndarray | None) -> np.ndarray | None:
-    """The field, or None where it lacks a cell that is scored."""
-    if field is None:
-        return None
-    return field if np.isfinite(field if scored is None else field[scored]).all() else None

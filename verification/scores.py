@@ -1,8 +1,7 @@
 """Scores of one field against its truth, as sums that add over cases before any ratio or root is taken.
 
-Every `*_sums` function takes (y, x) fields, numpy or torch, and returns a dict of plain floats. The
-sums of several cases are added key by key; the functions below them turn a dict of sums into a score.
-A score without anything to divide by is NaN: a CSI without any event, say.
+Every `*_sums` function takes (y, x) fields, numpy or torch, and returns numbers or arrays that add key by key over
+cases. The functions below them turn sums into a score, NaN if there is nothing to divide by (a CSI without an event).
 `scored` (y, x) is True where a cell counts, None for all of them.
 """
 
@@ -34,22 +33,27 @@ def error_sums(forecast, truth, scored=None) -> dict[str, float]:
 
 def rmse(sums: dict) -> float:
     """Root of the mean squared error over cells and cases, in the field's unit."""
-    return math.sqrt(_ratio(sums["squared"], sums["n"]))
+    return math.sqrt(ratio(sums["squared"], sums["n"]))
 
 
 def mae(sums: dict) -> float:
     """Mean absolute error, in the field's unit."""
-    return _ratio(sums["absolute"], sums["n"])
+    return ratio(sums["absolute"], sums["n"])
 
 
 def bias(sums: dict) -> float:
     """Mean of forecast - truth, in the field's unit."""
-    return _ratio(sums["error"], sums["n"])
+    return ratio(sums["error"], sums["n"])
 
 
 def std_ratio(sums: dict) -> float:
     """Spatial standard deviation of the forecast over that of the truth: below 1 is smoothed."""
-    return math.sqrt(_ratio(sums["variation_forecast"], sums["variation_truth"]))
+    return math.sqrt(ratio(sums["variation_forecast"], sums["variation_truth"]))
+
+
+def skill(error: float, reference: float) -> float:
+    """1 - error/reference: 1 is perfect, 0 as good as the reference."""
+    return 1.0 - ratio(error, reference)
 
 
 def moments(field, scored=None) -> dict[str, float]:
@@ -60,58 +64,44 @@ def moments(field, scored=None) -> dict[str, float]:
 
 def pooled_std(sums: dict) -> float:
     """Standard deviation over cells and cases together, about their overall mean; from summed `moments`."""
-    variance = _ratio(sums["square"], sums["n"]) - _ratio(sums["sum"], sums["n"]) ** 2
-    rounding = 1e-14 * _ratio(sums["square"], sums["n"])
-    return math.sqrt(variance) if variance > rounding else 0.0 * variance
-
-
-def drift(sums: dict, truth: dict) -> float:
-    """Mean of forecast - truth over all cases, over the pooled standard deviation of the truth (`moments`)."""
-    return _ratio(bias(sums), pooled_std(truth))
-
-
-def skill(error: float, reference: float) -> float:
-    """1 - error/reference: 1 is perfect, 0 as good as the reference."""
-    return 1.0 - _ratio(error, reference)
+    square = ratio(sums["square"], sums["n"])
+    variance = square - ratio(sums["sum"], sums["n"]) ** 2
+    return math.sqrt(variance) if variance > 1e-14 * square else 0.0 * variance  # below that it is rounding
 
 
 def contingency(forecast, truth, threshold: float, scored=None) -> dict[str, float]:
     """The 2 x 2 table of the event "at least `threshold`", counted over cells."""
     forecast, truth = _cells(forecast, scored) >= threshold, _cells(truth, scored) >= threshold
     hits, forecasts, events = (float(np.count_nonzero(e)) for e in (forecast & truth, forecast, truth))
-    return {
-        "hits": hits,
-        "false_alarms": forecasts - hits,
-        "misses": events - hits,
-        "correct_negatives": forecast.size - forecasts - events + hits,
-    }
+    negatives = forecast.size - forecasts - events + hits
+    return {"hits": hits, "false_alarms": forecasts - hits, "misses": events - hits, "correct_negatives": negatives}
 
 
 def csi(table: dict) -> float:
     """Critical success index: hits / (hits + misses + false alarms)."""
-    return _ratio(table["hits"], table["hits"] + table["misses"] + table["false_alarms"])
+    return ratio(table["hits"], table["hits"] + table["misses"] + table["false_alarms"])
 
 
 def pod(table: dict) -> float:
     """Probability of detection: hits / (hits + misses)."""
-    return _ratio(table["hits"], table["hits"] + table["misses"])
+    return ratio(table["hits"], table["hits"] + table["misses"])
 
 
 def far(table: dict) -> float:
     """False alarm ratio: false alarms / (hits + false alarms)."""
-    return _ratio(table["false_alarms"], table["hits"] + table["false_alarms"])
+    return ratio(table["false_alarms"], table["hits"] + table["false_alarms"])
 
 
 def frequency_bias(table: dict) -> float:
     """Area forecast over area observed; far below 1 at a high threshold is what blur looks like."""
-    return _ratio(table["hits"] + table["false_alarms"], table["hits"] + table["misses"])
+    return ratio(table["hits"] + table["false_alarms"], table["hits"] + table["misses"])
 
 
 def ets(table: dict) -> float:
     """Equitable threat score: CSI without the hits that chance would give."""
     forecasts, events = table["hits"] + table["false_alarms"], table["hits"] + table["misses"]
-    chance = _ratio(forecasts * events, sum(table.values()))
-    return _ratio(table["hits"] - chance, forecasts + table["misses"] - chance)
+    chance = ratio(forecasts * events, sum(table.values()))
+    return ratio(table["hits"] - chance, forecasts + table["misses"] - chance)
 
 
 def fss_sums(forecast, truth, threshold: float, window: int, scored=None) -> dict[str, float]:
@@ -134,8 +124,8 @@ def fss_sums(forecast, truth, threshold: float, window: int, scored=None) -> dic
 
 
 def fss(sums: dict) -> float:
-    """FSS = 1 - sum (f - o)^2 / (sum f^2 + sum o^2); NaN where neither field ever had an event."""
-    return 1.0 - _ratio(sums["difference"], sums["reference"])
+    """FSS = 1 - sum (f - o)^2 / (sum f^2 + sum o^2); NaN if neither field ever had an event."""
+    return 1.0 - ratio(sums["difference"], sums["reference"])
 
 
 def window_cells(width: float, spacing: float, shape: tuple[int, int]) -> int:
@@ -144,6 +134,25 @@ def window_cells(width: float, spacing: float, shape: tuple[int, int]) -> int:
     odd = 2 * round((width / spacing - 1) / 2) + 1
     widest = int(0.08 * min(shape))
     return max(3, min(odd, widest - (widest + 1) % 2))
+
+
+def edge_width(shape: tuple[int, int]) -> int:
+    """Cells from the boundary that count as the edge band: 35, at most 8 % of the shorter side, at least 1."""
+    return max(1, min(35, int(0.08 * min(shape))))
+
+
+def edge_sums(forecast, truth, scored=None) -> np.ndarray:
+    """(2, 2): squared error and number of cells in the edge band and in the interior."""
+    scored = np.ones(np.shape(truth), bool) if scored is None else np.asarray(scored)
+    square = np.where(scored, np.asarray(forecast, float) - truth, 0.0) ** 2
+    inner = (slice(edge_width(square.shape), -edge_width(square.shape)),) * 2
+    whole, inside = ([square[i].sum(), float(scored[i].sum())] for i in (..., inner))
+    return np.array([np.subtract(whole, inside), inside])
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, NaN where b is 0."""
+    return a / b if b else math.nan
 
 
 def _window_shares(events: Tensor, window: int) -> Tensor:
@@ -158,14 +167,10 @@ def _window_shares(events: Tensor, window: int) -> Tensor:
 
 
 def _cells(field, scored) -> np.ndarray:
-    field = np.asarray(field, dtype=np.float64)  # numpy starts an operation on so few cells in half of torch's time
+    field = np.asarray(field, dtype=np.float64)
     return field.ravel() if scored is None else field[np.asarray(scored)]
 
 
 def _variation(cells: np.ndarray) -> float:
     cells = cells - cells.mean() if cells.size else cells
     return float(cells @ cells)
-
-
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan

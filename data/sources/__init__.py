@@ -1,0 +1,122 @@
+"""What `python -m data.build_hrrr --source` chooses, and what all sources share."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from data.command import fault, nearest
+from data.grid import Grid
+from data.times import show
+from data.variables import TABLE, known, lookup
+
+HOUR = np.timedelta64(1, "h")
+KINDS = {0: "f00 (analyses)", 1: "f01 (1-hour forecasts)"}
+LISTED = 20  # lines of a list that are printed before "and N more"
+
+
+class HourUnavailable(ValueError):
+    """One hour cannot be had: the message names its file and the reason. The hours around it may be sound."""
+
+    again = True  # whether a later try may have it
+
+
+class Source:
+    """The hours of a source: made of (cfg, first, last), the command's constants and the first and last wanted time.
+
+    A constructor sets the attributes below and raises ValueError (got, expected, fix) for a path, option or content
+    that cannot work. `load` gives one hour; it may raise HourUnavailable for one that is to be left out. A source can
+    be pickled.
+    """
+
+    source: str  # one line for the store's attribute
+    times: list[np.datetime64]  # sorted valid times, ns
+    forecast_hour: int  # 0 analyses, 1 1-hour forecasts
+    names: list[str]  # variables, as they are stored
+    grid: Grid  # rows south to north
+    notes: list[str]  # lines to print before the work
+    described: dict[str, dict] = {}  # noqa: RUF012  # attributes of variables that the table does not know
+    together = 1  # hours in a row that one process should get, because they are decoded or fetched together
+    cache_bytes = 0  # memory of what is read ahead, in all processes together
+
+    def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
+        """One hour: {name: (y, x) in table units}, NaN where the source has no value."""
+        raise NotImplementedError
+
+    def expect(self, times: list[np.datetime64]) -> None:
+        """Take note of the hours that will be loaded next."""
+
+    def share(self, n: int) -> None:
+        """Divide the memory for what is read ahead: n processes will read."""
+
+    def close(self, failed: bool) -> list[str]:
+        """Clean up; `failed`: hours could not be had that a later try may have. Returns lines to print."""
+        return []
+
+    def choose(self, fields: dict[int, dict[np.datetime64, dict]], cfg) -> None:
+        """Set forecast_hour, names, times and hours ({time: {name: what the source keeps}}) from what there is of each
+        kind: the kind that cfg asks for or that has more hours, and its variables that cfg asks for or that more than
+        half of the hours have. Hours that lack one are left out and noted."""
+        wanted = {lookup(n).name for n in cfg.variables}
+        whole = {k: sum(wanted <= held.keys() for held in hours.values()) for k, hours in fields.items()}
+        kind = max(sorted(fields), key=lambda k: (whole[k], len(fields[k])))
+        if cfg.forecast_hour != "auto":
+            kind = int(cfg.forecast_hour)
+        others = [k for k in fields if k != kind and fields[k]]
+        if not fields[kind]:
+            expected = f"{len(fields[1 - kind])} hours of {KINDS[1 - kind]}"
+            raise fault("forecast_hour", f"no hour of {KINDS[kind]}", expected, f"--forecast_hour {1 - kind}")
+        self.notes += [f"{KINDS[kind]} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
+                       f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
+        self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
+        count = Counter(name for held in hours.values() for name in held)
+        for name in wanted - count.keys():
+            expected = f"some of {' '.join(v.name for v in TABLE if v.name in count)}. Nearest: {nearest(name, count)}"
+            raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")
+        self.names = [v.name for v in TABLE if (v.name in wanted if wanted else count[v.name] * 2 > len(hours))]
+        absent = [f"{v.name} ({count[v.name]} of {len(hours)} hours)" for v in TABLE if v.name not in self.names]
+        if absent and not wanted:
+            self.notes.append(f"not in most hours, so not stored: {', '.join(absent)}")
+        lacking = {t: [n for n in self.names if n not in held] for t, held in hours.items()}
+        self.hours = {t: held for t, held in hours.items() if self.names and not lacking[t]}
+        self.times = list(self.hours)
+        self.notes += incomplete(lacking)
+        if not self.hours:
+            got = f"no hour that has {' '.join(self.names) or 'any'} together ({'; '.join(self.notes[-2:])})"
+            raise fault("variables", got, "one", "fewer --variables")
+
+
+def incomplete(lacking: dict[np.datetime64, list[str]]) -> list[str]:
+    """Lines that name the hours which lack a variable."""
+    return listed([f"left out: {show(t)} lacks {' '.join(n)}" for t, n in lacking.items() if n])
+
+
+def listed(lines: list[str]) -> list[str]:
+    """The first lines of a list, and how many more there are."""
+    more = len(lines) - LISTED
+    return lines if more <= 0 else [*lines[:LISTED], f"and {more} more like these"]
+
+
+def counted(paths) -> str:
+    """ "3 files (the first)" for a message."""
+    return f"{len(paths)} file{'s' * (len(paths) > 1)} ({min(paths)}{' ...' * (len(paths) > 1)})"
+
+
+def outside(time: np.datetime64, first: np.datetime64 | None, last: np.datetime64 | None) -> bool:
+    """Whether a time is before the first or after the last wanted one."""
+    return (first is not None and time < first) or (last is not None and time > last)
+
+
+def refuse_missing_path(path: str, expected: str) -> None:
+    """ValueError for a local path that does not exist."""
+    if "://" not in path and not Path(path).exists():
+        raise fault("path", f"{path}, which does not exist", expected, "--path")
+
+
+def refuse_unknown(variables: list[str]) -> None:
+    """ValueError for a wanted variable that the table does not know."""
+    names = [v.name for v in TABLE]
+    for name in variables:
+        if not known(name):
+            expected = f"names of data/variables.py. Nearest: {nearest(name, names)}"
+            raise fault("variables", repr(name), expected, f"--variables {' '.join(names)}")

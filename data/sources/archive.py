@@ -1,0 +1,339 @@
+"""The hours of NOAA's public HRRR archive between two times: single GRIB2 messages, taken by byte range.
+
+Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2), or the same
+without conus/. First pass: the inventories, about 10 kB an hour. Then, some hours ahead of the writing, the messages of
+the wanted variables: about 10 MB of an hour's 150. What came is kept in OUT.cache/ until the store is finished, so that
+the same command goes on after an interruption without fetching anything twice.
+
+An inventory lists where each message begins; it ends where the next one begins, the last one with the file. Messages
+are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an analysis and
+108 in a forecast. An hour that the archive does not have, or whose messages are damaged in every try, is left out and
+named. If the archive no longer answers, the command ends: a network that fails at night is no gap in the record.
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import threading
+import time as clock
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+
+import numpy as np
+from tqdm import tqdm
+
+from data.command import fault, refuse_file_above
+from data.grid import Grid
+from data.sources import HOUR, HourUnavailable, Source, listed, refuse_unknown
+from data.sources.grib import Field, decode, import_gribberish, locate, note_winds, scan
+from data.times import show
+from data.variables import STATIC, TABLE, Variable
+
+TRIES = 6  # requests for one range before it is given up
+PAUSE = 0.5  # s before the first repetition; doubled each time, times a random 0.5 to 1
+LONGEST_PAUSE = 60.0  # s, also for a server's Retry-After
+TIMEOUT = 30.0  # s without a byte from the server
+AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may change
+ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
+AHEAD = 8  # hours fetched at the same time, each in a thread of its own
+TRIED = 24  # hours tried for the grid
+LAYOUTS = ("hrrr.{day}/conus/", "hrrr.{day}/")
+LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
+          "entire atmosphere": ("entire atmosphere", "entire atmosphere (considered as a single layer)")}  # fmt: skip
+KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
+
+
+class Absent(HourUnavailable):
+    """The archive has no such file."""
+
+    again = False
+
+
+class ArchiveHours(Source):
+    """The hours first to last of the archive at cfg.url; `load` fetches and decodes one. ValueError for options that
+    cannot work, for an archive without any of the hours and for one that does not answer."""
+
+    together = AHEAD
+
+    def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        if first is None or last is None:
+            expected, fix = "both with --source archive", "--start 2024-05-20 --end 2024-05-21T23"
+            raise fault("start/end", "none", expected, fix)
+        import_gribberish()  # before anything is fetched
+        refuse_unknown(cfg.variables)
+        refuse_file_above(cfg.out, "out")
+        self.transfer = Transfer(cfg.url)
+        self.source = f"HRRR GRIB2 messages from {self.transfer.base}"
+        self.forecast_hour = int(cfg.forecast_hour == "1")  # auto: analyses
+        self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
+        # a folder for each archive: files of the same name need not be the same
+        self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
+        self.layouts = LAYOUTS  # narrowed to the one that is found
+        self.paths: dict[np.datetime64, str] = {}
+        self.failed = False  # whether the archive may later have an hour whose inventory could not be had
+        self.coming: dict[np.datetime64, Future] = {}  # files under way
+        self.grid: Grid | None = None
+        self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
+        self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
+        records = [self.hours[t][n] for t in self.times for n in self.names]
+        size = sum(r.end - r.start for r in records if r.end) / 1e9
+        self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
+        self._locate()
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "coming": {}}  # threads stay where they are
+
+    def expect(self, times: list[np.datetime64]) -> None:
+        self.coming = {t: begin(self._fetch, t) for t in times}
+
+    def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
+        file = self.coming.pop(time).result() if time in self.coming else self._fetch(time)
+        return self._values(time, file, self.names)
+
+    def close(self, failed: bool) -> list[str]:
+        if failed or self.failed:
+            return [f"{self.cache.parent} is kept: --replace True builds anew and fetches only the hours that failed"]
+        shutil.rmtree(self.cache, ignore_errors=True)
+        if self.cache.parent.is_dir() and not any(self.cache.parent.iterdir()):
+            self.cache.parent.rmdir()
+        return []
+
+    # --- what there is ---
+
+    def _inventories(self, first: np.datetime64, last: np.datetime64) -> dict[np.datetime64, dict]:
+        """{valid time: {name: record}} of the hours whose inventory can be had."""
+        whole = first.astype("datetime64[h]").astype("datetime64[ns]")
+        asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
+        found, lost, coming = {}, [], {}
+        for n, time in enumerate(tqdm(asked, desc="inventories", unit="h", disable=None)):
+            # the first alone: it tells the layout, and whether anything answers
+            for t in asked[n : n + AHEAD] if n else asked[:1]:
+                coming[t] = coming.get(t) or begin(self._inventory, t)
+            try:
+                found[time] = coming[time].result()
+            except HourUnavailable as error:
+                self.failed |= error.again
+                lost.append(f"left out: {show(time)}, {error}")
+        if not found:
+            why = lost[0] if lost else "no full hour between them"
+            got = f"no hour from {show(first)} to {show(last)} ({why})"
+            raise fault("start/end", got, "one or more", "--start, --end or --url")
+        self.notes += listed(lost)
+        return found
+
+    def _inventory(self, time: np.datetime64) -> dict[str, "Record"]:
+        """The records of one hour, from the cache if it has them."""
+        run = str((time - HOUR * self.forecast_hour).astype("datetime64[h]")).replace("-", "").replace("T", "")
+        for layout in sorted(self.layouts, key=lambda text: not (self.cache / text.format(day=run[:8])).is_dir()):
+            path = f"{layout.format(day=run[:8])}hrrr.t{run[8:]}z.wrfsfcf{self.forecast_hour:02d}.grib2"
+            kept = self.cache / f"{path}.idx"
+            try:
+                data = kept.read_bytes() if kept.exists() else self.transfer.get(f"{path}.idx")
+            except Absent as error:
+                absent = error
+                continue
+            records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
+            if others := {r.run for r in records} - {run}:
+                raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
+            if not kept.exists():
+                keep(kept, [data])
+            self.layouts, self.paths[time] = (layout,), path
+            found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
+            return {name: record for name, record in found.items() if record}
+        raise absent
+
+    def _locate(self) -> None:
+        """Fill `grid` and its static fields from the first hour that can be had."""
+        for time in self.times[:TRIED]:
+            static = [v.name for v in STATIC if v.name in self.hours[time]]
+            try:
+                self._values(time, self._fetch(time), self.names)
+                found = self._values(time, self._fetch(time, static), static)
+            except HourUnavailable as error:
+                why = error
+                continue
+            self.grid.static = {n: values for n, values in found.items() if not np.isnan(values).any()}
+            gone = [v.name for v in STATIC if v.name not in self.grid.static]
+            self.notes += [f"{name} is not stored: not in {self.paths[time]}, or not in every cell" for name in gone]
+            self.notes += note_winds(self.one, self.names)
+            return
+        raise fault("start/end", f"none of the first {TRIED} hours whole ({why})", "one", "--start later")
+
+    # --- what an hour holds ---
+
+    def _fetch(self, time: np.datetime64, names: list[str] | None = None) -> Path:
+        """A file with the messages of the named fields (default: those to store) of one hour and nothing else."""
+        records = [self.hours[time][name] for name in (self.names if names is None else names)]
+        spans = sorted({(r.start, r.end) for r in records}, key=lambda span: span[0])
+        chosen = hashlib.sha256(repr(spans).encode()).hexdigest()[:8]  # another choice, another file
+        kept = self.cache / f"{self.paths[time]}.{chosen}"
+        if not kept.exists():
+            keep(kept, (self.transfer.get(self.paths[time], span) for span in spans))
+        return kept
+
+    def _values(self, time: np.datetime64, file: Path, names: list[str]) -> dict[str, np.ndarray]:
+        """The named fields of a fetched file, each found by its own octets; HourUnavailable for any fault."""
+        out: dict[str, np.ndarray] = {}
+        try:
+            fields = scan(file) if names else []
+            for name in names:
+                right = (f for f in fields if f.matches(KNOWN[name]) and f.valid_time == time)
+                found = next((f for f in right if f.lead_time == HOUR * self.forecast_hour), None)
+                if found is None:
+                    raise ValueError(f"got no {name} for {show(time)} where the inventory has it, expected one")
+                if self.grid is None:
+                    self.one: Field = found
+                    self.grid = locate(found)
+                elif found.grid_section not in self.sections and not found.on_grid_of(self.one, self.grid):
+                    raise ValueError("got another grid than that of the first hour, expected one grid")
+                self.sections.add(found.grid_section)
+                out[name] = decode(found)
+        except ValueError as error:
+            file.unlink(missing_ok=True)  # the next attempt fetches it again
+            raise HourUnavailable(f"{self.transfer.base}/{self.paths[time]}: {error}") from None
+        return out
+
+
+def begin(work: Callable, time: np.datetime64) -> Future:
+    """work(time) in a daemon thread: Ctrl-C ends the command at once, not after the transfers under way."""
+    future: Future = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(time))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def keep(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file, part by part, that is either whole or not there."""
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "wb") as file:
+        file.writelines(parts)
+    os.replace(partial, path)
+
+
+# --- inventories ---
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of an inventory."""
+
+    start: int  # byte of the message's first octet
+    end: int | None  # byte after its last; None: the end of the file
+    run: str  # YYYYMMDDHH
+    name: str  # NOAA's abbreviation
+    level: str
+    kind: str  # "anl", "1 hour fcst", "0-1 hour acc fcst", ...
+
+
+def parse_index(text: str, where: str) -> list[Record]:
+    """The records of an inventory; HourUnavailable, naming `where`, for text that is not a whole one."""
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = line.split(":", 6)
+        start, run = parts[1:3] if len(parts) == 7 else ("", "")
+        if not (start.isdigit() and run.startswith("d=") and run[2:].isdigit()):
+            got = f"{line[:60]!r} in line {number}"
+            raise HourUnavailable(f"{where}: got {got}, expected n:byte:d=YYYYMMDDHH:parameter:level:time:")
+        # what follows the time ("ens mean", "prob > 5") makes another field of it
+        rows.append((int(start), run[2:], parts[3], parts[4], parts[5] + parts[6]))
+    starts = sorted({row[0] for row in rows})  # several fields of one message share a line's byte
+    if not rows or starts[0] != 0 or starts != list(dict.fromkeys(row[0] for row in rows)):
+        raise HourUnavailable(f"{where}: got {len(rows)} lines whose bytes do not rise from 0, expected an inventory")
+    ends = dict(zip(starts, [*starts[1:], None], strict=True))
+    return [Record(start, ends[start], *rest) for start, *rest in rows]
+
+
+def find(records: list[Record], variable: Variable, lead: int) -> Record | None:
+    """The instantaneous field of a variable at a lead time of 0 or more hours, or None if there is none."""
+    if variable.grib is None:
+        return None
+    name, level_type, level = variable.grib
+    levels = [text.format(level) for text in LEVELS[level_type]]
+    kind = f"{lead} hour fcst" if lead else "anl"
+    return next((r for r in records if r.name == name and r.level in levels and r.kind == kind), None)
+
+
+# --- transfers ---
+
+
+class _TryAgain(Exception):
+    def __init__(self, reason: str, after: str = ""):
+        super().__init__(reason)
+        self.after = min(float(after), LONGEST_PAUSE) if after.isdigit() else 0.0  # s that the server asked for
+
+
+class Transfer:
+    """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
+    environment. ValueError for an address that cannot work or does not answer; Absent or HourUnavailable for a file."""
+
+    def __init__(self, base: str):
+        self.base = base.rstrip("/")
+        parts = urllib.parse.urlsplit(self.base)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise fault("url", base, "http:// or https://", "--url, or --source grib --path FOLDER for local files")
+
+    def get(self, path: str, span: tuple[int, int | None] | None = None) -> bytes:
+        """A whole file; or, with `span`, one GRIB2 message (its first byte, and the byte after its last or None for the
+        end of the file), whole by its own Section 0. Tries again as long as that may help."""
+        for attempt in range(TRIES):
+            try:
+                body, reason, after = self._once(path, span), "", 0.0
+                if not span or not (reason := framing(body)):
+                    return body
+            except _TryAgain as error:
+                body, reason, after = None, str(error), error.after
+            if attempt + 1 < TRIES:
+                # jitter: threads that failed together do not come back together
+                clock.sleep(max(after, min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)))
+        got = f"{self.base}/{path}: got {reason} in {TRIES} tries, expected a whole answer"
+        if body is None:  # the network or the server, not the file: no gap in the record
+            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")  # fmt: skip
+        raise HourUnavailable(got)
+
+    def _once(self, path: str, span: tuple[int, int | None] | None) -> bytes:
+        """One request; _TryAgain for what another may mend."""
+        file = f"{self.base}/{path}"
+        request = urllib.request.Request(f"{self.base}/{urllib.parse.quote(path)}")
+        if span:
+            request.add_header("Range", f"bytes={span[0]}-{'' if span[1] is None else span[1] - 1}")
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                if span and answer.status != 206:  # the whole file
+                    raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
+                head = answer.read(16)
+                rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
+                if span and head[:4] == b"GRIB" and whole != rest:
+                    # an inventory cut short, say: its last line would fetch all the rest of the file
+                    raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
+                return head + answer.read()  # IncompleteRead if it is shorter than announced
+        except HTTPError as error:
+            if error.code in AGAIN:
+                raise _TryAgain(f"HTTP {error.code}", error.headers.get("Retry-After", "")) from None
+            if error.code in ABSENT:
+                raise Absent(f"{file}: absent (HTTP {error.code})") from None
+            if error.code == 416:
+                raise HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message") from None
+            raise fault("url", f"HTTP {error.code} for {file}", "an answer", "--url ADDRESS") from None
+        except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
+            raise _TryAgain(f"{type(error).__name__} ({error})") from None
+
+
+def framing(body: bytes) -> str:
+    """What is wrong with the frame of a GRIB2 message, or ""."""
+    if body[:4] == b"GRIB" and body[-4:] == b"7777" and int.from_bytes(body[8:16]) == len(body) >= 20:
+        return ""
+    return f"{len(body)} bytes from {body[:4]!r} to {body[-4:]!r}, not one message from GRIB to 7777,"
