@@ -108,7 +108,7 @@ def test_the_gradient_of_the_networks_output_is_that_of_the_loss_times_the_share
     setup = parts(network)
     sums = learn(setup, batch, given, generator(0))
     pred = given[1][:, -1] / SCALE + network.rise.detach()[:, None, None]
-    value, terms, slope = setup.loss(pred, given[2][0] / SCALE, ~MASK)
+    value, terms, slope = setup.loss(pred - given[2][0] / SCALE, given[2][0] / SCALE, ~MASK)
     torch.testing.assert_close(network.rise.grad, 0.25 * slope.sum(dim=(0, 2, 3)))
     torch.testing.assert_close(sums, torch.stack([torch.ones(()), value, *(terms[n].mean() for n in TERMS)]))
 
@@ -118,9 +118,9 @@ def test_a_roll_out_is_clipped_reset_in_masked_cells_and_compared_with_the_truth
     loss = WeatherLoss((0.4, 0.3, 0.2, 0.1), 12.0)
     times, states, truth, _ = tensors(batch)
 
-    def spy(pred, target, valid):
-        compared.append((pred * SCALE, target * SCALE, valid))
-        return loss(pred, target, valid)
+    def spy(error, target, valid, lead):
+        compared.append(((error + target) * SCALE, target * SCALE, valid, lead))
+        return loss(error, target, valid, lead)
 
     states[:, :, 1] = 12.4  # 339.6 K: two steps of 1 K would pass 340 K
     learn(parts(network, loss=spy), batch, (times, states, truth, []), generator(0))
@@ -133,10 +133,10 @@ def test_a_roll_out_is_clipped_reset_in_masked_cells_and_compared_with_the_truth
         assert torch.equal(forcing, expected[0]) and torch.equal(clock, expected[1])
         state = limit(state + step)[0]
         if k >= batch.skip:
-            pred, target, valid = compared[k - batch.skip]
+            pred, target, valid, lead = compared[k - batch.skip]
             torch.testing.assert_close(target, truth[k - batch.skip])
             torch.testing.assert_close(pred, seen[:, -1] + step)  # the loss sees it before it is clipped
-            assert torch.equal(valid, ~MASK)
+            assert torch.equal(valid, ~MASK) and lead == k + 1
     assert len(network.seen) == 3 and len(compared) == 2 and state[0, 1].max() == 12.5
 
 
@@ -159,9 +159,9 @@ def test_mirrors_turn_states_truth_forcing_and_mask_alike():
     batch, orientations, compared = Batch((0,), 0, 2, 0.5), set(), []
     loss = WeatherLoss((0.4, 0.3, 0.2, 0.1), 12.0)
 
-    def spy(pred, target, valid):
+    def spy(error, target, valid, lead):
         compared.append((target * SCALE, valid))
-        return loss(pred, target, valid)
+        return loss(error, target, valid, lead)
 
     for draw in range(16):
         network, given = Rising(), tensors(batch)
