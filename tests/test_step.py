@@ -83,6 +83,8 @@ def test_every_step_has_the_same_operations_and_none_waits_for_the_device(batch)
         found.append(seen.names)
     assert len(found[0]) > 300 and all(names == found[1] for names in found[1:])  # the first fills tables
     assert not [n for n in found[1] if "_local_scalar_dense" in n or "nonzero" in n]
+    from_python = sum("lift_fresh" in n for n in found[1])
+    assert from_python == 2 * (batch.skip + batch.steps)  # sun and clock, which are sent without a wait
 
 
 def test_four_batches_of_one_have_the_gradient_of_one_batch_of_four():
