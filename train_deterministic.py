@@ -103,6 +103,8 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
+    if cfg.until:
+        epochs_until(cfg.until, 1.0, 1)  # a mistyped time shows at once
     refuse_file_above(Path(cfg.run_dir), "run_dir")
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
@@ -150,21 +152,25 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
             # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
             pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
         del fields
-        state = parts.limit(pred.detach(), hidden)[0] if k + 1 < batch.skip + batch.steps else None
-        if state is not None and parts.edge is not None:
-            state = parts.edge.nudge(state, turned(edges[k], parity))
-        states = None if state is None else push(states, state)
-        del state
+        state, _ = parts.limit(pred.detach(), hidden, count=False)  # what a forecast goes on from; the loss sees it
+        if k + 1 < batch.skip + batch.steps:
+            edge = None if parts.edge is None else turned(edges[k], parity)
+            states = push(states, state if edge is None else parts.edge.nudge(state, edge))
+        else:
+            states = None
         if k >= batch.skip:
             target = turned(truth[k - batch.skip], parity) / scale
-            error = pred.detach().div_(scale).sub_(target)  # in the prediction's memory, and so is the gradient later
+            beyond = (state - pred.detach()).sign_().to(torch.int8)
+            error = torch.div(state, scale, out=pred.detach()).sub_(target)  # in the prediction's memory
+            del state
             loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden, k + 1)
+            gradient.masked_fill_(beyond * gradient > 0, 0.0)  # a value beyond a bound is as good as the bound
             torch.mul(gradient, batch.share / scale, out=error)
-            del target, gradient
+            del target, gradient, beyond
             pred.backward(error)
             parts.optimizer.collect()
             sums += len(times) * torch.stack([loss.new_ones(()), loss, *(terms[n].mean() for n in TERMS)])
-        pred = error = None
+        pred = error = state = None
     return sums
 
 
@@ -178,6 +184,10 @@ def train(cfg: Config, processes: Processes) -> int:
     if previous:
         cfg = replace(cfg, epochs=previous["config"]["epochs"]) if cfg.until else cfg
         check_resume(asdict(cfg), previous["config"], MAY_CHANGE, last_path)
+        if previous["epoch"] >= cfg.epochs:
+            done = f"{previous['epoch']} epochs, {previous['step']} steps"
+            print(f"this run is finished: {done}; {best_path} is its result")
+            return 0
 
     # ------------------------------------------------------------------------ data
     store, lead = Store(cfg.zarr), parse_duration(cfg.lead, "lead")
@@ -293,9 +303,6 @@ def train(cfg: Config, processes: Processes) -> int:
     if previous:
         epoch, step, position = previous["epoch"], previous["step"], dict(previous["position"])
         best, sums = position["best"], np.array(position["sums"])
-        if epoch >= cfg.epochs:
-            print(f"this run is finished: {epoch} epochs, {step} steps; {best_path} is its result")
-            return 0
         print(f"resumed at step {step} (epoch {epoch + 1} of {cfg.epochs})", flush=True)
     processes.same(step, "last.pt at step")
     log = read_log(log_path, epoch)

@@ -1,49 +1,46 @@
 """The UNets of MONAI and diffusers in the place of models.unet.ResidualUNet.
 
-Each sees what ours sees (the state now, the changes up to it, forcing, and the clock as uniform fields), gives the
-change over one step in units of its standard deviation, and starts as persistence. Widths are chosen so that it has as
-many parameters as ours, in multiples of 8, which kernels like; its coarsest cells are those of ours.
+Each sees what ours sees: the state now, the changes before it, forcing, and the clock as uniform fields. It gives the
+change over one step in units of `scale` and starts as persistence. Its widths are multiples of 8, chosen so that it has
+as many parameters as ours. Its coarsest cells are those of ours.
 """
 
 import functools
 import importlib.metadata
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from models.layers import repeat_edge
+from models.layers import frame, join, precision
 from models.unet import ResidualUNet
 
 UNIT = 8  # widths are multiples of it, and group norms have as many groups
-BLOCKS = 2  # of theirs on every level: what both libraries offer first
-
-
-# --- the networks: (net (B, inputs, H, W) -> (B, outputs, H, W), its convolutions at the input and the output) ---
+BLOCKS = 2  # residual blocks of a level: the default of both libraries
 
 
 def monai(inputs: int, outputs: int, widths: list[int], checkpointed: bool) -> tuple[nn.Module, list]:
-    """Residual UNet with strides of 2 from its first layer on; BLOCKS convolutions in each of its residual units."""
+    """Residual UNet with strides of 2 from its first layer on, and its convolutions at the input and the output."""
     from monai.networks.nets.unet import CheckpointUNet, UNet
 
     kind = CheckpointUNet if checkpointed else UNet
     net = kind(2, inputs, outputs, [*widths, widths[-1]], [2] * len(widths), num_res_units=BLOCKS)
     first, last = (getattr(net.model[i], "module", net.model[i]) for i in (0, 2))
-    # its last unit is x + convolution(x): that is nothing while the convolution is minus the identity
+    # its last unit is x + convolution(x): zero if the convolution is minus the identity
     head = last[1].conv.unit0.conv
     with torch.no_grad():
-        head.weight.copy_(-nn.init.dirac_(torch.empty_like(head.weight)))
+        head.weight.copy_(F.pad(-torch.eye(outputs)[:, :, None, None], [k // 2 for k in head.kernel_size * 2]))
         head.bias.zero_()
     ends = [m for m in first.modules() if isinstance(m, nn.Conv2d) and m.in_channels == inputs]
     return net, [*ends, *(m for m in last.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))]
 
 
 def diffusers(inputs: int, outputs: int, widths: list[int], checkpointed: bool) -> tuple[nn.Module, list]:
-    """Its UNet of image diffusion without attention, whose cost grows with the square of the domain, at time step 0."""
+    """UNet of image diffusion at time step 0, without attention, whose cost grows with the square of the domain."""
     from diffusers import UNet2DModel
 
     net = UNet2DModel(
@@ -79,107 +76,72 @@ KINDS = {
 class Peer(nn.Module):
     """The UNet of another library with the arguments and the forward of ResidualUNet.
 
-    forward(states (B, T, C, H, W), forcing (B, F, H, W), clock (B, K)) -> (B, C, H, W), in units of `scale`. The input
-    is padded by repeating its edge to a multiple of the coarsest cell. `lean` is, as in ResidualUNet, what the learner
-    asks: whether the loss goes channel by channel. checkpointed: compute again in the backward pass, as the library
-    itself offers it. channels_last: the layout of the input in memory. muon: for the weights between hidden features,
-    as in ours; else they are AdamW's.
+    `lean` only says how the loss is computed. checkpointed: recompute in the backward pass, as the library offers it.
     """
 
-    def __init__(self, channels: int, forcing: int, clock: int, base_features: int = 40, levels: int = 2,
-                 blocks: int = 4, history: int = 1, scale: Tensor | None = None, lean: bool = False,
-                 regression: bool = False, *,
-                 kind: str, checkpointed: bool = False, channels_last: bool = False, muon: bool = True):  # fmt: skip
+    def __init__(
+        self, channels: int, forcing: int, clock: int, base_features: int = 40, levels: int = 2, history: int = 1,
+        scale: Tensor | None = None, lean: bool = False, regression: bool = False, *, kind: str,
+        checkpointed: bool = False,
+    ):  # fmt: skip
         super().__init__()
-        assert not regression, "peers forecast by their network alone"
-        self.lean, self.kind, self.multiple, self.muon = lean, KINDS[kind], 2 ** (levels + 1), muon
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("scale", torch.ones(channels) if scale is None else scale.flatten().clone())
-        self.widths = matched(kind, channels, forcing, clock, base_features, levels, blocks, history)
+        self.kind, self.multiple = KINDS[kind], 2 ** (levels + 1)  # sides of the input: multiples of the coarsest cell
+        self.register_buffer("scale", torch.ones(channels, 1, 1) if scale is None else scale.reshape(-1, 1, 1).clone())
         inputs = channels * (1 + history) + forcing + clock
+        self.widths = matched(kind, channels, forcing, clock, base_features, levels, history)
         self.net, ends = network(self.kind, inputs, channels, self.widths, checkpointed)
-        self.hidden = [m for m in self.net.modules()
-                       if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and m not in ends]  # fmt: skip
-        for m in self.hidden if muon else []:
-            parametrize.register_parametrization(m, "weight", AsMatrix(m.weight.shape))
+        convolutions = [m for m in self.net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        self.hidden = [m for m in convolutions if m not in ends]
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The weights between hidden features, which Muon trains, as ours: matrices (outputs, inputs * kernel)."""
-        return [m.parametrizations.weight.original for m in self.hidden] if self.muon else []
+        """The weights between hidden features, which Muon trains, as in ours."""
+        return [m.weight for m in self.hidden]
 
     def forward(self, states: Tensor, forcing: Tensor, clock: Tensor) -> Tensor:
-        now, (H, W), device = states[:, -1], states.shape[-2:], states.device.type
-        changes = (states[:, 1:] - states[:, :-1]) / self.scale[:, None, None]
-        parts = [now, changes.flatten(1, 2), forcing, clock[:, :, None, None].expand(-1, -1, H, W)]
-        if torch.is_autocast_enabled(device):  # as in ResidualUNet: cast before they are joined
-            parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
-        x = repeat_edge(torch.cat(parts, dim=1), 0, -W % self.multiple, 0, -H % self.multiple)
+        H, W = states.shape[-2:]
+        changes = ((states[:, 1:] - states[:, :-1]) / self.scale).flatten(1, 2)
+        parts = [states[:, -1], changes, forcing, clock[:, :, None, None].expand(-1, -1, H, W)]
+        channels, dtype = sum(p.shape[1] for p in parts), precision(next(self.parameters()))
+        x = join([frame(p, self.multiple) for p in parts], channels, dtype)
         if self.kind.fold > 1:
             x = F.pixel_unshuffle(x, self.kind.fold)
-        x = x.contiguous(memory_format=self.layout)
         x = self.net(x, x.new_zeros(len(x)), return_dict=False)[0] if self.kind.build is diffusers else self.net(x)
         if self.kind.fold > 1:
             x = F.pixel_shuffle(x, self.kind.fold)
         return x[..., :H, :W].float()
 
 
-class AsMatrix(nn.Module):
-    """Keep a weight as a matrix: the form in which Muon takes it."""
-
-    def __init__(self, shape: torch.Size):
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        return matrix.view(self.shape)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight.flatten(1)
-
-
-def network(kind: Kind, inputs: int, outputs: int, widths: list[int], checkpointed: bool):
+def network(kind: Kind, inputs: int, outputs: int, widths: list[int], checkpointed: bool) -> tuple[nn.Module, list]:
     cells = kind.fold**2
     return kind.build(inputs * cells, outputs * cells, widths, checkpointed)
 
 
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
 @functools.cache
-def matched(kind: str, channels: int, forcing: int, clock: int, base_features: int, levels: int, blocks: int,
-            history: int) -> list[int]:  # fmt: skip
+def matched(kind: str, channels: int, forcing: int, clock: int, base: int, levels: int, history: int) -> list[int]:
     """The widths, by level, with which a peer has the number of parameters nearest to that of ours."""
-    inputs, depth = channels * (1 + history) + forcing + clock, levels + 1 + KINDS[kind].above
-
-    def count(net: nn.Module) -> int:
-        return sum(p.numel() for p in net.parameters())
-
+    inputs, depth, best = channels * (1 + history) + forcing + clock, levels + 1 + KINDS[kind].above, (math.inf, [])
     with torch.device("meta"):
-        wanted = count(ResidualUNet(channels, forcing, clock, base_features, levels, blocks, history))
-        best: tuple[float, list[int]] | None = None
-        for base in range(UNIT, 1000):
-            widths = [UNIT * round(base * min(2**i, 4) / UNIT) for i in range(depth)]
-            size = count(network(KINDS[kind], inputs, channels, widths, False)[0])
-            if best is None or abs(size - wanted) < best[0]:
-                best = abs(size - wanted), widths
+        wanted = parameters(ResidualUNet(channels, forcing, clock, base, levels, history))
+        for first in range(UNIT, 1000):
+            widths = [UNIT * round(first * min(2**i, 4) / UNIT) for i in range(depth)]
+            size = parameters(network(KINDS[kind], inputs, channels, widths, False)[0])
+            best = min(best, (abs(size - wanted), widths))
             if size > wanted:
                 break
     return best[1]
 
 
-# --- the packages ---
-
-
-def refuse_missing(packages: list[str]) -> None:
-    """ValueError where one of the optional packages is not installed."""
+def check_packages(kinds) -> dict[str, str]:
+    """The versions of the packages of some kinds; ValueError if one is not installed."""
+    packages = list(dict.fromkeys(KINDS[k].package for k in kinds))
     missing = [p for p in packages if importlib.util.find_spec(p) is None]
     if missing:
         raise ValueError(
             f"peers: got no package {' and no '.join(missing)}, expected {' and '.join(packages)}. "
             "Fix: .venv/bin/python -m pip install -r requirements-peers.txt"
         )
-
-
-def versions(packages: list[str]) -> dict[str, str]:
     return {p: importlib.metadata.version(p) for p in packages}
-
-
-def packages_of(kinds: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys(KINDS[k].package for k in kinds))

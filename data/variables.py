@@ -79,7 +79,7 @@ TABLE: tuple[Variable, ...] = (
         aliases=("rain", "precipitation_surface", "total_precipitation_1hr", "GaugeCorrQPE01H", "RadarOnlyQPE01H",
                  "MultiSensorQPE01H"),
         grib=("APCP", "ground or water surface", 0.0),
-        transform="sqrt", lower=0.0, upper=305.0, piles_at="lower", scored_floor=0.0,
+        transform="cube_root", lower=0.0, upper=305.0, piles_at="lower", scored_floor=0.0,
     ),
 )  # fmt: skip
 

@@ -124,6 +124,10 @@ def folder_with_notes(path: Path) -> Path:
     return path
 
 
+def wide_weather(name: str, time: np.datetime64) -> np.ndarray:
+    return weather(name, time, (12, 18))
+
+
 def text_file(path: Path) -> Path:
     path.write_text("no weather here\n")
     return path
@@ -249,8 +253,7 @@ def test_a_run_is_not_resumed_with_another_constant(refused, scripts, good):
 
 def test_a_run_is_not_resumed_on_another_store(refused, scripts, good, tmp_path):
     times = [hour(n) for n in range(HOURS)]
-    larger = write_store(tmp_path / "larger.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES,
-                         small_grid(12, 18))  # fmt: skip
+    larger = write_store(tmp_path / "larger.zarr", wide_weather, times, NAMES, small_grid(12, 18))
     again = scripts(training, "--run_dir", good.run, "--zarr", larger)
     refused(*again, words=["grid", "[12, 18]", "[12, 16]"])
 
@@ -309,7 +312,7 @@ def test_forecasts_that_cannot_start(case, refused, scripts, good):
 @pytest.mark.parametrize("module", [training, inference], ids=["train", "infer"])
 def test_a_boundary_store_on_another_grid(module, refused, scripts, tmp_path):
     times = [hour(n) for n in range(HOURS)]
-    wide = write_store(tmp_path / "wide.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES, small_grid(12, 18))
+    wide = write_store(tmp_path / "wide.zarr", wide_weather, times, NAMES, small_grid(12, 18))
     refused(*scripts(module, "--boundary", wide), words=["boundary: got", "wide.zarr", "(12, 18)", "(12, 16)"])
 
 
@@ -401,36 +404,30 @@ def test_a_forecast_that_is_missing_or_is_none(refused, scripts, tmp_path, good)
     refused(*scripts(verification, "--forecast", good.store), words=["store.zarr", "training"])
 
 
-def test_scores_for_a_variable_the_forecast_lacks(refused, scripts):
-    refused(*scripts(verification, "--variables", ("T2M", "V1O")), words=["'V1O'", "U10"])
+def moved_grid():
+    grid = small_grid()
+    grid.longitude = grid.longitude + 1
+    return grid
 
 
-def test_scores_against_another_grid(refused, scripts, tmp_path):
-    times = [hour(n) for n in range(36, 40)]
-    wide = write_store(tmp_path / "wide.zarr", lambda n, t: weather(n, t, (12, 18)), times, NAMES, small_grid(12, 18))
-    refused(*scripts(verification, "--zarr", wide), words=["wide.zarr", "(12, 18)", "(12, 16)"])
-    moved = small_grid()
-    moved.longitude = moved.longitude + 1
-    refused(*scripts(verification, "--zarr", write_store(tmp_path / "moved.zarr", weather, times, NAMES, moved)),
-            words=["moved.zarr", "latitudes or longitudes"])  # fmt: skip
+LATE = [hour(n) for n in range(36, 40)]
+TRUTHS = {  # name: (maker, words)
+    "another grid": (lambda p: write_store(p, wide_weather, LATE, NAMES, small_grid(12, 18)), ["(12, 18)", "(12, 16)"]),
+    "another place": (lambda p: write_store(p, weather, LATE, NAMES, moved_grid()), ["latitudes or longitudes"]),
+    "other hours": (lambda p: write_store(p, weather, [hour(n) for n in range(3)], NAMES),
+                    ["2024-05-21T12:00", "2024-05-20T00:00", "2024-05-20T02:00"]),
+    "another variable": (lambda p: write_store(p, weather, LATE, ("T2M", "V10")), ["'U10'"]),
+    "a hole": (lambda p: edited(p, "T2M", put(((37, 2, 2), NAN))), ["T2M", "2024-05-21T13:00"]),
+}  # fmt: skip
 
 
-def test_scores_against_other_hours(refused, scripts, tmp_path):
-    early = write_store(tmp_path / "early.zarr", weather, [hour(n) for n in range(3)], NAMES)
-    words = ["2024-05-21T12:00", "2024-05-20T00:00", "2024-05-20T02:00"]
-    refused(*scripts(verification, "--zarr", early), words=words)
+@pytest.mark.parametrize("case", TRUTHS)
+def test_scores_against_a_truth_that_does_not_fit(case, refused, scripts, tmp_path):
+    maker, words = TRUTHS[case]
+    refused(*scripts(verification, "--zarr", maker(tmp_path / "truth.zarr")), words=words)
 
 
-def test_scores_against_a_store_without_the_variable(refused, scripts, tmp_path):
-    other = write_store(tmp_path / "other.zarr", weather, [hour(n) for n in range(36, 40)], ("T2M", "V10"))
-    refused(*scripts(verification, "--zarr", other), words=["other.zarr", "'U10'"])
-
-
-def test_scores_against_truth_with_a_hole(refused, scripts, tmp_path):
-    path = edited(tmp_path / "holes.zarr", "T2M", put(((37, 2, 2), NAN)))
-    refused(*scripts(verification, "--zarr", path), words=["T2M", "2024-05-21T13:00"])
-
-
-def test_scores_do_not_replace_a_store(refused, scripts, good):
+def test_scores_do_not_replace_a_store_and_need_their_variable(refused, scripts, good):
     refused(*scripts(verification, "--out", good.store), words=["store.zarr"])
+    refused(*scripts(verification, "--variables", ("T2M", "V1O")), words=["'V1O'", "U10"])
     assert zarr.open_group(good.store, mode="r").attrs[KIND] == "training"

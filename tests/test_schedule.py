@@ -46,8 +46,8 @@ def test_an_epoch_has_each_pair_once_and_the_shares_of_a_step_add_up(count, batc
 
 @pytest.mark.parametrize("longest,accumulate,chains", [(24, 16, 4), (4, 4, 1), (3, 8, 2), (1, 16, 16), (24, 1, 1)])
 def test_roll_outs_reach_every_lead_and_half_of_them_begin_at_an_analysis(longest, accumulate, chains):
-    per_step = 2 * chains * min(4, longest)  # gradients
-    plan = plan_rollouts(7, 200 * per_step - 1, 2, accumulate, longest, rng())
+    pairs = 200 * 2 * chains * min(4, longest)  # as many gradients as in 200 optimizer steps
+    plan = plan_rollouts(7, pairs, 2, accumulate, longest, rng())
     batches, reached = [b for step in plan for b in step], set()
     assert len(plan) == 200 and {len(step) for step in plan} == {chains}
     for step in plan:

@@ -107,6 +107,7 @@ def test_four_batches_of_one_have_the_gradient_of_one_batch_of_four():
 def test_the_gradient_of_the_networks_output_is_that_of_the_loss_times_the_share():
     network, batch = Rising(), Batch((0,), 0, 1, 0.25)
     given = tensors(batch)
+    given[1][:, :, 0].abs_()  # no reflectivity below 0, where no gradient passes
     setup = parts(network)
     sums = learn(setup, batch, given, generator(0))
     pred = given[1][:, -1] / SCALE + network.rise.detach()[:, None, None]
@@ -133,13 +134,24 @@ def test_a_roll_out_is_clipped_reset_in_masked_cells_and_compared_with_the_truth
         assert not seen[:, -1][:, MASK].any()
         expected = Forcing(small_grid(), LEAD, NAMES, MASK)(times + k * LEAD)
         assert torch.equal(forcing, expected[0]) and torch.equal(clock, expected[1])
-        state = limit(state + step)[0]
+        state = limit(state + step)[0]  # what the loss sees, and the next step
         if k >= batch.skip:
             pred, target, valid, lead = compared[k - batch.skip]
             torch.testing.assert_close(target, truth[k - batch.skip])
-            torch.testing.assert_close(pred, seen[:, -1] + step)  # the loss sees it before it is clipped
+            torch.testing.assert_close(pred[:, ~MASK], state[:, ~MASK])
             assert torch.equal(valid, ~MASK) and lead == k + 1
     assert len(network.seen) == 3 and len(compared) == 2 and state[0, 1].max() == 12.5
+
+
+def test_beyond_a_bound_no_gradient_leads_further_out():
+    network, batch = Rising(), Batch((0,), 0, 1, 1.0)
+    upward = torch.where(torch.arange(16) < 4, -1.0, 1.0).expand(1, 3, 12, 16)  # descent raises a quarter of the cells
+    terms = {n: torch.zeros(3) for n in TERMS}
+    times, states, truth, _ = tensors(batch)
+    states[:, :, 1] = 12.4  # with the rise beyond 340 K
+    given = (times, states, truth, [])
+    learn(parts(network, None, loss=lambda *_: (torch.zeros(()), terms, upward.clone())), batch, given, generator(0))
+    assert network.rise.grad[1:].tolist() == [12 * 12.0, 12 * (12.0 - 4.0)]  # T2M, and U10 inside its bounds
 
 
 def test_the_edge_of_a_roll_out_is_drawn_to_the_boundary_of_its_hour():

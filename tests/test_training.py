@@ -1,4 +1,4 @@
-"""Training: plans, schedule, log, saves and what ends a run."""
+"""Whole trainings: their files and log, when they save, and what ends them."""
 
 import signal
 from datetime import datetime, timedelta
@@ -8,58 +8,8 @@ import torch
 
 import train_deterministic as training
 from tests.model_files import read_records, train
-from training import schedule
 from training.checkpoint import load_checkpoint
-from training.schedule import ema_decay, epochs_until, generator, learning_rate, plan_pairs, plan_rollouts
 from training.signals import RunLock
-
-
-@pytest.mark.parametrize("pairs,batch,accumulate", [(12, 1, 4), (13, 1, 4), (13, 3, 2), (5, 2, 16)])
-def test_a_pass_has_every_pair_once_and_equal_weights_in_each_step(pairs, batch, accumulate):
-    plan = plan_pairs(pairs, batch, accumulate, generator(0))
-    assert sorted(i for step in plan for part in step for i in part.starts) == list(range(pairs))
-    for step in plan:
-        size = sum(len(part.starts) for part in step)
-        assert all(part.share * size == pytest.approx(len(part.starts)) and part.skip == 0 for part in step)
-    assert [len(step) for step in plan[:-1]] == [accumulate] * (len(plan) - 1)  # the last step has what is left
-
-
-@pytest.mark.parametrize("longest,accumulate", [(24, 4), (4, 4), (3, 8), (1, 16)])
-def test_roll_outs_reach_every_lead_and_their_weights_add_up_to_one(longest, accumulate):
-    plan = plan_rollouts(7, 2000, 2, accumulate, longest, generator(0))
-    assert 2000 <= sum(2 * part.steps for step in plan for part in step) < 2000 + 2 * accumulate  # as many gradients
-    for step in plan:
-        assert sum(part.steps * part.share for part in step) == pytest.approx(1)
-        assert all(part.skip + part.steps <= longest and len(part.starts) == 2 for part in step)
-    parts = [part for step in plan for part in step]
-    assert {part.skip + k + 1 for part in parts for k in range(part.steps)} == set(range(1, longest + 1))
-    assert {i for part in parts for i in part.starts} == set(range(7))
-    assert sum(part.skip == 0 for part in parts) > 0.45 * len(parts)  # half of them by rule, so that analyses count
-
-
-def test_the_learning_rate_rises_and_falls_as_a_cosine_twice():
-    rates = [learning_rate(n, 1000, 200) for n in range(1201)]
-    assert rates[0] == pytest.approx(1 / 30) and rates[29] == rates[30] == 1  # 3 % of the steps
-    assert rates[515] == pytest.approx(0.5) and rates[999] < 1e-5
-    assert max(rates[1000:]) == pytest.approx(0.3) and rates[1200] == pytest.approx(0)
-
-
-def test_averages_and_random_numbers_depend_on_counters_alone():
-    assert ema_decay(0) == 0.1 and ema_decay(90) == 0.91 and ema_decay(10**6) == 0.999
-    a, b, c = (torch.rand(3, generator=generator(*n)) for n in ((0, 2, 5), (0, 2, 5), (0, 2, 6)))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-
-
-@pytest.mark.parametrize("clock,epochs", [("07:00", 76), ("22:31", 1), ("22:00", 211), ("22:29", 215)])
-def test_epochs_end_before_a_clock_time(clock, epochs, monkeypatch):
-    class Evening(datetime):
-        @classmethod
-        def now(cls):
-            return cls(2024, 5, 20, 22, 30)
-
-    monkeypatch.setattr(schedule, "datetime", Evening)
-    assert epochs_until(clock, 6 * 60, 1000) == epochs  # a tenth of the time is kept for validations
-    assert epochs_until(clock, 6 * 60, 50) == min(epochs, 50)
 
 
 def test_until_chooses_the_epochs_once(seven_store, tmp_path, monkeypatch, capsys):
