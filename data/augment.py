@@ -1,6 +1,8 @@
 """Augmentation of training pairs: mirrors that keep the physics. They work on normalised fields, because the winds,
 whose sign a mirror changes, are normalised without a mean (data/statistics.py)."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ def draw_flips(generator: torch.Generator) -> Tensor:
     return torch.rand(2, generator=generator, device=generator.device) < 0.5
 
 
+@lru_cache(maxsize=4)  # a tensor made of Python's numbers waits for the device
 def state_parity(names: tuple[str, ...], device: torch.device | str = "cpu") -> Tensor:
     """(2, C): the sign of each variable under a mirror along y and along x, -1 for the wind along that axis."""
     signs = [[float(lookup(n).parity_y) for n in names], [float(lookup(n).parity_x) for n in names]]

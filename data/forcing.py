@@ -54,10 +54,10 @@ class Forcing:
             # parameter is that with the axis of rotation
             axis = [2e4 * EARTH_ROTATION, 0.0, 0.0]
             rows = [[towards_sun(t), towards_sun(t + self.lead), axis] for t in times]
-            rows = torch.from_numpy(np.array(rows, np.float32)).to(self.device)
+            rows = torch.from_numpy(np.array(rows, np.float32)).to(self.device, non_blocking=True)
             fields.insert(0, torch.einsum("bfk,khw->bfhw", rows, self.upward))
         features = np.concatenate([clock(times), clock(times + self.lead)], axis=-1)
-        return torch.cat(fields, dim=1), torch.from_numpy(features).to(self.device)
+        return torch.cat(fields, dim=1), torch.from_numpy(features).to(self.device, non_blocking=True)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device)

@@ -69,6 +69,12 @@ def tile_starts(side: int, n: int) -> list[int]:
     return [round(i * (side - n) / max(count - 1, 1)) for i in range(count)]
 
 
+@lru_cache(maxsize=8)  # a tensor made of Python's numbers waits for the device
+def tile_cells(side: int, n: int, device: torch.device) -> Tensor:
+    """(tiles, n): the cells of each tile along one direction."""
+    return torch.tensor([range(start, start + n) for start in tile_starts(side, n)]).to(device)
+
+
 @lru_cache(maxsize=4)
 def tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """For tiles of n x n: the window (n, n) of unit mean square, whose middle half is flat; the weights
@@ -93,10 +99,8 @@ def tables(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 def spectra(x: Tensor, window: Tensor) -> Tensor:
     """Real and imaginary parts (B, C, tiles, 2 n (n // 2 + 1)) of the windowed anomalies of the tiles of x."""
-    n = len(window)
-    rows, columns = (torch.tensor(tile_starts(side, n), device=x.device)[:, None] for side in x.shape[-2:])
-    inside = torch.arange(n, device=x.device)
-    tiles = x[..., (rows + inside)[:, None, :, None], (columns + inside)[None, :, None, :]].float().flatten(2, 3)
+    rows, columns = (tile_cells(side, len(window), x.device) for side in x.shape[-2:])
+    tiles = x[..., rows[:, None, :, None], columns[None, :, None, :]].float().flatten(2, 3)
     tiles = tiles.sub_(tiles.mean(dim=(-2, -1), keepdim=True)).mul_(window)
     return torch.view_as_real(torch.fft.rfft2(tiles, norm="ortho")).flatten(-3)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.augment import draw_flips, mirror, state_parity
+from data.augment import Mirror, draw_flips, state_parity
 from data.forcing import Forcing
 from models.layers import advect
 from tests.conftest import hour, small_grid
@@ -25,7 +25,7 @@ def test_a_mirrored_blob_moves_with_the_mirrored_wind(flips):
     def step(x):
         return torch.cat([advect(x[:, :1], x[:, 1:]), x[:, 1:]], dim=1)
 
-    turn = lambda x: mirror(x, torch.tensor(flips), state_parity(NAMES))  # noqa: E731
+    turn = lambda x: Mirror(torch.tensor(flips), (16, 20))(x, state_parity(NAMES))  # noqa: E731
     assert torch.allclose(turn(step(state)), step(turn(state)), atol=1e-4)
     assert torch.equal(turn(turn(state)), state)
     assert not torch.equal(step(state)[:, :1], state[:, :1])
@@ -48,6 +48,6 @@ def test_static_and_solar_forcing_is_mirrored_and_the_coriolis_parameter_changes
     forcing = Forcing(small_grid(), LEAD, ("T2M",), None)
     fields, _ = forcing(np.array([hour(20)]))
     for axis, flips in ((-2, (True, False)), (-1, (False, True))):
-        flipped = mirror(fields, torch.tensor(flips), forcing.parity)
+        flipped = Mirror(torch.tensor(flips), (12, 16))(fields, forcing.parity)
         for i, name in enumerate(forcing.names):
             assert torch.equal(flipped[0, i], fields[0, i].flip(axis) * (-1 if name == "coriolis" else 1)), name

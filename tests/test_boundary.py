@@ -10,11 +10,8 @@ import xarray as xr
 import infer_iterative
 import train_deterministic
 from data.boundary import Boundary, davies
-from data.forcing import CLOCK_FEATURES, Forcing
-from data.normalise import Statistics, denormalise, limiter
+from data.normalise import Statistics
 from data.store import Store
-from models.rollout import rollout
-from models.unet import ResidualUNet
 from tests.conftest import TINY, hour, small_grid, weather, write_store
 from tests.model_files import train
 
@@ -44,22 +41,6 @@ def test_the_strip_is_25_cells_wide_or_8_percent_of_the_shorter_side(shape, cell
 @pytest.fixture
 def store(tmp_path):
     return Store(write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(4)], NAMES))
-
-
-def test_every_step_of_a_forecast_has_the_edge_of_the_boundary_store_at_its_time(store, tmp_path):
-    """An untrained model is persistence, so the cells inside stay those of the analysis."""
-    warmer = write_store(tmp_path / "b.zarr", lambda n, t: weather(n, t) + 2, [hour(n) for n in range(9)], NAMES)
-    edge, times = Boundary(str(warmer), store, STATISTICS, None), np.array([hour(1), hour(3)])
-    forcing, limit = Forcing(store.grid, LEAD, NAMES, None), limiter(STATISTICS)
-    model = ResidualUNet(2, len(forcing.names), CLOCK_FEATURES, 4, 1, 0, STATISTICS.scale)
-    states = Boundary(store.path, store, STATISTICS, None).fields(times)[:, None]
-    finish = lambda x, k: edge.nudge(limit(x)[0], edge.fields(times + (k + 1) * LEAD))  # noqa: E731
-    forecast = rollout(model, states, lambda k: forcing(times + k * LEAD), STATISTICS.scale, finish, 4)
-    for k, state in enumerate(forecast):
-        for b, start in enumerate((1, 3)):
-            for field, name in zip(denormalise(state[b], STATISTICS), NAMES, strict=True):
-                np.testing.assert_allclose(field[EDGE], weather(name, hour(start + k + 1))[EDGE] + 2, atol=1e-3)
-                np.testing.assert_allclose(field[~EDGE], weather(name, hour(start))[~EDGE], atol=1e-3)
 
 
 def test_another_grid_a_missing_variable_and_a_missing_hour_are_refused(store, tmp_path):

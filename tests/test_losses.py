@@ -12,6 +12,7 @@ from losses.terms import gradient, l1, mse
 from losses.weather import TERMS, WeatherLoss
 
 WEIGHTS = (0.4, 0.3, 0.2, 0.1)
+ONE = torch.ones(2)
 TWO = torch.tensor([[1.0, 2.0], [3.0, 5.0]])[None, None]
 
 
@@ -35,7 +36,7 @@ def test_two_by_two_by_hand():
 
 
 def test_a_constant_error_has_an_amount_and_no_detail():
-    terms = WeatherLoss(WEIGHTS, 12.0)(noise(2, 1, 32, 32) + 3.0, noise(2, 1, 32, 32))[1]
+    terms = WeatherLoss(WEIGHTS, 12.0)(torch.full((2, 1, 32, 32), 3.0), noise(2, 1, 32, 32))[1]
     found = [terms[n].item() for n in TERMS]
     assert found == pytest.approx([3.0, 0.0, 9.0, 0.0], abs=1e-5)
 
@@ -90,10 +91,10 @@ def test_amplitude_and_phase_of_one_octave_by_hand(part, expected, place):
 
 def test_half_the_detail_costs_a_quarter_of_the_weight_and_equal_power_nothing():
     target = noise(4, 2, 64, 64)
-    assert spectral(-0.5 * target, target, 12.0)[0].tolist() == pytest.approx([3.0, 3.0], rel=0.01)
-    assert spectral(0 * target, target, 12.0)[0].tolist() == [0.0, 0.0]
+    assert spectral(-0.5 * target, target, 12.0, ONE)[0].tolist() == pytest.approx([3.0, 3.0], rel=0.01)
+    assert spectral(0 * target, target, 12.0, ONE)[0].tolist() == [0.0, 0.0]
     turned = target.flip(-1, -2)  # the same power at every wavenumber, elsewhere
-    with_amplitude, phase_alone = (spectral(turned - target, target, detail)[0] for detail in (12.0, 0.0))
+    with_amplitude, phase_alone = (spectral(turned - target, target, detail, ONE)[0] for detail in (12.0, 0.0))
     torch.testing.assert_close(with_amplitude, phase_alone, rtol=1e-3, atol=0)
     assert (phase_alone > 1.5).all()
 
@@ -101,7 +102,7 @@ def test_half_the_detail_costs_a_quarter_of_the_weight_and_equal_power_nothing()
 def test_a_lost_place_is_no_reason_to_take_the_detail_away():
     target = noise(8, 1, 64, 64)
     turned = target.flip(-1, -2)
-    assert spectral(0.5 * turned - target, target, 12.0)[0] > 1.5 * spectral(turned - target, target, 12.0)[0]
+    assert spectral(0.5 * turned - target, target, 12.0, ONE)[0] > 1.5 * spectral(turned - target, target, 12.0, ONE)[0]
     assert mse(0.5 * turned - target) < 0.8 * mse(turned - target)  # squared error asks for it
 
 
@@ -145,15 +146,15 @@ def test_tiles_cover_every_cell_and_overlap(side, shape):
 # ---- the loss and its gradient
 
 
-def plain_loss(pred, target, valid, detail, unit) -> torch.Tensor:
+def plain_loss(error, target, valid, detail, share) -> torch.Tensor:
     """The weighted sum as it is defined, tile by tile and octave by octave, in the precision of its arguments."""
-    error = torch.where(valid, pred - target, 0.0)
-    n, shape = tile_side(pred.shape[-2:]), pred.shape[-2:]
+    error = torch.where(valid, error, 0.0)
+    n, shape = tile_side(error.shape[-2:]), error.shape[-2:]
     edge = n // 4
     rise = [math.sin(math.pi / 2 * (i + 0.5) / edge) ** 2 for i in range(edge)]
-    line = torch.tensor([*rise, *[1.0] * (n - 2 * edge), *rise[::-1]], dtype=pred.dtype)
+    line = torch.tensor([*rise, *[1.0] * (n - 2 * edge), *rise[::-1]], dtype=error.dtype)
     window = line[:, None] * line / line.square().mean()
-    k = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.fftfreq(n)).to(pred.dtype)
+    k = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.fftfreq(n)).to(error.dtype)
     band = torch.where(k > 0, (math.sqrt(0.5) / k).log2().floor().clamp(max=math.log2(n) - 1), -1.0)
 
     def coefficients(x):
@@ -171,65 +172,86 @@ def plain_loss(pred, target, valid, detail, unit) -> torch.Tensor:
         parts.append(detail * amplitude + 2 * mean(S_t * (1 - C / (S_p * S_t).sqrt())) / mean(S_t))
     terms = {"l1": l1(error, valid), "spectral": torch.stack(parts).mean(0), "mse": mse(error, valid),
              "gradient": gradient(error, valid)}  # fmt: skip
-    return sum(w * (terms[n] / unit[n]).mean() for n, w in zip(TERMS, WEIGHTS, strict=True))
+    return sum((share[n] * terms[n]).sum() for n in TERMS)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_loss_and_gradient_are_those_of_the_formula_in_float64(groups):
     """The gradient along random directions against central differences of the formula."""
-    target, pred = noise(2, 3, 37, 40), noise(2, 3, 37, 40) + 0.7 * noise(2, 3, 37, 40, seed=1)
+    target, error = noise(2, 3, 37, 40), 0.7 * noise(2, 3, 37, 40, seed=1)
     valid = torch.ones(3, 37, 40, dtype=torch.bool)
     valid[1, 5:15, 20:] = False
     loss = WeatherLoss(WEIGHTS, 5.0, groups)
-    loss.calibrate([(0.5 * target, target)])
-    value, _, slope = loss(pred, target, valid)
-    unit = {n: u.double() for n, u in loss.unit.items()}
-    exact = lambda p: plain_loss(p.double(), target.double(), valid, 5.0, unit).item()  # noqa: E731
-    assert value.item() == pytest.approx(exact(pred), rel=1e-5)
+    loss.calibrate(1, [(0.5 * target, target)], valid)
+    value, _, slope = loss(error, target, valid)
+    share = {n: x.double() for n, x in loss.shares[0].items()}
+    exact = lambda e: plain_loss(e.double(), target.double(), valid, 5.0, share).item()  # noqa: E731
+    assert value.item() == pytest.approx(exact(error), rel=1e-5)
     for direction in (noise(2, 3, 37, 40, seed=2), slope / slope.norm()):
         step = 1e-6 * direction.double()
-        difference = (exact(pred.double() + step) - exact(pred.double() - step)) / 2e-6
+        difference = (exact(error.double() + step) - exact(error.double() - step)) / 2e-6
         assert (slope.double() * direction).sum().item() == pytest.approx(difference, rel=1e-4)
 
 
 def test_masked_cells_get_no_gradient_and_their_values_do_not_count():
-    pred, target = noise(1, 2, 24, 24), noise(1, 2, 24, 24, seed=1)
+    error, target = noise(1, 2, 24, 24), noise(1, 2, 24, 24, seed=1)
     valid = torch.ones(2, 24, 24, dtype=torch.bool)
     valid[0, :, :6] = False
     loss = WeatherLoss(WEIGHTS, 12.0)
-    value, _, slope = loss(pred, target, valid)
-    again, _, same = loss(torch.where(valid, pred, 1e6), target, valid)
+    value, _, slope = loss(error, target, valid)
+    again, _, same = loss(torch.where(valid, error, 1e6), target, valid)
     assert value == again and torch.equal(slope, same)
     assert not slope[:, ~valid].any() and (slope[:, valid] != 0).all()
-    valid[0] = False  # a variable without a valid cell does not dilute the others
-    assert loss(pred, target, valid)[0].item() == pytest.approx(loss(pred[:, 1:], target[:, 1:], valid[1:])[0].item())
+
+
+def changes(count: int, size: float = 1.0) -> list:
+    """(persistence, truth) pairs of two variables, the second with changes five times as large."""
+    scale = size * torch.tensor([1.0, 5.0])[:, None, None]
+    return [(scale * noise(1, 2, 32, 32, seed=i), scale * noise(1, 2, 32, 32, seed=100 + i)) for i in range(count)]
 
 
 def test_the_loss_of_persistence_is_one_after_calibration():
-    scale = torch.tensor([1.0, 5.0])[:, None, None]
-    pairs = [(scale * noise(1, 2, 32, 32, seed=i), scale * noise(1, 2, 32, 32, seed=100 + i)) for i in range(6)]
-    loss = WeatherLoss(WEIGHTS, 12.0)
-    loss.calibrate(pairs)
-    found = [loss(now, then)[:2] for now, then in pairs]
+    pairs, loss = changes(6), WeatherLoss(WEIGHTS, 12.0)
+    loss.calibrate(1, pairs)
+    found = [loss(now - then, then)[:2] for now, then in pairs]
     assert torch.stack([value for value, _ in found]).mean().item() == pytest.approx(1, abs=1e-4)
-    for name in TERMS:
-        in_units = torch.stack([terms[name] for _, terms in found]).mean(dim=0) / loss.unit[name]
-        assert in_units.tolist() == pytest.approx([1, 1], abs=1e-4)
-    assert loss(pairs[0][1], pairs[0][1])[0] == 0
+    for name, weight in zip(TERMS, WEIGHTS, strict=True):
+        in_units = torch.stack([terms[name] for _, terms in found]).mean(dim=0) * loss.shares[0][name]
+        assert in_units.tolist() == pytest.approx([weight / 2] * 2, abs=1e-4)
+    assert loss(torch.zeros(1, 2, 32, 32), pairs[0][1])[0] == 0
+
+
+def test_a_variable_without_a_valid_cell_does_not_dilute_the_others():
+    valid = torch.ones(2, 32, 32, dtype=torch.bool)
+    valid[0] = False
+    pairs, loss = changes(1), WeatherLoss(WEIGHTS, 12.0)
+    loss.calibrate(1, pairs, valid)
+    ((now, then),) = pairs
+    assert loss(now - then, then, valid)[0].item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("lead,unit", [(1, 1), (2, 1), (3, 3), (5, 3), (9, 3)])
+def test_the_unit_is_that_of_the_last_calibrated_lead(lead, unit):
+    """Later in a roll-out persistence is further off, and an error counts for less."""
+    loss, pairs = WeatherLoss((1.0, 0.0, 0.0, 0.0), 12.0), {1: changes(1), 3: changes(1, size=3.0)}
+    for k, given in pairs.items():
+        loss.calibrate(k, given)
+    ((now, then),) = pairs[unit]
+    assert loss(now - then, then, lead=lead)[0].item() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_weights_are_shares_of_the_loss():
-    pred, target = noise(2, 3, 20, 20), noise(2, 3, 20, 20, seed=1)
-    value, terms, _ = WeatherLoss(WEIGHTS, 12.0)(pred, target)
+    error, target = noise(2, 3, 20, 20), noise(2, 3, 20, 20, seed=1)
+    value, terms, _ = WeatherLoss(WEIGHTS, 12.0)(error, target)
     assert value.item() == pytest.approx(sum(w * terms[n].mean().item() for n, w in zip(TERMS, WEIGHTS, strict=True)))
 
 
 def test_sixteen_batches_of_one_are_one_batch_of_sixteen_without_the_spectral_term():
-    pred, target = noise(16, 2, 20, 20), noise(16, 2, 20, 20, seed=1)
+    error, target = noise(16, 2, 20, 20), noise(16, 2, 20, 20, seed=1)
     valid = noise(2, 20, 20) > -1
     loss = WeatherLoss((0.4, 0.0, 0.4, 0.2), 12.0)
-    value, _, slope = loss(pred, target, valid)
-    parts = [loss(p, t, valid) for p, t in zip(pred.split(1), target.split(1), strict=True)]
+    value, _, slope = loss(error, target, valid)
+    parts = [loss(e, t, valid) for e, t in zip(error.split(1), target.split(1), strict=True)]
     assert sum(v.item() for v, *_ in parts) / 16 == pytest.approx(value.item())
     torch.testing.assert_close(torch.cat([g for *_, g in parts]) / 16, slope)
 
@@ -239,7 +261,7 @@ def test_gradients_are_finite_without_any_detail(storm):
     target = torch.zeros(1, 1, 32, 32)
     if storm:
         target[..., 10:16, 10:16] = 8.0
-    value, _, slope = WeatherLoss(WEIGHTS, 12.0)(torch.zeros(1, 1, 32, 32), target)
+    value, _, slope = WeatherLoss(WEIGHTS, 12.0)(-target, target)
     assert value.isfinite() and slope.isfinite().all() and slope.abs().max() < 100
     blurred = F.avg_pool2d(target, 3, 1, 1)
-    assert WeatherLoss(WEIGHTS, 12.0)(blurred, target)[2].isfinite().all()
+    assert WeatherLoss(WEIGHTS, 12.0)(blurred - target, target)[2].isfinite().all()

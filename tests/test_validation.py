@@ -27,7 +27,8 @@ def test_skill_by_hand():
 
 
 def made(count: int, rise: float, processes=None, steps_with_truth=6):
-    """A truth that rises by 1 (second variable: 2) each hour, and a model that rises by `rise` times as much."""
+    """A truth that rises by 1 (second variable: 2) each hour, and a model that first rises by `rise`
+    times as much, then by 0.1 less."""
     asked, unit = [], torch.tensor([1.0, 2.0])[:, None, None]
     times = np.array([hour(n) for n in range(count)])
 
@@ -38,24 +39,25 @@ def made(count: int, rise: float, processes=None, steps_with_truth=6):
     def forecast(model, at, steps):
         asked.append(at)
         for k in range(1, steps + 1):
-            yield truth(at) + k * rise * unit
+            yield truth(at) + (k * rise - 0.1 * (k - 1)) * unit
 
     starts = lambda steps: times[:-steps] if steps <= steps_with_truth else times[:0]  # noqa: E731
     return Validation(["A", "B"], forecast, truth, starts, LEAD, None, 4, processes or Processes()), asked
 
 
 def test_the_score_is_the_mean_skill_over_variables_and_steps():
-    validate, asked = made(20, 0.75)  # the error is a quarter of persistence's at every step
+    validate, asked = made(20, 0.75)  # the change after k steps is 0.65 + 0.1 / k of the true one
     scores = validate(None)
     assert scores["rmse"] == {"A": 0.25, "B": 0.5} and scores["persistence_rmse"] == {"A": 1.0, "B": 2.0}
-    for key in ("skill", "rollout_skill", "change_ratio"):
-        assert scores[key] == {"A": pytest.approx(0.75), "B": pytest.approx(0.75)}
-    assert scores["score"] == pytest.approx(0.75) and scores["alarm"] == ""
+    for key, skill in (("skill", 0.75), ("change_ratio", 0.75), ("rollout_skill", 0.65 + 0.1 / 6)):
+        assert scores[key] == {"A": pytest.approx(skill), "B": pytest.approx(skill)}
+    mean = sum(0.65 + 0.1 / k for k in range(1, 7)) / 6
+    assert scores["score"] == pytest.approx(mean) and scores["alarm"] == ""
     assert validate.steps == 6 and sum(map(len, asked)) == 14 and max(map(len, asked)) == 4
 
 
 def test_long_validation_parts_are_sampled_at_all_hours_of_the_day():
-    validate, asked = made(24 * 60, 0.75)
+    validate, asked = made(24 * 48 + 6, 0.75)  # every 24th would be of one hour of the day
     validate(None)
     hours = np.concatenate(asked).astype("datetime64[h]").astype(int) % 24
     assert len(hours) == 48 and len(set(hours)) > 12
@@ -63,7 +65,10 @@ def test_long_validation_parts_are_sampled_at_all_hours_of_the_day():
 
 def test_short_validation_parts_have_shorter_roll_outs():
     validate, _ = made(4, 0.5, steps_with_truth=2)
-    assert validate.steps == 2 and validate(None)["rollout_skill"] == {"A": 0.5, "B": 0.5}
+    assert validate.steps == 2 and validate(None)["rollout_skill"] == {
+        "A": pytest.approx(0.45),
+        "B": pytest.approx(0.45),
+    }
 
 
 def test_processes_share_the_initial_times_and_add_their_sums():
