@@ -152,7 +152,7 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
             # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
             pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
         del fields
-        state = parts.limit(pred.detach(), hidden)[0]  # what a forecast goes on from, and what the loss sees
+        state, _ = parts.limit(pred.detach(), hidden, count=False)  # what a forecast goes on from; the loss sees it
         if k + 1 < batch.skip + batch.steps:
             edge = None if parts.edge is None else turned(edges[k], parity)
             states = push(states, state if edge is None else parts.edge.nudge(state, edge))
@@ -185,7 +185,8 @@ def train(cfg: Config, processes: Processes) -> int:
         cfg = replace(cfg, epochs=previous["config"]["epochs"]) if cfg.until else cfg
         check_resume(asdict(cfg), previous["config"], MAY_CHANGE, last_path)
         if previous["epoch"] >= cfg.epochs:
-            print(f"this run is finished: {previous['epoch']} epochs, {previous['step']} steps; {best_path} is its result")
+            done = f"{previous['epoch']} epochs, {previous['step']} steps"
+            print(f"this run is finished: {done}; {best_path} is its result")
             return 0
 
     # ------------------------------------------------------------------------ data

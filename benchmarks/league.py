@@ -5,9 +5,9 @@
     python -m benchmarks.league --only_baselines True
 
 Builds the stores, trains each set with the defaults of train_deterministic.py (only the constants of size and data in
-benchmarks/league_sets.py differ), forecasts from test hours, scores and prints the table. Writes the stores, runs and
-forecasts into --folder and all numbers into --json, where sets that are not run keep theirs. A training that is
-finished is not repeated.
+benchmarks/league_sets.py differ), forecasts from test hours, scores and prints the table. Writes stores, runs and
+forecasts into --folder and all numbers into --json, in which other sets keep theirs. A finished training is not
+repeated.
 """
 
 import json
@@ -23,14 +23,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from benchmarks.league_sets import HOUR, SETS, Set, call, make_store
+from benchmarks.league_sets import HOUR, MINUTE, SETS, Set, call, make_store
 from data.command import nearest, run
 from data.variables import lookup
 from verification import scores, spectra
+from verification.climate import estimate
 from verification.extrapolation import extrapolate
 
-FRAMES = 3  # fields, the analysis included, that tell extrapolation the motion
-WEEK = 7  # days of training from which on each hour of the day has enough fields for a climatology of its own
+FRAMES = 3  # fields, the analysis included, that show extrapolation the motion
 DAY = np.timedelta64(24, "h")
 LARGE = 5  # grid lengths, shortest wave in `power_ratio_above_5`
 THRESHOLDS = {"REFC": (20,), "RAIN": (1, 5)}  # dBZ, mm
@@ -48,7 +48,7 @@ class Config:
     folder: str = "runs/league"  # stores, runs and forecasts
     json: str = "benchmarks/results/league.json"  # all numbers
     threads: int = 2  # CPU threads of each command
-    only_baselines: bool = False  # build the stores and score the baselines alone; nothing is written to --json
+    only_baselines: bool = False  # build the stores and score the baselines alone; --json is not written
 
 
 def main(cfg: Config) -> None:
@@ -63,75 +63,70 @@ def main(cfg: Config) -> None:
     results = {}
     for name in cfg.sets:
         one = SETS[name]
-        stored = Record(make_store(name, data, folder, cfg.threads))
+        record = Record(make_store(name, data, folder, cfg.threads))
         result = results[name] = describe(one)
-        result["baselines"] = {n: score(one, stored, method) for n, method in baselines(one, stored).items()}
+        result["baselines"] = {n: score(one, record, method) for n, method in baselines(one, record).items()}
         for seed in [] if cfg.only_baselines else cfg.seeds:
-            seconds, forecast = forecast_of(name, data, folder, seed, cfg.threads)
-            result["seeds"][str(seed)] = {"seconds": seconds, "scores": score(one, stored, read_forecast(forecast))}
+            seconds, forecast = train_and_forecast(name, data, folder, seed, cfg.threads)
+            result["seeds"][str(seed)] = {"seconds": seconds, "scores": score(one, record, stored(forecast))}
         add_skill(result)
         if result["seeds"]:
-            per_seed = [r["scores"] for r in result["seeds"].values()]
-            result["mean"] = merged(per_seed, lambda x: float(np.mean(x)))
-            result["spread"] = merged(per_seed, lambda x: float(np.max(x) - np.min(x)))
+            trees = [r["scores"] for r in result["seeds"].values()]
+            result["mean"] = merged(trees, lambda x: float(np.mean(x)))
+            result["spread"] = merged(trees, lambda x: float(np.ptp(x)))
             save(Path(cfg.json), {name: result})
     print(table(results))
 
 
-# ---- training and forecast, by the commands
+# ---- training and forecasts, by the commands
 
 
-def forecast_of(name: str, data: Path, folder: Path, seed: int, threads: int) -> tuple[dict, Path]:
+def train_and_forecast(name: str, data: Path, folder: Path, seed: int, threads: int) -> tuple[dict, Path]:
     """Train if that is not done, then forecast: seconds of both, and the forecast store."""
-    one = SETS[name]
-    trained_on = make_store(one.train_on or name, data, folder, threads)
-    run_dir = folder / f"{one.train_on or name}_seed{seed}"
-    constants = {"seed": seed, **one.constants}
-    record = run_dir / "league.json"
-    if record.exists() and json.loads(record.read_text())["constants"] != constants:
-        raise ValueError(f"{run_dir}: trained with other constants ({record}), expected those of "
-                         "benchmarks/league_sets.py. Fix: another --folder, or remove this run")  # fmt: skip
-    if not record.exists():
+    one, trained_on = SETS[name], SETS[name].train_on or name
+    run_dir, out = folder / f"{trained_on}_seed{seed}", folder / f"{name}_seed{seed}_forecast.zarr"
+    constants, done = {"seed": seed, **one.constants}, run_dir / "league.json"
+    if not done.exists():
         print(f"training {run_dir}", flush=True)
-        options = [v for k, x in constants.items() for v in (f"--{k}", *(x if isinstance(x, list) else [x]))]
-        seconds = timed(["train_deterministic.py", "--zarr", trained_on, "--run_dir", run_dir, *options], threads)
-        record.write_text(json.dumps({"constants": constants, "seconds": seconds, "versions": versions()}, indent=1))
-    out = folder / f"{name}_seed{seed}_forecast.zarr"
-    hours = max(one.leads) * one.step / HOUR
-    command = ["infer_iterative.py", "--checkpoint", run_dir / "best.pt", "--zarr", folder / f"{name}.zarr",
-               "--init_time", *one.starts.astype("datetime64[m]"), "--hours", hours, "--out", out]  # fmt: skip
-    seconds = timed(command, threads)
-    return {"training": json.loads(record.read_text())["seconds"], "forecast": seconds}, out
-
-
-def timed(command: list, threads: int) -> float:
-    """Run a command, whose output goes to a .log file beside what it writes; seconds that it took."""
+        store = make_store(trained_on, data, folder, threads)
+        options = [x for k, v in constants.items() for x in (f"--{k}", *(v if isinstance(v, list) else [v]))]
+        began = time.monotonic()
+        command = ["train_deterministic.py", "--zarr", store, "--run_dir", run_dir, *options]
+        call(command, Path(f"{run_dir}.log"), threads)
+        facts = {"constants": constants, "seconds": time.monotonic() - began, "versions": versions()}
+        done.write_text(json.dumps(facts, indent=1))
+    trained = json.loads(done.read_text())
+    if trained["constants"] != constants:
+        raise ValueError(f"{done}: got the run of other constants, expected those of benchmarks/league_sets.py. "
+                         "Fix: another --folder, or remove this run")  # fmt: skip
     began = time.monotonic()
-    call(command, Path(f"{command[command.index('--out' if '--out' in command else '--run_dir') + 1]}.log"), threads)
-    return time.monotonic() - began
+    call(["infer_iterative.py", "--checkpoint", run_dir / "best.pt", "--zarr", folder / f"{name}.zarr", "--init_time",
+          *one.starts.astype("datetime64[m]"), "--hours", one.leads[-1] * one.step / HOUR, "--out", out],
+         out.with_suffix(".log"), threads)  # fmt: skip
+    return {"training": trained["seconds"], "forecast": time.monotonic() - began}, out
 
 
-def read_forecast(path: Path) -> Method:
-    """The forecasts of a store; ValueError if it lacks one."""
+def stored(path: Path) -> Method:
+    """The forecasts of a forecast store."""
     dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
-    starts = dataset["init_time"].values
-    leads = list(dataset["valid_time"].values[0] - starts[0])
+    starts, valid = dataset["init_time"].values, dataset["valid_time"].values
 
     @lru_cache(maxsize=1)
-    def fields(name: str, start: np.datetime64) -> np.ndarray:
-        return dataset[name].values[list(starts).index(start)]
+    def fields(name: str, start: np.datetime64) -> dict[np.datetime64, np.ndarray]:
+        i = int(np.flatnonzero(starts == start)[0])
+        return dict(zip(valid[i], dataset[name][i].values, strict=True))
 
-    return lambda name, start, lead: fields(name, start)[leads.index(lead)]
+    return lambda name, start, lead: fields(name, start)[start + lead]
 
 
 # ---- baselines
 
 
 class Record:
-    """The truth in memory: times, and (time, y, x) by variable."""
+    """A store in memory: times, and (time, y, x) by variable."""
 
     def __init__(self, path: Path):
-        with xr.open_zarr(path, chunks=None) as dataset:
+        with xr.open_zarr(path, chunks=None, consolidated=False) as dataset:
             self.times = dataset["time"].values.astype("datetime64[ns]")
             self.fields = {str(n): v.values for n, v in dataset.data_vars.items() if v.ndim == 3}
 
@@ -142,46 +137,25 @@ class Record:
 
 
 def baselines(one: Set, record: Record) -> dict[str, Method]:
-    """Forecasts that cost nothing, by name."""
-    training = record.times <= np.datetime64(one.constants["train_end"], "ns")
+    """Forecasts that cost nothing, by name. The climatology sees the training hours alone."""
+    training = record.times[record.times <= np.datetime64(one.constants["train_end"], "ns")]
+    climate = estimate(training, lambda time: {n: record.at(n, time) for n in one.variables})
 
     @lru_cache(maxsize=1)
-    def moved(name: str, start: np.datetime64) -> np.ndarray | None:
-        if name not in ("REFC", "RAIN"):
-            return None
+    def moved(name: str, start: np.datetime64) -> np.ndarray:
         frames = np.stack([record.at(name, start - k * one.step) for k in range(FRAMES - 1, -1, -1)])
-        if name == "REFC":
-            return extrapolate(frames, one.leads[-1])
-        return from_dbz(extrapolate(to_dbz(frames), one.leads[-1]))
-
-    def extrapolation(name: str, start: np.datetime64, lead: np.timedelta64) -> np.ndarray | None:
-        fields = moved(name, start)
-        return None if fields is None else fields[int(lead // one.step) - 1]
+        if name == "RAIN":  # motion is sought, and echo moved, in dBZ
+            return from_dbz(extrapolate(to_dbz(frames), one.leads[-1]))
+        return extrapolate(frames, one.leads[-1])
 
     return {
         "persistence": lambda name, start, lead: record.at(name, start),
-        "climatology": lambda name, start, lead: climatology(
-            record.fields[name][training], record.times[training], start + lead
+        "climatology": lambda name, start, lead: climate.at(name, start + lead),
+        "yesterday": lambda name, start, lead: record.at(name, start + lead - DAY),  # no lead is over a day
+        "extrapolation": lambda name, start, lead: (
+            moved(name, start)[int(lead // one.step) - 1] if name in ("REFC", "RAIN") else None
         ),
-        "yesterday": lambda name, start, lead: record.at(name, start + lead - DAY) if lead <= DAY else None,
-        "extrapolation": extrapolation,
     }
-
-
-def climatology(fields: np.ndarray, times: np.ndarray, valid: np.datetime64) -> np.ndarray | None:
-    """Mean (y, x) of the training fields (time, y, x) at the hour of day of `valid`; None if there is none.
-
-    On records under a week the hour before and the hour after count too, so that one day's weather counts less.
-    """
-    apart = (hour_of_day(times) - hour_of_day(valid) + 12) % 24 - 12
-    if not (apart == 0).any():
-        return None
-    days = len(np.unique(times.astype("datetime64[D]")))
-    return fields[np.abs(apart) <= (days < WEEK)].mean(axis=0, dtype=np.float64)
-
-
-def hour_of_day(time: np.ndarray | np.datetime64) -> np.ndarray:
-    return (time.astype("datetime64[h]") - time.astype("datetime64[D]")) // HOUR
 
 
 def to_dbz(rain: np.ndarray) -> np.ndarray:
@@ -200,34 +174,36 @@ def from_dbz(reflectivity: np.ndarray) -> np.ndarray:
 def score(one: Set, record: Record, method: Method) -> dict:
     """{variable: {lead in steps: scores}} of one method; leads that it lacks are left out.
 
-    All sums are taken over start times before any ratio or root. The cells are those that truth and analysis have:
-    the same for every method.
+    Sums are taken over all start times before any ratio or root. The cells are those that truth and analysis have, the
+    same for every method.
     """
-    out: dict[str, dict] = {}
+    out: dict[str, dict] = {n: {} for n in one.variables}
     for name in one.variables:
         floor = lookup(name).scored_floor
         for lead in one.leads:
             cases = []
             for start in one.starts:
-                truth, analysis = record.at(name, start + lead * one.step), record.at(name, start)
-                given = method(name, start, lead * one.step)
-                if given is None:
+                truth, forecast = record.at(name, start + lead * one.step), method(name, start, lead * one.step)
+                if forecast is None:
                     break
-                scored = np.isfinite(truth) & np.isfinite(analysis)
-                if lost := int((~np.isfinite(given) & scored).sum()):
+                scored = np.isfinite(truth) & np.isfinite(record.at(name, start))
+                if lost := int((~np.isfinite(forecast) & scored).sum()):
                     raise ValueError(f"{one.title}: got a forecast of {name} from {start} without a value in {lost} "
-                                     "cells that truth and analysis have. Fix: forecast again")  # fmt: skip
-                cases.append((np.maximum(given, floor), np.maximum(truth, floor), scored))
-            if len(cases) == len(one.starts):
-                entry: dict = errors_and_events(cases, THRESHOLDS.get(name, ()))
+                                     "cells that have truth, expected none. Fix: forecast again")  # fmt: skip
+                cases.append((np.maximum(forecast, floor), np.maximum(truth, floor), scored))
+            else:
+                out[name][str(lead)] = errors_and_events(cases, THRESHOLDS.get(name, ()))
                 if lead in (one.leads[0], one.leads[-1]):
-                    entry |= structure(cases, one.clear)
-                out.setdefault(name, {})[str(lead)] = entry
+                    out[name][str(lead)] |= structure([(f[one.clear], t[one.clear]) for f, t, _ in cases])
     return out
 
 
-def errors_and_events(cases: list, thresholds: tuple[int, ...]) -> dict[str, float]:
+def errors_and_events(cases: list, thresholds: tuple[int, ...]) -> dict[str, float | None]:
     """RMSE, bias, and CSI and frequency bias by threshold, of (forecast, truth, scored) cases."""
+
+    def added(tables: list[dict]) -> dict:
+        return {k: sum(t[k] for t in tables) for k in tables[0]}
+
     sums = added([scores.error_sums(*case) for case in cases])
     out = {"rmse": scores.rmse(sums), "bias": scores.bias(sums)}
     for threshold in thresholds:
@@ -236,33 +212,28 @@ def errors_and_events(cases: list, thresholds: tuple[int, ...]) -> dict[str, flo
     return {k: number(x) for k, x in out.items()}
 
 
-def structure(cases: list, clear: tuple[slice, slice]) -> dict:
-    """Power ratio of all waves above LARGE grid lengths, power ratio and coherence by band of wavelength in grid
-    lengths, and line index (dB) by period in cells; `clear`: cells without a mask."""
-    found = [spectra.spectrum_sums(f[clear], t[clear], (1.0, 1.0), detail=True) for f, t, _ in cases]
-    sums = added(found)
-    large = [b for b, name in enumerate(spectra.BAND_NAMES) if int(name.split("-")[0]) >= LARGE]
-    forecast, truth, _ = np.nansum(sums["bands"][:, large], axis=1)
-    by_band = {"power_ratio": spectra.power_ratio(sums["bands"]), "coherence": spectra.coherence(sums["bands"])}
+def structure(cases: list) -> dict:
+    """Of (forecast, truth) cases without a mask: power ratio and coherence by band of wavelength (grid lengths), the
+    power ratio of all longer waves than LARGE, and line index (dB) by period (cells); None if not available."""
+    sums = [spectra.spectrum_sums(*case, (1.0, 1.0), detail=True) for case in cases]
+    bands, lines = (sum(s[key] for s in sums) for key in ("bands", "lines"))
+    bands = np.broadcast_to(bands, (3, len(spectra.BANDS)))
+    forecast, truth = np.nansum(bands[:2, [low >= LARGE for low, _ in spectra.BANDS]], axis=1)
+    by_band = {"power_ratio": spectra.power_ratio(bands), "coherence": spectra.coherence(bands)}
     return {
-        f"power_ratio_above_{LARGE}": number(forecast / truth if truth else np.nan),
+        f"power_ratio_above_{LARGE}": number(scores.ratio(forecast, truth)),
         **{k: dict(zip(spectra.BAND_NAMES, map(number, x), strict=True)) for k, x in by_band.items()},
-        "line_index": dict(zip(map(str, spectra.PERIODS), map(number, spectra.line_index(sums["lines"])), strict=True)),
+        "line_index": dict(zip(map(str, spectra.PERIODS), map(number, spectra.line_index(lines)), strict=True)),
     }
 
 
-def added(tables: list[dict[str, float]]) -> dict[str, float]:
-    """Sums over cases, key by key."""
-    return {k: sum(t[k] for t in tables) for k in tables[0]}
-
-
-def number(x: float | None) -> float | None:
+def number(x: float) -> float | None:
     """A float that JSON can hold: None if it is not finite."""
-    return None if x is None or not np.isfinite(x) else float(x)
+    return float(x) if np.isfinite(x) else None
 
 
 def add_skill(result: dict) -> None:
-    """Skill, 1 - RMSE / RMSE of persistence, to the scores of all methods and seeds."""
+    """Skill, 1 - RMSE / RMSE of persistence, beside the RMSE of every method and seed."""
     reference = result["baselines"]["persistence"]
     for by_name in [*result["baselines"].values(), *(r["scores"] for r in result["seeds"].values())]:
         for name, by_lead in by_name.items():
@@ -283,14 +254,15 @@ def merged(trees: list, combine: Callable[[list[float]], float]) -> dict | float
 def describe(one: Set) -> dict:
     """What a set's numbers belong to."""
     return {
-        "title": one.title, "constants": one.constants, "step_minutes": one.step / np.timedelta64(1, "m"),
-        "init_times": [str(t) for t in one.starts.astype("datetime64[m]")], "versions": versions(),
-        "baselines": {}, "seeds": {},
+        "title": one.title, "constants": one.constants, "step_minutes": one.step / MINUTE,
+        "init_times": [str(t) for t in one.starts.astype("datetime64[m]")], "versions": versions(), "seeds": {},
     }  # fmt: skip
 
 
 def versions() -> dict[str, str]:
-    return {"python": python_version(), **{n: version(n) for n in ("torch", "numpy", "xarray", "zarr")}}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    libraries = {n: version(n) for n in ("torch", "numpy", "xarray", "zarr")}
+    return {"python": python_version(), **libraries, "device": device}
 
 
 def save(path: Path, results: dict) -> None:
@@ -302,36 +274,24 @@ def save(path: Path, results: dict) -> None:
 
 def table(results: dict) -> str:
     """A line for each set, score and lead time."""
-    out = [f"{'':<16}{'':<24}{'lead':>8}" + "".join(f"{m:>16}" for m in ("model", *BASELINES))]
+    out = [f"{'':<38}{'lead':>8}{'model':>17}" + "".join(f"{m:>15}" for m in BASELINES)]
     for key, result in results.items():
-        one = SETS[key]
-        for name, kind, leads in one.rows:
+        for name, kind, leads in SETS[key].rows:
             for lead in leads:
-                at = [name, str(lead), kind]
-                cells = [show(pick(result.get("mean"), at), kind, pick(result.get("spread"), at))]
-                cells += [show(pick(result["baselines"][m], at), kind) for m in BASELINES]
-                label = f"{name} {kind.replace('_', ' ')}" + f" {lookup(name).units}" * (kind == "rmse")
-                minutes = int(lead * one.step / np.timedelta64(1, "m"))
+
+                def text(tree: dict, at: tuple = (name, str(lead), kind)) -> str:
+                    value = tree.get(at[0], {}).get(at[1], {}).get(at[2])
+                    return "-" if value is None else f"{value:{'+' if at[2] == 'skill' else ''}.3f}"
+
+                label = " ".join([f"{SETS[key].title:<15}", name, kind.replace("_", " ")])
+                minutes = int(lead * SETS[key].step / MINUTE)
                 when = f"{minutes} min" if minutes % 60 else f"{minutes // 60} h"
-                out.append(f"{one.title:<16}{label:<24}{when:>8}" + "".join(f"{c:>16}" for c in cells))
-    counts = {len(r["seeds"]) for r in results.values()}
-    return "\n".join([*out, f"model: mean of {max(counts)} seeds (highest minus lowest)"])
-
-
-def pick(tree: dict | None, path: list[str]) -> float | None:
-    for key in path:
-        tree = (tree or {}).get(key)
-    return tree
-
-
-def show(value: float | None, kind: str, spread: float | None = None) -> str:
-    if value is None:
-        return "-"
-    return (
-        f"{value:+.3f}" * (kind == "skill")
-        + f"{value:.3f}" * (kind != "skill")
-        + ("" if spread is None else f" ({spread:.3f})")
-    )
+                model = text(result.get("mean", {}))
+                if "spread" in result:
+                    model += f" ({text(result['spread']).lstrip('+')})"
+                columns = "".join(f"{text(result['baselines'][m]):>15}" for m in BASELINES)
+                out.append(f"{label:<38}{when:>8}{model:>17}{columns}")
+    return "\n".join([*out, "model: mean of the seeds (highest minus lowest); units as in data/variables.py"])
 
 
 if __name__ == "__main__":

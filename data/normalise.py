@@ -102,7 +102,7 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     """A function limit(state, mask=mask) that holds a state (B, C, H, W) inside the physical bounds of its variables,
     and at the mean in masked cells, whose values mean nothing and would reach their neighbours at the next step.
 
-    It returns the state and, (B, C), the share of unmasked cells of each field that were outside. Beyond a bound at
+    It returns the state and, with `count`, the share (B, C) of unmasked cells that were outside. Beyond a bound at
     which cells pile up does not count as outside: "no echo" and "no CAPE" may be any value at or beyond the bound.
     Nor does a dew point above the temperature, which says "saturated": it is set to the temperature.
     """
@@ -112,16 +112,18 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     count_upper = count_upper.masked_fill(piles_upper, torch.inf)
     ties = _ties(statistics.names)
 
-    def limit(state: Tensor, mask: Tensor | None = mask) -> tuple[Tensor, Tensor]:
-        outside = (state < count_lower) | (state > count_upper)
+    def limit(state: Tensor, mask: Tensor | None = mask, count: bool = True) -> tuple[Tensor, Tensor | None]:
         clipped = state.clamp(lower, upper)
         for c, partner in ties:
             ceiling = clipped[:, partner] * statistics.std[partner] + statistics.mean[partner]
             clipped[:, c] = torch.minimum(clipped[:, c], (ceiling - statistics.mean[c]) / statistics.std[c])
-        if mask is None:
-            return clipped, outside.float().mean(dim=(-2, -1))
-        cells = (~mask).sum(dim=(-2, -1)).clamp(min=1)
-        return clipped.masked_fill(mask, 0.0), (outside & ~mask).sum(dim=(-2, -1)) / cells
+        clipped = clipped if mask is None else clipped.masked_fill_(mask, 0.0)
+        if not count:
+            return clipped, None
+        outside, cells = (state < count_lower) | (state > count_upper), state.shape[-2] * state.shape[-1]
+        if mask is not None:
+            outside, cells = outside & ~mask, (~mask).sum(dim=(-2, -1)).clamp(min=1)
+        return clipped, outside.sum(dim=(-2, -1)) / cells
 
     return limit
 

@@ -75,7 +75,9 @@ def test_a_global_grid_is_rolled_so_that_longitudes_increase(build, tmp_path):
 @pytest.mark.parametrize(
     "name, units, value, expected",
     [("temperature_2m", "degree_Celsius", 20, 293.15), ("t2m", "K", 280, 280), ("u10", "knots", 10, 5.144444),
-     ("v10", "km h**-1", 36, 10), ("v10", "m s**-1", 3, 3), ("REFC", "dBZ", -10, -10)],
+     ("v10", "km h**-1", 36, 10), ("v10", "m s**-1", 3, 3), ("REFC", "dBZ", -10, -10),
+     ("precipitation_surface", "kg m-2 s-1", 0.001, 3.6), ("total_precipitation_1hr", "m", 0.002, 2),
+     ("GaugeCorrQPE01H", "mm", 7, 7)],
 )  # fmt: skip
 def test_units_become_those_of_the_table(build, tmp_path, name, units, value, expected):
     data = {name: (("time", "y", "x"), np.full((1, 4, 6), value, np.float32), {"units": units})}

@@ -148,5 +148,19 @@ def test_no_echo_is_zero_reflectivity():
     assert clip_physical(torch.full((1, 1, 1), -10.0), ("REFC",)).item() == 0
 
 
+def test_rain_is_seen_by_its_root_stays_within_bounds_and_no_rain_stays_none():
+    """4 mm is the state (sqrt(4) - 2) / 3 = 0 and back; any state at or below that of no rain is exactly no rain."""
+    statistics = unit_statistics(("rain",))
+    rain = torch.tensor([[0.0, 4.0, 25.0]])[None]
+    state = normalise(rain, statistics)
+    assert state.flatten().tolist() == pytest.approx([-2 / 3, 0, 1])
+    assert denormalise(state, statistics).flatten().tolist() == pytest.approx([0, 4, 25], abs=1e-5)
+    limited, share = limiter(statistics)(torch.tensor([[-9.0, -2 / 3, 100.0, 0.0]])[None, None])
+    assert denormalise(limited, statistics).flatten().tolist() == pytest.approx([0, 0, 305, 4], abs=1e-3)
+    assert denormalise(torch.full((1, 1, 1), -9.0), statistics).item() == 0
+    assert share.item() == 0.25, "less than no rain is no fault, more than the bound is"
+    assert clip_physical(torch.tensor([[-1.0, 899.0]])[None], ("RAIN",)).flatten().tolist() == [0, 305]
+
+
 def test_a_variable_under_an_alias_gets_its_bounds():
     assert clip_physical(torch.full((1, 1, 1), 500.0), ("t2m",)).item() == 340.0
