@@ -1,7 +1,7 @@
 """Decode the chunks of a local store straight into memory that is already there.
 
 zarr hands out every chunk in new memory, and on a full domain the system takes half as long to provide it as the
-chunk takes to decode (docs/loader.md). Arrays that this does not cover are left to zarr: chunks of several hours,
+chunk takes to decode (benchmarks/loader.py). Arrays that this does not cover are left to zarr: chunks of several hours,
 filters, packed integers, fill values, remote stores, codecs other than Blosc.
 """
 

@@ -79,8 +79,6 @@ def model_card(checkpoint: dict, scores: dict | None, sha256: str) -> str:
     config, split, grid, names = (checkpoint[k] for k in ("config", "split", "grid", "variables"))
     train, validation, test = (escape(" to ".join(split[part])) for part in ("train", "validation", "test"))
     parameters = sum(v.numel() for v in checkpoint["ema"].values())
-    known = grid["spacing"] != [1.0, 1.0]
-    spacing = " x ".join(f"{s / 1000:g}" for s in grid["spacing"]) + " km" if known else "unknown"
     return f"""---
 license: mit
 library_name: hourcast
@@ -98,8 +96,7 @@ height, the time of day and year, and the terrain where known. The forecast is d
 
 - Training: {train} UTC, {split["pairs"]["train"]} pairs of the store {escape(config["zarr"])}
 - Validation: {validation}. Test: {test}. Gap between the parts: {split["gap_hours"]:g} h
-- Grid: {grid["shape"][0]} x {grid["shape"][1]} cells, spacing {spacing}. \
-Forcing: {escape(", ".join(grid["forcing"])) or "none"}
+- Grid: {grid["shape"][0]} x {grid["shape"][1]} cells. Forcing: {escape(", ".join(grid["forcing"])) or "none"}
 - Trained for {checkpoint["epoch"]} epochs, {checkpoint["step"]} optimizer steps. Checkpoint SHA-256: `{sha256}`
 
 | variable | unit | long name |
