@@ -103,8 +103,6 @@ MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the r
 
 def main(cfg: Config) -> int:
     check_constants(cfg, RANGES)
-    if cfg.until:
-        epochs_until(cfg.until, 1.0, 1)  # a mistyped time shows at once
     refuse_file_above(Path(cfg.run_dir), "run_dir")
     with Processes() as processes, RunLock(Path(cfg.run_dir)) if processes.first else nullcontext():
         return train(cfg, processes)
@@ -184,10 +182,8 @@ def train(cfg: Config, processes: Processes) -> int:
     if previous:
         cfg = replace(cfg, epochs=previous["config"]["epochs"]) if cfg.until else cfg
         check_resume(asdict(cfg), previous["config"], MAY_CHANGE, last_path)
-        if previous["epoch"] >= cfg.epochs:
-            done = f"{previous['epoch']} epochs, {previous['step']} steps"
-            print(f"this run is finished: {done}; {best_path} is its result")
-            return 0
+    elif cfg.until:
+        epochs_until(cfg.until, 1.0, 1)  # a mistyped time shows at once
 
     # ------------------------------------------------------------------------ data
     store, lead = Store(cfg.zarr), parse_duration(cfg.lead, "lead")
@@ -202,6 +198,10 @@ def train(cfg: Config, processes: Processes) -> int:
         found = {"variables": names, "grid": list(store.grid.shape), "pairs": split_table["pairs"]}
         before = {"grid": previous["grid"]["shape"], "pairs": previous["split"]["pairs"]}
         check_data(found, {"variables": previous["variables"], **before}, cfg.zarr)
+        if previous["epoch"] >= cfg.epochs:
+            done = f"{previous['epoch']} epochs, {previous['step']} steps"
+            print(f"this run is finished: {done}; {best_path} is its result")
+            return 0
         statistics, mask = Statistics.from_dict(previous["statistics"]), previous["grid"]["mask"]
     else:
         inside = [(store.times >= first) & (store.times <= last) for first, last in (split.train, split.validation)]
