@@ -143,7 +143,7 @@ def test_a_broken_file_or_a_truth_that_does_not_fit_is_said_too(run_dir, tmp_pat
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "scores.json").write_text('{"scores": ')  # cut off
     (tmp_path / "scores.json").write_text('{"scores": []}')
-    (tmp_path / "log.jsonl").write_text("no json")
+    (tmp_path / "log.jsonl").write_text("no json\nno json\n")
     (tmp_path / "best.pt").write_bytes(b"no checkpoint")
     make_report.main(make_report.Config(str(tmp_path)))
     assert capsys.readouterr().out.count("note: ") == 5  # and there is no forecast
