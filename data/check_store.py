@@ -24,7 +24,6 @@ from tqdm import tqdm
 from data.checks import (
     FIGURES,
     Report,
-    Written,
     check_grid,
     check_kinds,
     check_layout,
@@ -34,6 +33,7 @@ from data.checks import (
     look_across,
     look_at,
 )
+from data.chunks import Written
 from data.command import fault, run
 from data.grid import read_grid
 from data.store import field_names, open_zarr, write_sidecar

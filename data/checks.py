@@ -3,14 +3,13 @@
 A fault is wrong or unreadable data; a note is something worth knowing that training can live with.
 """
 
-import itertools
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.core.sync import sync
 
+from data.chunks import chunk_places
 from data.grid import Grid, lambert_latlon
 from data.metadata import conversion
 from data.times import show, show_duration
@@ -71,39 +70,6 @@ class Report:
             "faults": [asdict(f) for f in self.faults],
             "notes": [asdict(f) for f in self.notes],
         }
-
-
-class Written:
-    """Which chunks of a store exist. zarr returns its fill value for one that was never written, without a word."""
-
-    def __init__(self, group: zarr.Group, names: list[str]):
-        self.arrays = {n: group[n] for n in names}
-        self.keys = {n: set(sync(self._list(a))) for n, a in self.arrays.items()}
-
-    async def _list(self, array: zarr.Array) -> list[str]:
-        place = array.store_path
-        prefix = place.path + "/" if place.path else ""
-        return [key.removeprefix(prefix) async for key in place.store.list_prefix(prefix)]
-
-    def complete(self, name: str) -> bool:
-        """Whether an array has as many chunks as it should: quicker than asking for every time."""
-        expected = np.prod([len(places) for places in chunk_places(self.arrays[name])])
-        return sum(key[-1:].isdigit() for key in self.keys[name]) == expected
-
-    def missing(self, name: str, index: int) -> int:
-        """Chunks of one time that do not exist."""
-        return sum(key not in self.keys[name] for key in chunk_keys(self.arrays[name], index))
-
-
-def chunk_keys(array: zarr.Array, index: int) -> list[str]:
-    """The names of the chunks (or shards) of one time of a (time, y, x) array."""
-    first = index // (array.shards or array.chunks)[0]
-    return [array.metadata.encode_chunk_key((first, *place)) for place in itertools.product(*chunk_places(array)[1:])]
-
-
-def chunk_places(array: zarr.Array) -> list[range]:
-    """The places of an array's files along each dimension."""
-    return [range(-(-s // c)) for s, c in zip(array.shape, array.shards or array.chunks, strict=True)]
 
 
 # --- metadata: no field is read ---

@@ -1,10 +1,11 @@
-"""Decode the chunks of a local store straight into memory that is already there.
+"""The chunks of a store: which of them exist, and those of a local store decoded into memory that is already there.
 
 zarr hands out every chunk in new memory, and on a full domain the system takes half as long to provide it as the
-chunk takes to decode (benchmarks/loader.py). Arrays that this does not cover are left to zarr: chunks of several hours,
-filters, packed integers, fill values, remote stores, codecs other than Blosc.
+chunk takes to decode (benchmarks/loader.py). Arrays that `Plain` does not cover are left to zarr: chunks of several
+hours, filters, packed integers, fill values, remote stores, codecs other than Blosc.
 """
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +16,53 @@ import numpy as np
 import xarray as xr
 import zarr
 from numcodecs.blosc import Blosc
-
-from data.store import Store
+from zarr.core.sync import sync
 
 _thread = local()  # a buffer for the files of each thread
-KNOWN = ([], ["blosc"], ["blosc", "crc32c"])  # codecs
+CODECS = ([], ["blosc"], ["blosc", "crc32c"])
 HEADER = 16  # bytes of a Blosc frame before its data; the lengths of both sides stand in it
+
+
+class Written:
+    """Which chunks of a store exist. zarr returns its fill value for one that was never written, without a word."""
+
+    def __init__(self, group: zarr.Group, names: list[str]):
+        self.arrays = {n: group[n] for n in names}
+        self.keys = {n: set(sync(self._list(a))) for n, a in self.arrays.items()}
+
+    async def _list(self, array: zarr.Array) -> list[str]:
+        place = array.store_path
+        prefix = place.path + "/" if place.path else ""
+        return [key.removeprefix(prefix) async for key in place.store.list_prefix(prefix)]
+
+    def complete(self, name: str) -> bool:
+        """Whether an array has as many chunks as it should: quicker than asking for every time."""
+        expected = np.prod([len(places) for places in chunk_places(self.arrays[name])])
+        return sum(key[-1:].isdigit() for key in self.keys[name]) == expected
+
+    def missing(self, name: str, index: int) -> int:
+        """Chunks of one time that do not exist."""
+        return sum(key not in self.keys[name] for key in chunk_keys(self.arrays[name], index))
+
+
+def chunk_keys(array: zarr.Array, index: int) -> list[str]:
+    """The names of the chunks (or shards) of one time of a (time, y, x) array."""
+    first = index // (array.shards or array.chunks)[0]
+    return [array.metadata.encode_chunk_key((first, *place)) for place in itertools.product(*chunk_places(array)[1:])]
+
+
+def chunk_places(array: zarr.Array) -> list[range]:
+    """The places of an array's files along each dimension."""
+    return [range(-(-s // c)) for s, c in zip(array.shape, array.shards or array.chunks, strict=True)]
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A float32 array with one chunk per hour: bytes or a Blosc frame, and perhaps a checksum. Can be pickled."""
+    """A float32 array with one chunk per hour: bytes or a Blosc frame, and perhaps a checksum."""
 
     folder: Path
     metadata: object  # zarr's, which knows the names of chunks
-    codecs: list[str]  # none, "blosc", or both "blosc" and "crc32c"
+    codecs: list[str]  # one of CODECS
 
     def read(self, index: int, out: np.ndarray) -> bool:
         """Decode hour `index` into `out` (y, x) float32; False if the chunk is not as expected: then zarr says why.
@@ -52,28 +85,14 @@ class Plain:
         return True
 
 
-def plain_arrays(store: Store, names: list[str]) -> list[Plain | None]:
-    """For each name what reads its chunks, or None if only zarr and xarray can."""
-    if "://" in store.path:
-        return [None] * len(names)
-    group = zarr.open_group(store.path, mode="r")
-    return [_plain(store, group[name], store.dataset[name]) for name in names]
-
-
-def read_fields(store: Store, arrays: list[Plain | None], time: np.datetime64, names: list[str]) -> np.ndarray:
-    """The same as store.load(time, names), by `arrays` of `plain_arrays(store, names)` if they can: small hours take a
-    tenth of the time."""
-    if None not in arrays and (index := store.position(time)) is not None:
-        out = np.empty((len(names), *store.grid.shape), np.float32)
-        if all(array.read(index, field) for array, field in zip(arrays, out, strict=True)):
-            return out
-    return store.load(time, names)
-
-
-def _plain(store: Store, array: zarr.Array, variable: xr.DataArray) -> Plain | None:
+def plain_array(path: str, name: str, variable: xr.DataArray) -> Plain | None:
+    """What reads the chunks of one array of a store, None if only zarr and xarray can."""
+    if "://" in path:
+        return None
+    array = zarr.open_group(path, mode="r")[name]
     fill = variable.encoding.get("_FillValue", np.nan)
     packed = {"scale_factor", "add_offset", "missing_value", "_Unsigned"} & {*variable.encoding, *variable.attrs}
-    whole = array.shards is None and array.chunks == (1, *store.grid.shape) and array.shape == variable.shape
+    whole = array.shards is None and array.chunks == (1, *array.shape[1:]) and array.shape == variable.shape
     float32 = array.dtype == np.dtype("<f4") and variable.dtype == np.dtype("<f4")
     if array.metadata.zarr_format == 3:
         as_bytes = array.serializer.to_dict() == {"name": "bytes", "configuration": {"endian": "little"}}
@@ -81,9 +100,9 @@ def _plain(store: Store, array: zarr.Array, variable: xr.DataArray) -> Plain | N
         as_bytes = array.order == "C"
     codecs = [c.to_dict() if hasattr(c, "to_dict") else c.get_config() for c in array.compressors]
     names = [c.get("name") or c.get("id") for c in codecs]
-    if packed or array.filters or not (whole and float32 and as_bytes and names in KNOWN and np.all(np.isnan(fill))):
+    if packed or array.filters or not (whole and float32 and as_bytes and names in CODECS and np.all(np.isnan(fill))):
         return None
-    return Plain(Path(store.path) / array.path, array.metadata, names)
+    return Plain(Path(path) / array.path, array.metadata, names)
 
 
 def _contents(path: str) -> memoryview:

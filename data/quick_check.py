@@ -3,7 +3,8 @@
 import numpy as np
 import zarr
 
-from data.checks import FLOORED, Report, Written, check_grid, check_kinds, check_layout, check_times
+from data.checks import FLOORED, Report, check_grid, check_kinds, check_layout, check_times
+from data.chunks import Written
 from data.dataset import Split
 from data.store import Store
 from data.times import show, show_duration

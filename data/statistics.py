@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.chunks import plain_arrays, read_fields
 from data.normalise import Statistics, transform
 from data.store import Store
 from data.times import show
@@ -32,9 +31,8 @@ def compute_statistics(
     hours = np.concatenate([times, also_check])
     missing = np.zeros((len(hours), len(names)), np.int64)
     recent: dict[int, Tensor] = {}  # transformed hours not older than one lead
-    arrays = plain_arrays(store, names)
     for row, time in enumerate(tqdm(hours, desc="statistics", unit="hour", disable=None, leave=False)):
-        physical = torch.from_numpy(read_fields(store, arrays, time, names))
+        physical = torch.from_numpy(store.load(time, names))
         finite = physical.isfinite()
         missing[row] = (~finite).sum(dim=(1, 2)).numpy()
         if row >= len(times):  # other cells than those of the mask, counted above the mask's own number

@@ -30,6 +30,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from data.chunks import Plain, plain_array
 from data.command import fault, nearest
 from data.grid import read_grid
 from data.metadata import KIND, replace
@@ -48,6 +49,7 @@ class Store:
     def __init__(self, path: str | Path):
         self.path, self.dataset = str(path), open_zarr(path)
         self.notes: list[str] = []
+        self._plain: dict[str, Plain | None] = {}
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
         self.times = read_times(self.path, self.dataset)
@@ -114,6 +116,8 @@ class Store:
             raise fault(self.path, f"no hour {show(time)}", f"one of {near}", "choose a time that the store holds")
         out = np.empty((len(names), *self.grid.shape), np.float32)
         for c, name in enumerate(names):
+            if (plain := self.plain(name)) and plain.read(index, out[c]):
+                continue
             try:
                 out[c] = self.dataset.variables[name][index].values  # without the coordinates, which cost as much again
             except (OSError, RuntimeError, ValueError) as error:
@@ -122,6 +126,12 @@ class Store:
                     "Fix: write this hour again"
                 ) from error
         return out
+
+    def plain(self, name: str) -> Plain | None:
+        """What decodes the chunks of an array without zarr, if they are plain: a tenth of the time for small hours."""
+        if name not in self._plain:
+            self._plain[name] = plain_array(self.path, name, self.dataset[name])
+        return self._plain[name]
 
     def nearest_times(self, time: np.datetime64, count: int = 3) -> str:
         """The times nearest to `time`, as text for an error message."""

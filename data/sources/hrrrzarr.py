@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.checks import Written
+from data.chunks import Written
 from data.command import fault
 from data.grid import LAMBERT_HRRR, Grid, lambert_latlon
 from data.sources import HOUR, KINDS, Source, outside, refuse_missing_path, refuse_unknown
