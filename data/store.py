@@ -52,17 +52,16 @@ class Store:
         self._plain: dict[str, Plain | None] = {}
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
-        self.times = read_times(self.path, self.dataset)
+        times = read_times(self.path, self.dataset)
         self.names = field_names(self.dataset)
         if not self.names:
             held = ", ".join(map(str, self.dataset.variables))
             raise fault(path, f"no (time, y, x) array in {held}", "at least one", "build it with data.build_hrrr")
-        self._index = {int(t): i for i, t in enumerate(self.times.astype("int64"))}
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
-        self.times = self.times[~np.isin(self.times, faulty)]
-        for time in faulty:
-            self._index.pop(int(time.astype("int64")), None)
+        sound = ~np.isin(times, faulty)
+        self.times = times[sound]
+        self._index = dict(zip(self.times.astype("int64").tolist(), np.flatnonzero(sound).tolist(), strict=True))
         self.notes += [note] if note else []
         if len(self.times) == 0:
             raise fault(path, f"a fault in every hour ({note})", "sound ones", "build it again")
@@ -141,9 +140,8 @@ class Store:
 
 def field_names(dataset: xr.Dataset) -> list[str]:
     """The numeric (time, y, x) arrays."""
-    return [
-        str(n) for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dims[0] == "time" and v.dtype.kind in "fiu"
-    ]
+    fields = {str(n): v for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dtype.kind in "fiu"}
+    return [n for n, v in fields.items() if v.dims[0] == "time"]
 
 
 def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
@@ -196,13 +194,11 @@ def what_instead(path: Path) -> tuple[str, str]:
     """What a path that is no zarr store holds, where that is known, and what to do with it."""
     if path.suffix == ".pt":
         return " but a checkpoint", "name the store, a folder such as data/hrrr.zarr"
-    stores = sorted(map(str, path.glob("*.zarr")))
-    if stores:
+    if stores := sorted(map(str, path.glob("*.zarr"))):
         return f" but a folder that holds {len(stores)}", f"name one: {', '.join(stores[:3])}"
     places = chain([path], path.glob("*"), path.glob("*/*"))  # downloads often have a folder a day
     if any(p.suffix in (".grib2", ".grb2") for p in places):
-        build = f"python -m data.build_hrrr --source grib --path {path} --out STORE.zarr"
-        return " but GRIB files", f"make a store of them with `{build}`"
+        return " but GRIB files", f"`python -m data.build_hrrr --source grib --path {path} --out STORE.zarr`"
     return "", "NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
 
 
@@ -224,11 +220,8 @@ def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
     and with it the first of "hours since ..." and every cell without CAPE. Chunks that were never written would
     read as 0 too, so a field keeps NaN for zero unless all its chunks are there."""
     packed = {"scale_factor", "add_offset", "missing_value"}
-    zeros = {
-        n
-        for n, v in dataset.variables.items()
-        if np.all(v.encoding.get("_FillValue", 1) == 0) and not packed & set(v.encoding)
-    }
+    zeros = {n for n, v in dataset.variables.items() if np.all(v.encoding.get("_FillValue", 1) == 0)}
+    zeros -= {n for n in zeros if packed & set(dataset[n].encoding)}
     if not zeros:
         return dataset
     group = zarr.open_group(path, mode="r")

@@ -9,7 +9,7 @@ import numpy as np
 from data.command import fault, nearest
 from data.grid import Grid
 from data.times import show
-from data.variables import TABLE, known, lookup
+from data.variables import STATIC, TABLE, known, lookup
 
 HOUR = np.timedelta64(1, "h")
 KINDS = {0: "f00 (analyses)", 1: "f01 (1-hour forecasts)"}
@@ -71,7 +71,8 @@ class Source:
                        f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
-        every = [v.name for v in TABLE] + sorted(n for n in count if not known(n))
+        every = [v.name for v in TABLE]
+        every += sorted(count.keys() - {v.name for v in (*TABLE, *STATIC)})
         for name in wanted - count.keys():
             expected = f"some of {' '.join(n for n in every if n in count)}. Nearest: {nearest(name, count)}"
             raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")

@@ -270,12 +270,6 @@ def find(records: list[Record], variable: Variable, lead: int) -> Record | None:
 # --- transfers ---
 
 
-class _TryAgain(Exception):
-    def __init__(self, reason: str, after: str = ""):
-        super().__init__(reason)
-        self.after = min(float(after), LONGEST_PAUSE) if after.isdigit() else 0.0  # s that the server asked for
-
-
 class Transfer:
     """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
     environment. ValueError for an address that cannot work or does not answer; Absent or HourUnavailable for a file."""
@@ -290,46 +284,50 @@ class Transfer:
         """A whole file; or, with `span`, one GRIB2 message (its first byte, and the byte after its last or None for the
         end of the file), whole by its own Section 0. Tries again as long as that may help."""
         for attempt in range(TRIES):
+            after, body = 0.0, None
             try:
-                body, reason, after = self._once(path, span), "", 0.0
+                body = self._once(path, span)
                 if not span or not (reason := framing(body)):
                     return body
-            except _TryAgain as error:
-                body, reason, after = None, str(error), error.after
+            except HTTPError as error:
+                if error.code not in AGAIN:
+                    raise self._refusal(path, span, error.code) from None
+                reason, asked = f"HTTP {error.code}", error.headers.get("Retry-After", "")
+                after = min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0  # s that the server asked for
+            except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
+                reason = f"{type(error).__name__} ({error})"
             if attempt + 1 < TRIES:
                 # jitter: threads that failed together do not come back together
                 clock.sleep(max(after, min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)))
         got = f"{self.base}/{path}: got {reason} in {TRIES} tries, expected a whole answer"
         if body is None:  # the network or the server, not the file: no gap in the record
-            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")  # fmt: skip
+            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")
         raise HourUnavailable(got)
 
     def _once(self, path: str, span: tuple[int, int | None] | None) -> bytes:
-        """One request; _TryAgain for what another may mend."""
+        """One request."""
         file = f"{self.base}/{path}"
         request = urllib.request.Request(f"{self.base}/{urllib.parse.quote(path)}")
         if span:
             request.add_header("Range", f"bytes={span[0]}-{'' if span[1] is None else span[1] - 1}")
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                if span and answer.status != 206:  # the whole file
-                    raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
-                head = answer.read(16)
-                rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
-                if span and head[:4] == b"GRIB" and whole != rest:
-                    # an inventory cut short, say: its last line would fetch all the rest of the file
-                    raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
-                return head + answer.read()  # IncompleteRead if it is shorter than announced
-        except HTTPError as error:
-            if error.code in AGAIN:
-                raise _TryAgain(f"HTTP {error.code}", error.headers.get("Retry-After", "")) from None
-            if error.code in ABSENT:
-                raise Absent(f"{file}: absent (HTTP {error.code})") from None
-            if error.code == 416:
-                raise HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message") from None
-            raise fault("url", f"HTTP {error.code} for {file}", "an answer", "--url ADDRESS") from None
-        except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
-            raise _TryAgain(f"{type(error).__name__} ({error})") from None
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            if span and answer.status != 206:  # the whole file
+                raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
+            head = answer.read(16)
+            rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
+            if span and head[:4] == b"GRIB" and whole != rest:
+                # an inventory cut short, say: its last line would fetch all the rest of the file
+                raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
+            return head + answer.read()  # IncompleteRead if it is shorter than announced
+
+    def _refusal(self, path: str, span: tuple[int, int | None] | None, code: int) -> ValueError:
+        """What an answer means that another try does not change."""
+        file = f"{self.base}/{path}"
+        if code in ABSENT:
+            return Absent(f"{file}: absent (HTTP {code})")
+        if code == 416:
+            return HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message")
+        return fault("url", f"HTTP {code} for {file}", "an answer", "--url ADDRESS")
 
 
 def framing(body: bytes) -> str:
