@@ -1,8 +1,7 @@
 """Build hours in this process, in several of this machine, or on a Dask cluster: the same hours, in any order.
 
-A source object goes to each worker once, pickled; then hours go one way and what came of them the other. Fields are
-written where they were read. Two known faults are mended and counted: the sign of CIN, which differs between sources,
-and HRRR's broken dew points (isolated pixels at -81.03 C). Nothing else is changed, and no missing cell is filled.
+Fields are written where they were read. Two known faults are mended and counted: the sign of CIN, which differs between
+sources, and HRRR's broken dew points (isolated pixels at -81.03 C). Nothing else is changed, no missing cell is filled.
 """
 
 import multiprocessing
@@ -162,8 +161,7 @@ def begin_worker(hours, staging: Staging) -> None:
 
 @contextmanager
 def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
-    """What submits a batch to the workers of a Dask scheduler, which have to see the project, the source and the
-    store."""
+    """What submits a batch to the workers of a Dask scheduler, which have to see project, source and store."""
     try:
         from distributed import Client
     except ImportError:

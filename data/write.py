@@ -6,8 +6,8 @@
 
 When all hours are there, they are renamed to their numbers in the record: within the partial store if it is new, else
 behind the last hour of `path`, which its metadata does not reach yet. One rename makes them visible: of the whole
-store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun. Whoever
-opens the store for writing completes it.
+store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun, and
+whoever opens the store for writing completes it.
 """
 
 import hashlib
@@ -82,20 +82,17 @@ class StoreWriter:
         with StoreWriter(path, ["T2M"], grid, {"source": "..."}) as store:
             store.write(np.datetime64("2024-01-01T00"), {"T2M": field}, forecast_hour=0)
 
-    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described` has attributes
-    of variables that the table does not know.
+    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: attributes of
+    variables that the table does not know.
 
-    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, and a finished
-    store is extended (with `replace_old`, replaced when the new one is complete). `todo` has the times that are left to
-    write, and an exception keeps the hours that are complete. Other processes may write hours through `staging`; then
-    `add` records them here.
-    Raises ValueError if `path` holds something that is not a training store of ours, or one that cannot be extended:
-    on another grid, of other variables, of another `forecast_hour`, or with gaps before its end.
+    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an exception keeps
+    the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo` has the times
+    that are left to write. Other processes may write hours through `staging`; then `add` records them here.
+    ValueError if `path` holds something else, or a store that cannot be extended (`left_to_write`).
     """
 
     def __init__(self, path: str | Path, names: list[str], grid: Grid, attributes: dict, described: dict | None = None,
-                 wanted: list[np.datetime64] | None = None, forecast_hour: int = 0,
-                 replace_old: bool = False):  # fmt: skip
+                 wanted: list | None = None, forecast_hour: int = 0, replace_old: bool = False):  # fmt: skip
         self.path, self.names, self.grid = Path(path), names, grid
         self.resumable = wanted is not None
         self.todo = list(wanted or [])

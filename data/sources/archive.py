@@ -1,14 +1,12 @@
 """The hours of NOAA's public HRRR archive between two times: single GRIB2 messages, taken by byte range.
 
 Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2), or the same
-without conus/. First pass: the inventories, about 10 kB an hour. Then, some hours ahead of the writing, the messages of
-the wanted variables: about 10 MB of an hour's 150. What came is kept in OUT.cache/ until the store is finished, so that
-the same command goes on after an interruption without fetching anything twice.
+without conus/. First the inventories are fetched; then, some hours ahead of the writing, the messages of the wanted
+variables. OUT.cache/ keeps both until the store is finished, so that nothing is fetched twice.
 
-An inventory lists where each message begins; it ends where the next one begins, the last one with the file. Messages
-are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an analysis and
-108 in a forecast. An hour that the archive does not have, or whose messages are damaged in every try, is left out and
-named. If the archive no longer answers, the command ends: a network that fails at night is no gap in the record.
+Messages are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an
+analysis and 108 in a forecast. An hour that the archive lacks, or whose messages are damaged in every try, is left out
+and named. If the archive no longer answers, the command ends: a network that fails is no gap in the record.
 """
 
 import hashlib
@@ -82,8 +80,7 @@ class ArchiveHours(Source):
         self.grid: Grid | None = None
         self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
-        records = [self.hours[t][n] for t in self.times for n in self.names]
-        size = sum(r.end - r.start for r in records if r.end) / 1e9
+        size = sum(r.end - r.start for t in self.times for n in self.names if (r := self.hours[t][n]).end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
         self._locate()
 
@@ -122,8 +119,7 @@ class ArchiveHours(Source):
                 self.failed |= error.again
                 lost.append(f"left out: {show(time)}, {error}")
         if not found:
-            why = lost[0] if lost else "no full hour between them"
-            got = f"no hour from {show(first)} to {show(last)} ({why})"
+            got = f"no hour from {show(first)} to {show(last)} ({(lost or ['no full hour between them'])[0]})"
             raise fault("start/end", got, "one or more", "--start, --end or --url")
         self.notes += listed(lost)
         return found
