@@ -92,8 +92,8 @@ def main(cfg: Config) -> None:
 
     # --- what came of it ---
     written = Store(cfg.out)
-    closing = hours.close(any(one.again for one in done))
-    for note in [*mended(done), *listed(lost), *missing(done), *closing, *written.notes]:
+    hours.close()
+    for note in [*mended(done), *listed(lost), *missing(done), *written.notes]:
         print(f"note: {note}")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
     print(f"wrote {len(done) - len(lost)} hours, {kind}, to {cfg.out}, "

@@ -43,7 +43,6 @@ class Done:
     turned: bool = False  # the sign of CIN
     repaired: int = 0  # dew points
     lost: str = ""  # why the hour is left out; "" if it was written
-    again: bool = False  # left out, but the source may have it later
 
 
 def build(hours, staging: Staging, todo: list[np.datetime64], processes: int, dask: str = "") -> Iterator[Done]:
@@ -99,7 +98,7 @@ def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
     try:
         fields = hours.load(time)
     except HourUnavailable as error:
-        return Done(time, lost=str(error), again=error.again)
+        return Done(time, lost=str(error))
     done = Done(time)
     if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
         fields["CIN"] = 0.0 - fields["CIN"]

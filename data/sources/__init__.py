@@ -19,8 +19,6 @@ LISTED = 20  # lines of a list that are printed before "and N more"
 class HourUnavailable(ValueError):
     """One hour cannot be had: the message names its file and the reason. The hours around it may be sound."""
 
-    again = True  # whether a later try may have it
-
 
 class Source:
     """The hours of a source: made of (cfg, first, last), the command's constants and the first and last wanted time.
@@ -50,9 +48,8 @@ class Source:
     def share(self, processes: int) -> None:
         """Divide the memory for what is read ahead."""
 
-    def close(self, failed: bool) -> list[str]:
-        """Clean up; `failed`: hours could not be had that a later try may have. Returns lines to print."""
-        return []
+    def close(self) -> None:
+        """Clean up when the store is finished."""
 
     def choose(self, fields: dict[int, dict[np.datetime64, dict]], cfg) -> None:
         """Set forecast_hour, names, times and hours ({time: {name: what the source keeps}}) from what there is of each

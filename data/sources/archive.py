@@ -1,8 +1,8 @@
 """The hours of NOAA's public HRRR archive between two times: single GRIB2 messages, taken by byte range.
 
-Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2), or the same
-without conus/. First the inventories are fetched; then, some hours ahead of the writing, the messages of the wanted
-variables. OUT.cache/ keeps both until the store is finished, so that nothing is fetched twice.
+Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2). First the
+inventories are fetched; then, some hours ahead of the writing, the messages of the wanted variables. OUT.cache/ keeps
+both until the store is finished, so that nothing is fetched twice.
 
 Messages are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an
 analysis and 108 in a forecast. An hour that the archive lacks, or whose messages are damaged in every try, is left out
@@ -42,16 +42,9 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may chan
 ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
 AHEAD = 8  # hours fetched at the same time, each in a thread of its own
 TRIED = 24  # hours tried for the grid
-LAYOUTS = ("hrrr.{day}/conus/", "hrrr.{day}/")
 LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
           "entire atmosphere": ("entire atmosphere", "entire atmosphere (considered as a single layer)")}  # fmt: skip
 KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
-
-
-class Absent(HourUnavailable):
-    """The archive has no such file."""
-
-    again = False
 
 
 class ArchiveHours(Source):
@@ -73,9 +66,7 @@ class ArchiveHours(Source):
         self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
         # a folder for each archive: files of the same name need not be the same
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
-        self.layouts = LAYOUTS  # narrowed to the one that is found
         self.paths: dict[np.datetime64, str] = {}
-        self.failed = False  # whether the archive may later have an hour whose inventory could not be had
         self.coming: dict[np.datetime64, Future] = {}  # files under way
         self.grid: Grid | None = None
         self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
@@ -94,13 +85,8 @@ class ArchiveHours(Source):
         file = self.coming.pop(time).result() if time in self.coming else self._fetch(time)
         return self._values(time, file, self.names)
 
-    def close(self, failed: bool) -> list[str]:
-        if failed or self.failed:
-            return [f"{self.cache.parent} is kept: --replace True builds anew and fetches only the hours that failed"]
-        shutil.rmtree(self.cache, ignore_errors=True)
-        if self.cache.parent.is_dir() and not any(self.cache.parent.iterdir()):
-            self.cache.parent.rmdir()
-        return []
+    def close(self) -> None:
+        shutil.rmtree(self.cache.parent, ignore_errors=True)
 
     # --- what there is ---
 
@@ -110,13 +96,12 @@ class ArchiveHours(Source):
         asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
         found, lost, coming = {}, [], {}
         for n, time in enumerate(tqdm(asked, desc="inventories", unit="h", disable=None)):
-            # the first alone: it tells the layout, and whether anything answers
+            # the first alone: it tells whether anything answers
             for t in asked[n : n + AHEAD] if n else asked[:1]:
                 coming[t] = coming.get(t) or begin(self._inventory, t)
             try:
                 found[time] = coming[time].result()
             except HourUnavailable as error:
-                self.failed |= error.again
                 lost.append(f"left out: {show(time)}, {error}")
         if not found:
             got = f"no hour from {show(first)} to {show(last)} ({(lost or ['no full hour between them'])[0]})"
@@ -127,23 +112,16 @@ class ArchiveHours(Source):
     def _inventory(self, time: np.datetime64) -> dict[str, "Record"]:
         """The records of one hour, from the cache if it has them."""
         run = str((time - HOUR * self.forecast_hour).astype("datetime64[h]")).replace("-", "").replace("T", "")
-        for layout in sorted(self.layouts, key=lambda text: not (self.cache / text.format(day=run[:8])).is_dir()):
-            path = f"{layout.format(day=run[:8])}hrrr.t{run[8:]}z.wrfsfcf{self.forecast_hour:02d}.grib2"
-            kept = self.cache / f"{path}.idx"
-            try:
-                data = kept.read_bytes() if kept.exists() else self.transfer.get(f"{path}.idx")
-            except Absent as error:
-                absent = error
-                continue
-            records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
-            if others := {r.run for r in records} - {run}:
-                raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
-            if not kept.exists():
-                keep(kept, [data])
-            self.layouts, self.paths[time] = (layout,), path
-            found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
-            return {name: record for name, record in found.items() if record}
-        raise absent
+        path = f"hrrr.{run[:8]}/conus/hrrr.t{run[8:]}z.wrfsfcf{self.forecast_hour:02d}.grib2"
+        kept = self.cache / f"{path}.idx"
+        data = kept.read_bytes() if kept.exists() else self.transfer.get(f"{path}.idx")
+        records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
+        if others := {r.run for r in records} - {run}:
+            raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
+        keep(kept, [data])
+        self.paths[time] = path
+        found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
+        return {name: record for name, record in found.items() if record}
 
     def _locate(self) -> None:
         """Fill `grid` and its static fields from the first hour that can be had."""
@@ -268,7 +246,7 @@ def find(records: list[Record], variable: Variable, lead: int) -> Record | None:
 
 class Transfer:
     """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
-    environment. ValueError for an address that cannot work or does not answer; Absent or HourUnavailable for a file."""
+    environment. ValueError for an address that cannot work or does not answer; HourUnavailable for a file."""
 
     def __init__(self, base: str):
         self.base = base.rstrip("/")
@@ -320,7 +298,7 @@ class Transfer:
         """What an answer means that another try does not change."""
         file = f"{self.base}/{path}"
         if code in ABSENT:
-            return Absent(f"{file}: absent (HTTP {code})")
+            return HourUnavailable(f"{file}: absent (HTTP {code})")
         if code == 416:
             return HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message")
         return fault("url", f"HTTP {code} for {file}", "an answer", "--url ADDRESS")
