@@ -337,9 +337,7 @@ def test_fields_that_share_a_message_share_its_bytes_and_the_last_record_is_open
     assert not archive.framing(whole) and all(map(archive.framing, (whole[1:], whole[:-1], whole + b"7777", b"")))
 
 
-def test_the_command_with_two_processes_equals_the_files_and_names_a_lost_hour(
-    site, runs, real, tmp_path, command
-):
+def test_the_command_with_two_processes_equals_the_files_and_names_a_lost_hour(site, runs, real, tmp_path, command):
     for n, path in enumerate(runs[:6]):
         if n != 3:
             site.add(path)
