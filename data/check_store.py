@@ -21,12 +21,11 @@ import xarray as xr
 import zarr
 from tqdm import tqdm
 
-from data.chunks import Written, chunk_places
 from data.command import fault, run
 from data.grid import read_grid
 from data.hours import read_ahead
 from data.quick_check import FLOORED, Report, check_grid, check_kinds, check_layout, check_times
-from data.store import field_names, open_zarr, write_sidecar
+from data.store import Written, chunk_places, field_names, open_zarr, write_sidecar
 from data.variables import lookup
 
 THREADS = 4  # fields read at the same time

@@ -17,9 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 from zarr.core.sync import sync
 
-from data.chunks import Written, chunk_keys
 from data.normalise import Statistics, normalise
-from data.store import Store
+from data.store import Store, Written, chunk_keys
 from data.times import show
 from data.variables import lookup
 

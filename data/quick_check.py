@@ -9,11 +9,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.chunks import Written
 from data.dataset import Split
 from data.grid import Grid, lambert_latlon
 from data.metadata import conversion
-from data.store import Store
+from data.store import Store, Written
 from data.times import show, show_duration
 from data.variables import lookup
 

@@ -17,10 +17,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.chunks import Written
 from data.command import fault
 from data.grid import LAMBERT_HRRR, Grid, lambert_latlon
 from data.sources import HOUR, KINDS, Source, outside, refuse_missing_path, refuse_unknown
+from data.store import Written
 from data.times import show
 
 PLACES = {
