@@ -22,7 +22,6 @@ from time import monotonic
 from typing import Literal
 
 import numpy as np
-import xarray as xr
 from tqdm import tqdm
 
 from data.command import fault, run
@@ -32,7 +31,7 @@ from data.sources.archive import ArchiveHours
 from data.sources.grib import GribHours
 from data.sources.hrrrzarr import UtahHours
 from data.sources.zarr_netcdf import ZarrHours
-from data.store import Store
+from data.store import Store, open_zarr
 from data.times import parse_time, show
 from data.workers import Done, build
 from data.write import StoreWriter
@@ -93,8 +92,8 @@ def main(cfg: Config) -> None:
 
     # --- what came of it ---
     written = Store(cfg.out)
-    closing = hours.close(any(one.again for one in done))
-    for note in [*mended(done), *listed(lost), *missing(done), *closing, *written.notes]:
+    hours.close()
+    for note in [*mended(done), *listed(lost), *missing(done), *written.notes]:
         print(f"note: {note}")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
     print(f"wrote {len(done) - len(lost)} hours, {kind}, to {cfg.out}, "
@@ -115,7 +114,7 @@ def check(cfg: Config) -> tuple[np.datetime64 | None, np.datetime64 | None]:
 
 def leave_out_lost(cfg: Config, hours: Source) -> None:
     """Leave out hours that an earlier run could not have and went on without: a store grows at its end only."""
-    held = xr.open_zarr(cfg.out, chunks=None).time.values.astype("datetime64[ns]")
+    held = open_zarr(cfg.out).time.values
     late = [t for t in hours.times if t <= held.max() and t not in held]
     hours.times = [t for t in hours.times if t not in late]
     if late:
@@ -127,17 +126,16 @@ def progress(results, todo: list[np.datetime64], hours: Source):
     """The results, with a bar that has hours/s, MB of fields and gaps; a line a minute if there is no terminal."""
     size = 4 * np.prod(hours.grid.shape) * len(hours.names) / 1e6  # MB of an hour
     began = said = monotonic()
-    gaps = 0
-    with tqdm(total=len(todo), desc="hours", unit="h", disable=None) as bar:
-        for count, one in enumerate(results, 1):
-            gaps += bool(one.lost)
-            text = f"{(count - gaps) * size:.0f} MB, {gaps} gaps"
-            bar.set_postfix_str(text, refresh=False)
-            bar.update()
-            if bar.disable and monotonic() - said > 60:
-                said = monotonic()
-                print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, {text}", flush=True)
-            yield one
+    lost = 0
+    bar = tqdm(results, total=len(todo), desc="hours", unit="h", disable=None)
+    for count, one in enumerate(bar, 1):
+        lost += bool(one.lost)
+        text = f"{(count - lost) * size:.0f} MB, {lost} gaps"
+        bar.set_postfix_str(text, refresh=False)
+        if bar.disable and monotonic() - said > 60:
+            said = monotonic()
+            print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, {text}", flush=True)
+        yield one
 
 
 def mended(done: list[Done]) -> list[str]:
@@ -157,11 +155,9 @@ def missing(done: list[Done]) -> list[str]:
     for one in done:
         for found in one.missing.items():
             hours.setdefault(found, []).append(one.time)
-    return listed([
-        f"{show(at[0])} {name}: {cells} cells missing, stored as NaN"
-        + (f", and as many in {len(at) - 1} more hours" if at[1:] else "")
-        for (name, cells), at in hours.items()
-    ])  # fmt: skip
+    more = {found: f", and as many in {len(at) - 1} more hours" * (len(at) > 1) for found, at in hours.items()}
+    return listed([f"{show(at[0])} {name}: {cells} cells missing, stored as NaN{more[name, cells]}"
+                   for (name, cells), at in hours.items()])  # fmt: skip
 
 
 def gaps(times: list[np.datetime64]) -> str:

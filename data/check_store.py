@@ -11,8 +11,8 @@ import contextlib
 import json
 import warnings
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,22 @@ import xarray as xr
 import zarr
 from tqdm import tqdm
 
-from data.checks import (
-    FIGURES,
-    Report,
-    Written,
-    check_grid,
-    check_kinds,
-    check_layout,
-    check_times,
-    judge_across,
-    judge_variable,
-    look_across,
-    look_at,
-)
 from data.command import fault, run
 from data.grid import read_grid
-from data.store import field_names, open_zarr, write_sidecar
+from data.hours import read_ahead
+from data.quick_check import FLOORED, Report, check_grid, check_kinds, check_layout, check_times
+from data.store import Written, chunk_places, field_names, open_zarr, write_sidecar
+from data.variables import lookup
 
-THREADS = 4  # variables read at the same time
+THREADS = 4  # fields read at the same time
+WARMER_DEW = 0.5  # K, dew point above temperature that is no rounding
+REPAIR_ME = 192.12  # K, -81.03 C: HRRR's broken dew points
+PRESSURES = ("sp", "msl", "mslma", "prmsl", "pres", "press", "pressure_surface", "surface_pressure")
+FIGURES = np.dtype([  # what one hour of one variable holds
+    ("missing", "i8"), ("nan", "i8"), ("infinite", "i8"), ("outside", "i8"),  # chunks, cells, cells, cells
+    ("low", "f8"), ("high", "f8"), ("mean", "f8"), ("repeated", "?"), ("unreadable", "?"),
+])  # fmt: skip
+NOTHING = {"low": np.nan, "high": np.nan, "mean": np.nan}  # of a field without a finite value
 
 
 @dataclass
@@ -51,13 +49,12 @@ def main(cfg: Config) -> int:
     dataset, report = open_for_check(cfg.store), Report()
     names = field_names(dataset)
     if not names or "time" not in dataset.variables:
-        found = ", ".join(map(str, dataset.variables)) or "nothing"
-        expected, fix = "`time` and at least one (time, y, x) array", "build one with data.build_hrrr"
-        raise fault(f"{cfg.store}: not a training store", found, expected, fix)
+        held, expected = ", ".join(map(str, dataset.variables)), "`time` and at least one (time, y, x) array"
+        raise fault(f"{cfg.store}: not a training store", held or "nothing", expected, "build one with data.build_hrrr")
     group = zarr.open_group(cfg.store, mode="r")
     grid = read_grid(dataset, dataset[names[0]].dims[1:])
     times = check_times(dataset, report)
-    check_grid(dataset, grid, report)
+    check_grid(grid, report)
     check_kinds(dataset, report)
     check_layout(dataset, group, names, cfg.store, report)
     labels = times if len(times) else np.full(dataset.sizes["time"], np.datetime64("NaT", "ns"))
@@ -80,35 +77,24 @@ def main(cfg: Config) -> int:
     def look(name: str, index: int) -> tuple[np.ndarray | str, dict]:
         """The same, with its figures."""
         field = read(name, index)
-        figures = {"unreadable": True, "low": np.nan, "high": np.nan, "mean": np.nan}
-        return field, figures if isinstance(field, str) else look_at(name, field)
+        return field, {"unreadable": True} | NOTHING if isinstance(field, str) else look_at(name, field)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-
-        def begin(index: int) -> list[Future]:
-            return [pool.submit(look, name, index) for name in names] if index < len(labels) else []
-
-        coming = begin(0)
-        for index in tqdm(range(len(labels)), desc="checking", unit="hour", disable=None, leave=False):
-            ready, coming = coming, begin(index + 1)  # the next hour is read while this one is looked at
-            fields = {}
-            for name, future in zip(names, ready, strict=True):
-                field, figures = future.result()
-                missing = written.missing(name, index)
-                for key, value in (figures | {"missing": missing}).items():
-                    seen[name][key][index] = value
-                if isinstance(field, str):
-                    continue
+    ahead = read_ahead(lambda place: look(*place), ((n, i) for i in range(len(labels)) for n in names), THREADS)
+    for index in tqdm(range(len(labels)), desc="checking", unit="hour", disable=None, leave=False):
+        fields = {}
+        for (name, _), (field, figures) in islice(ahead, len(names)):
+            figures["missing"] = written.missing(name, index)
+            if isinstance(field, np.ndarray):
                 fields[name] = field
-                alike = all(np.array_equal(seen[name][k][index], seen[name][k][index - 1], equal_nan=True)
-                            for k in ("low", "high", "mean", "nan"))  # fmt: skip
-                if name in before and alike:
-                    seen[name]["repeated"][index] = np.array_equal(field, before[name], equal_nan=True)
-                if not missing and (name not in always or always[name].any()):
-                    always[name] = always.get(name, True) & np.isnan(field)
-            for key, count in look_across(fields).items():
-                across[key].append((index, count))
-            before = fields
+                if name in before and figures["mean"] == seen[name]["mean"][index - 1]:  # a pass less for most
+                    figures["repeated"] = np.array_equal(field, before[name], equal_nan=True)
+            for key, value in figures.items():
+                seen[name][key][index] = value
+            if name in fields and not figures["missing"] and (name not in always or always[name].any()):
+                always[name] = always.get(name, True) & np.isnan(field)
+        for key, count in look_across(fields).items():
+            across[key].append((index, count))
+        before = fields
 
     # ---- the verdict
     for n in names:
@@ -123,8 +109,7 @@ def main(cfg: Config) -> int:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
         Path(cfg.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n")
         print(f"wrote {cfg.json}")
-    bad = write_sidecar(cfg.store, report.bad_hours)
-    if bad:
+    if bad := write_sidecar(cfg.store, report.bad_hours):
         print(f"wrote {bad}: {len(report.bad_hours)} faulty hours that training leaves out")
     print("sound" if not report.faults else f"{len(report.faults)} faults")
     return int(bool(report.faults))
@@ -141,6 +126,120 @@ def open_for_check(path: str) -> xr.Dataset:
             if "time" in raw.variables:
                 return raw
         raise
+
+
+def look_at(name: str, values: np.ndarray) -> dict:
+    """The figures of one (y, x) field."""
+    low, high, table = float(values.min()), float(values.max()), lookup(name)
+    out, good = {}, values
+    # A NaN anywhere makes both extremes NaN: sound fields, nearly all there are, take no further pass.
+    if not (np.isfinite(low) and np.isfinite(high)):
+        out = {"nan": int(np.isnan(values).sum()), "infinite": int(np.isinf(values).sum())}
+        good = values[np.isfinite(values)]
+        if not good.size:
+            return out | NOTHING
+        low, high = float(good.min()), float(good.max())
+    # by rows in single precision, then in double: as exact as needed, and twice as fast
+    mean = float(np.atleast_2d(good).mean(axis=-1).mean(dtype=np.float64))
+    lowest = min(table.lower, -40.0) if table.name == "REFC" else table.lower  # no echo is below the bound
+    beyond = low < lowest or high > table.upper
+    outside = int(((good < lowest) | (good > table.upper)).sum()) if beyond else 0
+    return out | {"low": low, "high": high, "mean": mean, "outside": outside}
+
+
+def look_across(fields: dict[str, np.ndarray]) -> dict[str, int]:
+    """Counts that need two variables: dew point above temperature, U equal to V, HRRR's broken dew points."""
+    by_table = {lookup(n).name: x for n, x in fields.items()}
+    out = {}
+    if "T2M" in by_table and "D2M" in by_table:
+        out["dew_above_temperature"] = int((by_table["D2M"] > by_table["T2M"] + WARMER_DEW).sum())
+    if "U10" in by_table and "V10" in by_table:
+        out["u_equals_v"] = int(np.array_equal(by_table["U10"], by_table["V10"]))
+    if "D2M" in by_table:
+        cold = by_table["D2M"][by_table["D2M"] < REPAIR_ME + 1]  # hardly a cell, as a rule
+        out["broken_dew_points"] = int((abs(cold - REPAIR_ME) < 0.02).sum())
+    return out
+
+
+def judge_variable(
+    report: Report, array: zarr.Array, name: str, times: np.ndarray, seen: np.ndarray, always: np.ndarray | None, read
+) -> None:
+    """Turn what the pass saw of one variable into findings. `seen`: FIGURES of every hour; `always`: cells that are NaN
+    in every hour, a mask; read(index) gives a field once more."""
+    table, cells = lookup(name), int(np.prod(array.shape[1:]))
+    floors = FLOORED.get(table.name, ())
+    masked = int(always.sum()) if always is not None else 0
+
+    # chunks that every hour lacks, and those that some lack
+    tiles = int(np.prod([len(places) for places in chunk_places(array)[1:]]))
+    usual = int(seen["missing"].min(initial=tiles))
+    usual = usual if np.isnan(array.fill_value) and usual < tiles else 0
+    if usual:  # xarray leaves such chunks out on purpose
+        report.note("unwritten_mask", f"{usual} chunks are absent in every hour and read as NaN: a mask", name)
+    lost, fill = times[seen["missing"] > usual], array.fill_value
+    if fill in floors:
+        text = f"chunks without a file, read as {fill:g}, which is this variable's floor"
+        report.note("unwritten_floor", text, name, lost)
+    else:
+        report.fault("unwritten", f"chunks were never written; zarr returns {fill} for them", name, lost, bad=True)
+    if seen["unreadable"].any():
+        text = f"chunks cannot be read ({read(int(np.argmax(seen['unreadable'])))[:80]})"
+        report.fault("unreadable", text, name, times[seen["unreadable"]], bad=True)
+
+    # values that are no numbers
+    if masked == cells:
+        report.fault("empty", "NaN in every cell of every hour: no data at all", name, count=len(seen))
+        return
+    if masked:
+        report.note("mask", f"{masked / cells:.1%} of the cells are NaN in every hour: a mask", name, count=masked)
+    gone = (seen["nan"] > masked) & (seen["missing"] == 0)
+    if gone.any():
+        y, x = np.argwhere(np.isnan(read(int(np.argmax(gone)))) & ~(always if masked else False))[0]
+        text, count = f"NaN that is no mask, first in cell y={y}, x={x}", (seen["nan"][gone] - masked).sum()
+        report.fault("nan", text, name, times[gone], count, bad=True)
+    infinite = seen["infinite"]
+    report.fault("infinite", "infinite values", name, times[infinite > 0], infinite.sum(), bad=True)
+
+    # units and bounds
+    known, outside = np.isfinite(seen["mean"]), seen["outside"] > 0
+    mean = float(seen["mean"][known].mean()) if known.any() else np.nan
+    if table.units == "K" and -90 < mean < 60:
+        report.fault("celsius", f"mean {mean:.1f}: degrees Celsius where kelvin is expected", name, count=len(seen))
+    elif table.name == "CIN" and mean > 0:
+        report.fault("cin_sign", f"mean {mean:.1f}: positive where CIN <= 0 is expected", name, count=len(seen))
+    elif name.lower() in PRESSURES and 300 < mean < 1200:
+        report.fault("hectopascal", f"mean {mean:.0f}: hPa where Pa is expected", name, count=len(seen))
+    elif outside.any():
+        low, high = seen["low"][outside].min(), seen["high"][outside].max()
+        text = f"values {low:.4g}..{high:.4g} beyond {table.lower:g}..{table.upper:g} {table.units}"
+        report.fault("bounds", text, name, times[outside], seen["outside"].sum(), bad=True)
+
+    # constant and repeated hours, and the value that means no echo
+    flat, weather = seen["low"] == seen["high"], bool(table.standard_name)
+    calm = flat & np.isin(seen["low"], floors if weather else (0.0,))
+    report.note("constant_floor", "hours constant at the variable's floor", name, times[calm])
+    dead = flat & ~calm & (seen["missing"] == 0)
+    report.fault("constant", "hours with one value in every cell", name, times[dead], bad=True)
+    again, text = times[seen["repeated"] & (seen["low"] < seen["high"])], "hours equal to the hour before in every cell"
+    if weather:
+        report.fault("repeated", text, name, again, bad=True)
+    else:  # rain that a source spread over several hours, say
+        report.note("repeated", text, name, again)
+    if table.name == "REFC" and {-10.0, 0.0} <= set(seen["low"].tolist()):
+        text = "no echo is -10 dBZ in some hours and 0 in others: two sources mixed"
+        report.fault("refc_floor", text, name, times[seen["low"] == 0])
+
+
+def judge_across(report: Report, times: np.ndarray, across: dict[str, list[tuple[int, int]]]) -> None:
+    """Findings that need two variables."""
+    texts = {
+        "dew_above_temperature": f"D2M more than {WARMER_DEW} K above T2M",
+        "u_equals_v": "U10 and V10 are the same field",
+        "broken_dew_points": "D2M of exactly -81.03 C, HRRR's broken pixels; a new build repairs them",
+    }
+    for key, counts in across.items():
+        found = [(times[i], n) for i, n in counts if n]
+        report.fault(key, texts[key], "", [t for t, _ in found], sum(n for _, n in found), bad=True)
 
 
 def table(names: list[str], seen: dict[str, np.ndarray]) -> str:

@@ -11,8 +11,8 @@
       attributes      variables, lead, checkpoint_sha256, split, statistics, constants, versions, history
 
 Variables, dimension names of the grid and row order are those of the training store. Everything is written
-to <FORECAST>.zarr.partial, hour by hour (small fields some hours together), and renamed when complete: a reader of
-<FORECAST>.zarr sees a whole forecast or none. The same command after a kill begins anew and replaces what was left.
+to <FORECAST>.zarr.partial, hour by hour, and renamed when complete: a reader of <FORECAST>.zarr sees a whole forecast
+or none. The same command after a kill begins anew and replaces what was left.
 """
 
 import json
@@ -39,8 +39,6 @@ from data.metadata import (
     write_template,
 )
 from data.variables import lookup
-
-TOGETHER = 64e6  # bytes of fields that wait for one another: zarr writes many small chunks at once in half the time
 
 
 class ForecastWriter:
@@ -86,25 +84,12 @@ class ForecastWriter:
                      "coordinates": "valid_time"}  # fmt: skip
             self.clipped[name] = create_array(group, f"{name}_clipped_share", shape[:2], dims[:2], about)
         self.shares = np.full((len(self.names), *shape[:2]), np.nan, np.float32)  # written at the end
-        self.waiting: dict[int, tuple[int, list[np.ndarray]]] = {}  # by initial time: the first lead, fields from there
 
     def write(self, init: int, lead: int, fields: np.ndarray, clipped: np.ndarray) -> None:
         """Write the fields (C, y, x) of one initial time and lead (indices), and their clipped shares (C,)."""
         self.shares[:, init, lead] = clipped
-        first, run = self.waiting.get(init, (lead, []))
-        if lead != first + len(run):
-            self._flush()
-            first, run = lead, []
-        self.waiting[init] = first, [*run, np.array(fields, np.float32)]
-        if sum(len(run) for _, run in self.waiting.values()) >= TOGETHER // fields.nbytes:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Write what waits."""
-        for init, (first, run) in self.waiting.items():
-            for c, name in enumerate(self.names):
-                self.fields[name][init, first : first + len(run)] = np.stack([fields[c] for fields in run])
-        self.waiting = {}
+        for array, field in zip(self.fields.values(), fields, strict=True):
+            array[init, lead] = field
 
     def __enter__(self) -> "ForecastWriter":
         return self
@@ -113,7 +98,6 @@ class ForecastWriter:
         if kind is not None:
             return self._leave(error)
         try:
-            self._flush()
             for shares, array in zip(self.shares, self.clipped.values(), strict=True):
                 array[:] = shares
             publish(self.partial, self.path)

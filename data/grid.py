@@ -71,14 +71,10 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str]) -> Grid:
 def same_grid(a: Grid, b: Grid, tolerance: float = 1e-3) -> bool:
     """Whether two grids have the same shape and, where both know them, the same latitudes and longitudes
     (tolerance in degrees)."""
-    if a.shape != b.shape:
-        return False
-    if a.latitude is None or b.latitude is None:
-        return True
-    return bool(
-        np.allclose(a.latitude, b.latitude, rtol=0, atol=tolerance)
-        and np.allclose(a.longitude, b.longitude, rtol=0, atol=tolerance)
-    )
+    if a.shape != b.shape or a.latitude is None or b.latitude is None:
+        return a.shape == b.shape
+    pairs = (a.latitude, b.latitude), (a.longitude, b.longitude)
+    return all(np.allclose(one, other, rtol=0, atol=tolerance) for one, other in pairs)
 
 
 def lambert_latlon(x: np.ndarray, y: np.ndarray, latitude_0=38.5, longitude_0=262.5) -> tuple[np.ndarray, np.ndarray]:

@@ -45,33 +45,24 @@ class Statistics:
         return Statistics(tuple(table), *columns)
 
 
+# Table's `transform` -> the function to the space where a variable is normalised, and its inverse on the range of that.
+TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "identity": (lambda x: x, lambda x: x),
+    "floor0": (lambda x: x.clamp(min=0), lambda x: x.clamp(min=0)),
+    "sqrt": (lambda x: x.clamp(min=0).sqrt(), lambda x: x.clamp(min=0).square()),
+    "cube_root": (lambda x: x.clamp(min=0).pow(1 / 3), lambda x: x.clamp(min=0).pow(3)),
+    "negative_sqrt": (lambda x: -(-x).clamp(min=0).sqrt(), lambda x: -(-x).clamp(min=0).square()),
+}
+
+
 def transform(x: Tensor, name: str) -> Tensor:
-    """A physical field of one variable in the space where it is normalised (table's `transform`)."""
-    kind = lookup(name).transform
-    if kind == "floor0":
-        return x.clamp(min=0)
-    if kind == "sqrt":
-        return x.clamp(min=0).sqrt()
-    if kind == "cube_root":
-        return x.clamp(min=0).pow(1 / 3)
-    if kind == "negative_sqrt":
-        return -(-x).clamp(min=0).sqrt()
-    assert kind == "identity", kind
-    return x
+    """A physical field of one variable in the space where it is normalised."""
+    return TRANSFORMS[lookup(name).transform][0](x)
 
 
 def inverse_transform(x: Tensor, name: str) -> Tensor:
     """The inverse of `transform` on its range."""
-    kind = lookup(name).transform
-    if kind == "floor0":
-        return x.clamp(min=0)
-    if kind == "sqrt":
-        return x.clamp(min=0).square()
-    if kind == "cube_root":
-        return x.clamp(min=0).pow(3)
-    if kind == "negative_sqrt":
-        return -(-x).clamp(min=0).square()
-    return x
+    return TRANSFORMS[lookup(name).transform][1](x)
 
 
 def normalise(physical: Tensor, statistics: Statistics, mask: Tensor | None = None) -> Tensor:
@@ -106,10 +97,9 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     which cells pile up does not count as outside: "no echo" and "no CAPE" may be any value at or beyond the bound.
     Nor does a dew point above the temperature, which says "saturated": it is set to the temperature.
     """
-    lower, upper = _bounds(statistics)
-    piles_lower, piles_upper = _piles(statistics)
-    count_lower, count_upper = (lower - ROUNDING).masked_fill(piles_lower, -torch.inf), (upper + ROUNDING)
-    count_upper = count_upper.masked_fill(piles_upper, torch.inf)
+    lower, upper = (_bound(statistics, side) for side in ("lower", "upper"))
+    count_lower = (lower - ROUNDING).masked_fill(_piles(statistics, "lower"), -torch.inf)
+    count_upper = (upper + ROUNDING).masked_fill(_piles(statistics, "upper"), torch.inf)
     ties = _ties(statistics.names)
 
     def limit(state: Tensor, mask: Tensor | None = mask, count: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -128,30 +118,19 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     return limit
 
 
-def _bounds(statistics: Statistics) -> tuple[Tensor, Tensor]:
-    """Physical bounds as states, each (C, 1, 1)."""
-    out = []
-    for side in ("lower", "upper"):
-        bounds = [transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in statistics.names]
-        bounds = torch.stack(bounds).to(statistics.mean)
-        out.append(((bounds - statistics.mean) / statistics.std)[:, None, None])
-    return tuple(out)
+def _bound(statistics: Statistics, side: str) -> Tensor:
+    """The lower or upper physical bounds as a state (C, 1, 1)."""
+    bounds = [transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in statistics.names]
+    return ((torch.stack(bounds).to(statistics.mean) - statistics.mean) / statistics.std)[:, None, None]
 
 
-def _piles(statistics: Statistics) -> tuple[Tensor, Tensor]:
-    """Whether cells pile up at the lower and at the upper bound, each (C, 1, 1) bool."""
-    sides = [lookup(n).piles_at for n in statistics.names]
-    return tuple(
-        torch.tensor([s == side for s in sides], device=statistics.mean.device)[:, None, None]
-        for side in ("lower", "upper")
-    )
+def _piles(statistics: Statistics, side: str) -> Tensor:
+    """Whether cells pile up at the lower or upper bound (C, 1, 1) bool."""
+    piles = [lookup(n).piles_at == side for n in statistics.names]
+    return torch.tensor(piles, device=statistics.mean.device)[:, None, None]
 
 
 def _ties(names: tuple[str, ...]) -> list[tuple[int, int]]:
     """(channel, channel it must not exceed): dew point and temperature."""
     position = {lookup(n).name: c for c, n in enumerate(names)}
-    return [
-        (c, position[lookup(n).not_above])
-        for c, n in enumerate(names)
-        if lookup(n).not_above and lookup(n).not_above in position
-    ]
+    return [(c, position[above]) for c, n in enumerate(names) if (above := lookup(n).not_above) in position]

@@ -1,16 +1,141 @@
-"""What training says and refuses before it begins: the part of the store check that reads no fields, and the header."""
+"""What the metadata of a store tell, without reading a field: faults, notes, and the header of a training.
+
+A fault is wrong or unreadable data; a note is something worth knowing that training can live with.
+"""
+
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import xarray as xr
 import zarr
 
-from data.checks import FLOORED, Report, Written, check_grid, check_kinds, check_layout, check_times
 from data.dataset import Split
-from data.store import Store
+from data.grid import Grid, lambert_latlon
+from data.metadata import conversion
+from data.store import Store, Written
 from data.times import show, show_duration
 from data.variables import lookup
 
+# values that a calm hour has in every cell
+FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,), "RAIN": (0.0,)}
 HARMLESS = {"time_order", "time_step"}  # training finds pairs by their timestamps
-SAID = {"no_latlon", "north_to_south", "longitude_360", "gaps"}  # notes that the store or its description gives
+SAID = {"no_latlon", "north_to_south", "gaps"}  # notes that the store or its description gives
+
+
+@dataclass
+class Finding:
+    """One line of the report."""
+
+    code: str
+    message: str
+    variable: str = ""
+    time: str = ""
+    count: int = 0
+
+
+@dataclass
+class Report:
+    """Findings, and the hours that training has to leave out."""
+
+    faults: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    bad_hours: set[np.datetime64] = field(default_factory=set)
+
+    def fault(self, code: str, message: str, variable="", hours=None, count: int = 0, bad: bool = False) -> None:
+        """A fault; `hours` are the times it concerns (the first is named; none: no fault), left out of training if
+        `bad`."""
+        self._add(self.faults, code, message, variable, hours, count)
+        self.bad_hours |= {h for h in hours if not np.isnat(h)} if bad else set()
+
+    def note(self, code: str, message: str, variable="", hours=None, count: int = 0) -> None:
+        self._add(self.notes, code, message, variable, hours, count)
+
+    @staticmethod
+    def _add(findings: list, code: str, message: str, variable: str, hours, count: int) -> None:
+        if hours is None:
+            findings.append(Finding(code, message, variable, "", int(count)))
+        elif len(hours):
+            time = "" if np.isnat(hours[0]) else show(min(hours))
+            findings.append(Finding(code, message, variable, time, int(count or len(hours))))
+
+    def as_dict(self) -> dict:
+        faults, notes = ([asdict(f) for f in findings] for findings in (self.faults, self.notes))
+        return {"sound": not faults, "faults": faults, "notes": notes}
+
+
+def check_times(dataset: xr.Dataset, report: Report) -> np.ndarray:
+    """Decodable, sorted, unique, evenly spaced but for gaps; returns the times, empty if they are no use."""
+    time = dataset["time"]
+    if time.dtype.kind != "M":
+        units = time.attrs.get("units", "no units attribute")
+        report.fault("time_units", f"time cannot be decoded: dtype {time.dtype} with {units!r}; set CF units")
+        return np.array([], "datetime64[ns]")
+    times = time.values.astype("datetime64[ns]")
+    if np.isnat(times).any():
+        report.fault("time_missing", "some times are missing (NaT)", count=np.isnat(times).sum())
+        return np.array([], "datetime64[ns]")
+    zero = np.timedelta64(0, "ns")
+    report.fault("time_order", "time is not sorted", hours=times[1:][np.diff(times) < zero])
+    values, counts = np.unique(times, return_counts=True)
+    report.fault("time_duplicate", "a time occurs more than once", hours=values[counts > 1])
+    if len(steps := np.diff(values)):
+        step = np.median(steps.astype("int64")).astype("timedelta64[ns]")
+        wide = steps > step
+        lost = round(float((steps[wide] / step - 1).sum()))
+        text = f"{wide.sum()} gaps, {lost} steps of {show_duration(step)} missing"
+        report.note("gaps", text, hours=values[:-1][wide] + step, count=lost)
+        text = f"times are not a multiple of {show_duration(step)} apart"
+        report.fault("time_step", text, hours=values[1:][steps % step != zero])
+    return times
+
+
+def check_grid(grid: Grid, report: Report) -> None:
+    """Orientation, ranges, and latitude and longitude against the projection."""
+    if grid.latitude is None:
+        report.note("no_latlon", "no latitude and longitude: training goes without the sun's height")
+        return
+    latitude, longitude = grid.latitude, grid.longitude
+    if abs(latitude).max() > 90:
+        report.fault("latlon_range", f"latitudes {latitude.min():.1f}..{latitude.max():.1f} are out of range")
+        return
+    if latitude[0].mean() > latitude[-1].mean():
+        report.note("north_to_south", "rows run from north to south")
+    about = grid.projection
+    parallels = {round(float(p), 6) for p in np.atleast_1d(about.get("standard_parallel", []))}
+    lambert = about.get("grid_mapping_name") == "lambert_conformal_conic"
+    if lambert and len(parallels) == 1 and grid.x is not None:
+        centre = float(about["longitude_of_central_meridian"])
+        rows, columns = (np.unique(np.linspace(0, n - 1, 200).astype(int)) for n in latitude.shape)  # enough to tell
+        some = np.ix_(rows, columns)
+        expected = lambert_latlon(grid.x[None, columns], grid.y[rows, None], parallels.pop(), centre)
+        east = (expected[1] - longitude[some] + 180) % 360 - 180
+        apart = max(abs(expected[0] - latitude[some]).max(), abs(east).max())
+        if apart > 0.01:
+            report.fault("latlon_projection", f"latitude/longitude and projection differ by up to {apart:.2f} degrees")
+
+
+def check_kinds(dataset: xr.Dataset, report: Report) -> None:
+    """Analyses (f00) and 1-hour forecasts (f01) are not interchangeable."""
+    if "forecast_hour" in dataset.variables:
+        kinds, counts = np.unique(dataset["forecast_hour"].values, return_counts=True)
+        if len(kinds) > 1:
+            text = ", ".join(f"{n} of f{int(k):02d}" for k, n in zip(kinds, counts, strict=True))
+            report.fault("f00_f01_mix", f"analyses and forecasts are mixed: {text}", count=counts.min())
+
+
+def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path: str, report: Report) -> None:
+    """Chunks that make reading one full field slow, and units that are not the table's."""
+    for name in names:
+        chunks = group[name].chunks
+        tiles = int(np.prod([-(-s // c) for s, c in zip(group[name].shape[1:], chunks[1:], strict=True)]))
+        if chunks[0] > 1 or tiles > 4:
+            report.note(
+                "chunks", f"chunks {chunks} are unfit for training, which reads one hour at a time; rewrite with "
+                f"`.venv/bin/python -m data.build_hrrr --source zarr --path {path} --out NEW.zarr`", name, count=tiles,
+            )  # fmt: skip
+        table, found = lookup(name), str(dataset[name].attrs.get("units", ""))
+        if table.units and found and conversion(found, table.units) != (1, 0):
+            report.fault("units", f"units {found!r}, expected {table.units!r}", name)
 
 
 def quick_check(store: Store, names: list[str]) -> list[str]:
@@ -21,7 +146,7 @@ def quick_check(store: Store, names: list[str]) -> list[str]:
     report, dataset = Report(), store.dataset
     group = zarr.open_group(store.path, mode="r")
     times = check_times(dataset, report)
-    check_grid(dataset, store.grid, report)
+    check_grid(store.grid, report)
     check_kinds(dataset, report)
     check_layout(dataset, group, names, store.path, report)
     if "://" not in store.path:

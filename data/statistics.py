@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.chunks import plain_arrays, read_fields
 from data.normalise import Statistics, transform
 from data.store import Store
 from data.times import show
@@ -26,15 +25,14 @@ def compute_statistics(
     None. Raises ValueError for missing or infinite values that are no mask, for a variable that never changes,
     and for values that cannot be in the variable's unit.
     """
-    count, total, squares = (np.zeros(len(names)) for _ in range(3))
-    change_count, change_total, change_squares, outside = (np.zeros(len(names)) for _ in range(4))
+    sums, change_sums = np.zeros((2, 3, len(names)))  # number, sum and sum of squares of each variable
+    outside = np.zeros(len(names))
     always = None  # missing in every training hour so far
     hours = np.concatenate([times, also_check])
     missing = np.zeros((len(hours), len(names)), np.int64)
-    recent: dict[int, Tensor] = {}  # transformed hours not older than one lead
-    arrays = plain_arrays(store, names)
+    recent: dict[np.datetime64, Tensor] = {}  # transformed hours not older than one lead
     for row, time in enumerate(tqdm(hours, desc="statistics", unit="hour", disable=None, leave=False)):
-        physical = torch.from_numpy(read_fields(store, arrays, time, names))
+        physical = torch.from_numpy(store.load(time, names))
         finite = physical.isfinite()
         missing[row] = (~finite).sum(dim=(1, 2)).numpy()
         if row >= len(times):  # other cells than those of the mask, counted above the mask's own number
@@ -42,19 +40,15 @@ def compute_statistics(
             continue
         always = physical.isnan() if always is None else always & physical.isnan()
         fields = torch.stack([transform(physical[c], n) for c, n in enumerate(names)])
-        n, s, q = _moments(fields, finite)
-        count, total, squares = count + n, total + s, squares + q
+        sums += _moments(fields)
         outside += _outside(physical, names).numpy()
-        earlier = recent.get(_key(time - lead))
-        if earlier is not None:
-            change = fields - earlier
-            n, s, q = _moments(change, change.isfinite())
-            change_count, change_total, change_squares = change_count + n, change_total + s, change_squares + q
-        recent[_key(time)] = fields
-        recent = {k: v for k, v in recent.items() if k > _key(time - lead)}
+        if (earlier := recent.get(time - lead)) is not None:
+            change_sums += _moments(fields - earlier)
+        recent = {t: x for t, x in recent.items() if t > time - lead} | {time: fields}
     assert always is not None, "the split has training hours"
     _refuse_missing(store, names, hours, missing, always)
-    _refuse_outside(store, names, outside / np.maximum(count, 1), total / np.maximum(count, 1))
+    (count, total, squares), (change_count, change_total, change_squares) = sums, change_sums
+    _refuse_outside(store, names, outside / np.maximum(count, 1))
     mean, change_mean = total / count, change_total / change_count
     # winds without a mean: a mirror is then a change of sign of the normalised field too
     mean[[-1 in (lookup(n).parity_x, lookup(n).parity_y) for n in names]] = 0.0
@@ -71,9 +65,11 @@ def compute_statistics(
     return statistics, always if bool(always.any()) else None
 
 
-def _moments(fields: Tensor, finite: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments(fields: Tensor) -> np.ndarray:
+    """(3, C): the number of finite values, their sum and the sum of their squares."""
+    finite = fields.isfinite()
     values = torch.where(finite, fields, 0.0).double()
-    return tuple(t.numpy() for t in (finite.sum((1, 2)), values.sum((1, 2)), values.square().sum((1, 2))))
+    return torch.stack([x.sum((1, 2)).double() for x in (finite, values, values.square())]).numpy()
 
 
 def _outside(physical: Tensor, names: list[str]) -> Tensor:
@@ -104,7 +100,7 @@ def _refuse_missing(store: Store, names: list[str], hours: np.ndarray, missing: 
             )
 
 
-def _refuse_outside(store: Store, names: list[str], share: np.ndarray, mean: np.ndarray) -> None:
+def _refuse_outside(store: Store, names: list[str], share: np.ndarray) -> None:
     for c, name in enumerate(names):
         v = lookup(name)
         if share[c] > MOST_OUTSIDE:
@@ -114,7 +110,3 @@ def _refuse_outside(store: Store, names: list[str], share: np.ndarray, mean: np.
                 f"{v.units} (units in the store: {units}), expected {v.name} in {v.units}. "
                 "Fix: convert the units or the sign in the store"
             )
-
-
-def _key(time: np.datetime64) -> int:
-    return int(time.astype("datetime64[ns]").astype("int64"))

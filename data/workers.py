@@ -1,8 +1,7 @@
 """Build hours in this process, in several of this machine, or on a Dask cluster: the same hours, in any order.
 
-A source object goes to each worker once, pickled; then hours go one way and what came of them the other. Fields are
-written where they were read. Two known faults are mended and counted: the sign of CIN, which differs between sources,
-and HRRR's broken dew points (isolated pixels at -81.03 C). Nothing else is changed, and no missing cell is filled.
+Fields are written where they were read. Two known faults are mended and counted: the sign of CIN, which differs between
+sources, and HRRR's broken dew points (isolated pixels at -81.03 C). Nothing else is changed, no missing cell is filled.
 """
 
 import multiprocessing
@@ -44,7 +43,6 @@ class Done:
     turned: bool = False  # the sign of CIN
     repaired: int = 0  # dew points
     lost: str = ""  # why the hour is left out; "" if it was written
-    again: bool = False  # left out, but the source may have it later
 
 
 def build(hours, staging: Staging, todo: list[np.datetime64], processes: int, dask: str = "") -> Iterator[Done]:
@@ -100,7 +98,7 @@ def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
     try:
         fields = hours.load(time)
     except HourUnavailable as error:
-        return Done(time, lost=str(error), again=error.again)
+        return Done(time, lost=str(error))
     done = Done(time)
     if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
         fields["CIN"] = 0.0 - fields["CIN"]
@@ -162,8 +160,7 @@ def begin_worker(hours, staging: Staging) -> None:
 
 @contextmanager
 def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
-    """What submits a batch to the workers of a Dask scheduler, which have to see the project, the source and the
-    store."""
+    """What submits a batch to the workers of a Dask scheduler, which have to see project, source and store."""
     try:
         from distributed import Client
     except ImportError:

@@ -6,15 +6,14 @@
 
 When all hours are there, they are renamed to their numbers in the record: within the partial store if it is new, else
 behind the last hour of `path`, which its metadata does not reach yet. One rename makes them visible: of the whole
-store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun. Whoever
-opens the store for writing completes it.
+store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun, and
+whoever opens the store for writing completes it.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from data.metadata import (
     sync,
     write_template,
 )
+from data.store import field_names, open_zarr
 from data.times import FIRST, show
 from data.variables import STATIC, TABLE, lookup
 
@@ -82,20 +82,17 @@ class StoreWriter:
         with StoreWriter(path, ["T2M"], grid, {"source": "..."}) as store:
             store.write(np.datetime64("2024-01-01T00"), {"T2M": field}, forecast_hour=0)
 
-    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described` has attributes
-    of variables that the table does not know.
+    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: attributes of
+    variables that the table does not know.
 
-    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, and a finished
-    store is extended (with `replace_old`, replaced when the new one is complete). `todo` has the times that are left to
-    write, and an exception keeps the hours that are complete. Other processes may write hours through `staging`; then
-    `add` records them here.
-    Raises ValueError if `path` holds something that is not a training store of ours, or one that cannot be extended:
-    on another grid, of other variables, of another `forecast_hour`, or with gaps before its end.
+    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an exception keeps
+    the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo` has the times
+    that are left to write. Other processes may write hours through `staging`; then `add` records them here.
+    ValueError if `path` holds something else, or a store that cannot be extended (`left_to_write`).
     """
 
     def __init__(self, path: str | Path, names: list[str], grid: Grid, attributes: dict, described: dict | None = None,
-                 wanted: list[np.datetime64] | None = None, forecast_hour: int = 0,
-                 replace_old: bool = False):  # fmt: skip
+                 wanted: list | None = None, forecast_hour: int = 0, replace_old: bool = False):  # fmt: skip
         self.path, self.names, self.grid = Path(path), names, grid
         self.resumable = wanted is not None
         self.todo = list(wanted or [])
@@ -126,11 +123,8 @@ class StoreWriter:
         self.progress.unlink(missing_ok=True)
         partial.mkdir(exist_ok=True)
         empty(partial)
-        static = {
-            v.name: (grid.dims, grid.static[v.name].astype(np.float32), attributes_of(v, grid))
-            for v in STATIC
-            if v.name in grid.static
-        }
+        static = {v.name: (grid.dims, grid.static[v.name].astype(np.float32), attributes_of(v, grid))
+                  for v in STATIC if v.name in grid.static}  # fmt: skip
         attributes = {"Conventions": "CF-1.10", **attributes, KIND: "training"}
         write_template(xr.Dataset(static, coordinates_of(grid), attributes), partial)
         group = zarr.open_group(partial, mode="r+")
@@ -141,19 +135,16 @@ class StoreWriter:
 
     def _resume(self, about: dict) -> bool:
         """Take over the complete hours of an interrupted build of the same store; False if there are none."""
-        staging, wanted = self.staging, set(self.todo)
         recorded, hours = read_progress(self.progress)
         if recorded != about:
             return False
-
-        # A power cut may leave the line of an hour without its chunks, which were synced and their folders not.
-        def whole(time: np.datetime64) -> bool:
-            return all((staging.chunk(name, time) / "0" / "0").exists() for name in self.names)
-
-        self.hours = {t: k for t, k in hours.items() if t in wanted and whole(t)}
+        for time in sorted(set(self.todo) & hours.keys()):
+            # A power cut may leave the line of an hour without its chunks, which were synced and their folders not.
+            if all((self.staging.chunk(name, time) / "0" / "0").exists() for name in self.names):
+                self.hours[time] = hours[time]
         if not self.hours:
             return False
-        for left in staging.partial.rglob("*.partial"):  # what zarr was writing when it was stopped
+        for left in self.staging.partial.rglob("*.partial"):  # what zarr was writing when it was stopped
             left.unlink(missing_ok=True)
         lines = [f"{np.datetime_as_string(t)} {k}\n" for t, k in self.hours.items()]
         replace(self.progress, json.dumps(about) + "\n" + "".join(lines))
@@ -184,8 +175,8 @@ class StoreWriter:
     def __exit__(self, kind, error, trace) -> None:
         try:
             if self.idle:
-                pass
-            elif kind is None:
+                return
+            if kind is None:
                 kept = {str(place_of(t)) for t in self.hours}
                 for name in self.names:  # hours of an earlier, longer build
                     for chunk in (self.staging.partial / name / "c").glob("*"):
@@ -286,10 +277,8 @@ def count_hours(path: Path) -> int:
 
 def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: list) -> list[np.datetime64]:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
-    held = [str(n) for n, v in dataset.data_vars.items() if v.ndim == 3]
+    dataset = open_zarr(path)
+    held = field_names(dataset)
     held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
     there = read_grid(dataset, dataset[held[0]].dims[1:])
     axes = [(a, b) for a, b in ((there.y, grid.y), (there.x, grid.x)) if a is not None and b is not None]
@@ -297,17 +286,17 @@ def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: lis
     times = dataset["time"].values.astype("datetime64[ns]")
     early = [t for t in wanted if t <= times[-1] and t not in times]
     if set(held) != set(names):
-        fault = f"holds {' '.join(held)}, got {' '.join(names)} to add, expected the same"
+        wrong = f"holds {' '.join(held)}, got {' '.join(names)} to add, expected the same"
     elif not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
-        fault = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
+        wrong = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
     elif kinds != [forecast_hour]:
-        fault = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
+        wrong = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
     elif early:
-        fault = (f"ends at {show(times[-1])} and lacks {len(early)} of the wanted hours before that, the first "
+        wrong = (f"ends at {show(times[-1])} and lacks {len(early)} of the wanted hours before that, the first "
                  f"{show(early[0])}; expected hours after its end")  # fmt: skip
     else:
         return [t for t in wanted if t > times[-1]]
-    raise ValueError(f"{path}: {fault}. Fix: another --out, or remove the store to build it anew")
+    raise ValueError(f"{path}: {wrong}. Fix: another --out, or remove the store to build it anew")
 
 
 def grid_hash(grid: Grid) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import data.forecast_store as forecast_store
 import infer_iterative as inference
 import verify_forecast as verification
 from data.forecast_store import ForecastWriter
@@ -131,10 +130,8 @@ def test_ten_days_stay_finite_and_what_is_clipped_is_counted(infer, run, tmp_pat
     assert xr.open_zarr(tmp_path / "f.zarr").equals(out)
 
 
-@pytest.mark.parametrize("together", [64e6, 3000, 1], ids=["all together", "some together", "one by one"])
-def test_fields_stand_where_they_belong_however_many_wait_for_one_another(together, tmp_path, monkeypatch):
+def test_fields_stand_where_they_belong(tmp_path):
     """Two forecasts hour by hour, then a third with its leads out of order; every field says whose it is."""
-    monkeypatch.setattr(forecast_store, "TOGETHER", together)
     grid, inits = small_grid(), np.array([hour(n) for n in range(3)])
     order = [(i, k) for k in range(4) for i in (0, 1)] + [(2, k) for k in (2, 0, 1, 3)]
     field = np.empty((2, *grid.shape), np.float32)  # the caller's array, which it fills anew

@@ -7,8 +7,20 @@ import pytest
 import torch
 
 from data.store import Store
-from data.storm_physics import advance, cycles, diagnose, first_state, steering_wind
-from data.synthetic_storms import NAMES, Config, check, generate, main, make_world, one_thread
+from data.synthetic_storms import (
+    NAMES,
+    Config,
+    advance,
+    check,
+    cycles,
+    diagnose,
+    first_state,
+    generate,
+    main,
+    make_world,
+    one_thread,
+    steering_wind,
+)  # fmt: skip
 
 HOUR = np.timedelta64(1, "h")
 SEED = 1

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from data.chunks import plain_arrays, read_fields
 from data.command import nearest
 from data.grid import Grid, same_grid
 from data.store import Store, open_zarr
@@ -28,7 +27,6 @@ class Fields:
 
     def __init__(self, forecast: xr.Dataset, store: Store, names: list[str]):
         self.names, self.store, self.truth_names = names, store, store.choose(names)
-        self.plain = plain_arrays(store, self.truth_names)
         self.variables = [forecast[name].variable for name in names]
         field_bytes = 4 * len(names) * math.prod(store.grid.shape)
         self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / field_bytes)))(self.read_truth)
@@ -41,7 +39,7 @@ class Fields:
         """The truth at a time, {} if the store has none."""
         if not self.store.has(time):
             return {}
-        return self._floored(read_fields(self.store, self.plain, time, self.truth_names))
+        return self._floored(self.store.load(time, self.truth_names))
 
     def _read_forecast(self, i: int, j: int) -> dict[str, np.ndarray]:
         """The forecast of the i-th initial and the j-th lead time."""

@@ -1,6 +1,7 @@
 """What `python -m data.build_hrrr --source` chooses, and what all sources share."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from data.command import fault, nearest
 from data.grid import Grid
 from data.times import show
-from data.variables import TABLE, known, lookup
+from data.variables import STATIC, TABLE, known, lookup
 
 HOUR = np.timedelta64(1, "h")
 KINDS = {0: "f00 (analyses)", 1: "f01 (1-hour forecasts)"}
@@ -17,8 +18,6 @@ LISTED = 20  # lines of a list that are printed before "and N more"
 
 class HourUnavailable(ValueError):
     """One hour cannot be had: the message names its file and the reason. The hours around it may be sound."""
-
-    again = True  # whether a later try may have it
 
 
 class Source:
@@ -46,12 +45,11 @@ class Source:
     def expect(self, times: list[np.datetime64]) -> None:
         """Take note of the hours that will be loaded next."""
 
-    def share(self, n: int) -> None:
-        """Divide the memory for what is read ahead: n processes will read."""
+    def share(self, processes: int) -> None:
+        """Divide the memory for what is read ahead."""
 
-    def close(self, failed: bool) -> list[str]:
-        """Clean up; `failed`: hours could not be had that a later try may have. Returns lines to print."""
-        return []
+    def close(self) -> None:
+        """Clean up when the store is finished."""
 
     def choose(self, fields: dict[int, dict[np.datetime64, dict]], cfg) -> None:
         """Set forecast_hour, names, times and hours ({time: {name: what the source keeps}}) from what there is of each
@@ -70,25 +68,36 @@ class Source:
                        f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
+        every = [v.name for v in TABLE]
+        every += sorted(count.keys() - {v.name for v in (*TABLE, *STATIC)})
         for name in wanted - count.keys():
-            expected = f"some of {' '.join(v.name for v in TABLE if v.name in count)}. Nearest: {nearest(name, count)}"
+            expected = f"some of {' '.join(n for n in every if n in count)}. Nearest: {nearest(name, count)}"
             raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")
-        self.names = [v.name for v in TABLE if (v.name in wanted if wanted else count[v.name] * 2 > len(hours))]
-        absent = [f"{v.name} ({count[v.name]} of {len(hours)} hours)" for v in TABLE if v.name not in self.names]
+        self.names = [n for n in every if (n in wanted if wanted else count[n] * 2 > len(hours))]
+        absent = [f"{n} ({count[n]} of {len(hours)} hours)" for n in every if n not in self.names]
         if absent and not wanted:
             self.notes.append(f"not in most hours, so not stored: {', '.join(absent)}")
         lacking = {t: [n for n in self.names if n not in held] for t, held in hours.items()}
         self.hours = {t: held for t, held in hours.items() if self.names and not lacking[t]}
         self.times = list(self.hours)
-        self.notes += incomplete(lacking)
+        self.notes += listed([f"left out: {show(t)} lacks {' '.join(n)}" for t, n in lacking.items() if n])
         if not self.hours:
             got = f"no hour that has {' '.join(self.names) or 'any'} together ({'; '.join(self.notes[-2:])})"
             raise fault("variables", got, "one", "fewer --variables")
 
+    def refuse_contradictions(self, twice: list[tuple], read: Callable, path: Callable) -> None:
+        """Two fields for one hour and variable must be equal: else there is no telling which one is right.
 
-def incomplete(lacking: dict[np.datetime64, list[str]]) -> list[str]:
-    """Lines that name the hours which lack a variable."""
-    return listed([f"left out: {show(t)} lacks {' '.join(n)}" for t, n in lacking.items() if n])
+        twice: (time, name, place that is used, another place); read(name, place) gives a field, path(place) its file.
+        """
+        twice = [(t, n, a, b) for t, n, a, b in twice if self.hours.get(t, {}).get(n) == a and n in self.names]
+        for time, name, a, b in twice:
+            if not np.array_equal(read(name, a), read(name, b), equal_nan=True):
+                got, expected = f"different {name} for {show(time)}", "each hour once or equal values"
+                raise fault(f"{path(a)} and {path(b)}", got, expected, "move one away")
+        if twice:
+            self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
+                              f"{counted({path(b) for *_, b in twice})}")  # fmt: skip
 
 
 def listed(lines: list[str]) -> list[str]:

@@ -1,14 +1,12 @@
 """The hours of NOAA's public HRRR archive between two times: single GRIB2 messages, taken by byte range.
 
-Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2), or the same
-without conus/. First pass: the inventories, about 10 kB an hour. Then, some hours ahead of the writing, the messages of
-the wanted variables: about 10 MB of an hour's 150. What came is kept in OUT.cache/ until the store is finished, so that
-the same command goes on after an interruption without fetching anything twice.
+Layout: URL/hrrr.YYYYMMDD/conus/hrrr.tHHz.wrfsfcfFF.grib2 and its inventory .idx (written by wgrib2). First the
+inventories are fetched; then, some hours ahead of the writing, the messages of the wanted variables. OUT.cache/ keeps
+both until the store is finished, so that nothing is fetched twice.
 
-An inventory lists where each message begins; it ends where the next one begins, the last one with the file. Messages
-are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an analysis and
-108 in a forecast. An hour that the archive does not have, or whose messages are damaged in every try, is left out and
-named. If the archive no longer answers, the command ends: a network that fails at night is no gap in the record.
+Messages are found by their parameter and level in words, never by number: CAPE at the surface is number 105 in an
+analysis and 108 in a forecast. An hour that the archive lacks, or whose messages are damaged in every try, is left out
+and named. If the archive no longer answers, the command ends: a network that fails is no gap in the record.
 """
 
 import hashlib
@@ -44,16 +42,9 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may chan
 ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
 AHEAD = 8  # hours fetched at the same time, each in a thread of its own
 TRIED = 24  # hours tried for the grid
-LAYOUTS = ("hrrr.{day}/conus/", "hrrr.{day}/")
 LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
           "entire atmosphere": ("entire atmosphere", "entire atmosphere (considered as a single layer)")}  # fmt: skip
 KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
-
-
-class Absent(HourUnavailable):
-    """The archive has no such file."""
-
-    again = False
 
 
 class ArchiveHours(Source):
@@ -75,15 +66,12 @@ class ArchiveHours(Source):
         self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
         # a folder for each archive: files of the same name need not be the same
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
-        self.layouts = LAYOUTS  # narrowed to the one that is found
         self.paths: dict[np.datetime64, str] = {}
-        self.failed = False  # whether the archive may later have an hour whose inventory could not be had
         self.coming: dict[np.datetime64, Future] = {}  # files under way
         self.grid: Grid | None = None
         self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
-        records = [self.hours[t][n] for t in self.times for n in self.names]
-        size = sum(r.end - r.start for r in records if r.end) / 1e9
+        size = sum(r.end - r.start for t in self.times for n in self.names if (r := self.hours[t][n]).end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
         self._locate()
 
@@ -97,13 +85,8 @@ class ArchiveHours(Source):
         file = self.coming.pop(time).result() if time in self.coming else self._fetch(time)
         return self._values(time, file, self.names)
 
-    def close(self, failed: bool) -> list[str]:
-        if failed or self.failed:
-            return [f"{self.cache.parent} is kept: --replace True builds anew and fetches only the hours that failed"]
-        shutil.rmtree(self.cache, ignore_errors=True)
-        if self.cache.parent.is_dir() and not any(self.cache.parent.iterdir()):
-            self.cache.parent.rmdir()
-        return []
+    def close(self) -> None:
+        shutil.rmtree(self.cache.parent, ignore_errors=True)
 
     # --- what there is ---
 
@@ -113,17 +96,15 @@ class ArchiveHours(Source):
         asked = list(np.arange(whole + HOUR * (whole < first), last + np.timedelta64(1, "ns"), HOUR))
         found, lost, coming = {}, [], {}
         for n, time in enumerate(tqdm(asked, desc="inventories", unit="h", disable=None)):
-            # the first alone: it tells the layout, and whether anything answers
+            # the first alone: it tells whether anything answers
             for t in asked[n : n + AHEAD] if n else asked[:1]:
                 coming[t] = coming.get(t) or begin(self._inventory, t)
             try:
                 found[time] = coming[time].result()
             except HourUnavailable as error:
-                self.failed |= error.again
                 lost.append(f"left out: {show(time)}, {error}")
         if not found:
-            why = lost[0] if lost else "no full hour between them"
-            got = f"no hour from {show(first)} to {show(last)} ({why})"
+            got = f"no hour from {show(first)} to {show(last)} ({(lost or ['no full hour between them'])[0]})"
             raise fault("start/end", got, "one or more", "--start, --end or --url")
         self.notes += listed(lost)
         return found
@@ -131,23 +112,16 @@ class ArchiveHours(Source):
     def _inventory(self, time: np.datetime64) -> dict[str, "Record"]:
         """The records of one hour, from the cache if it has them."""
         run = str((time - HOUR * self.forecast_hour).astype("datetime64[h]")).replace("-", "").replace("T", "")
-        for layout in sorted(self.layouts, key=lambda text: not (self.cache / text.format(day=run[:8])).is_dir()):
-            path = f"{layout.format(day=run[:8])}hrrr.t{run[8:]}z.wrfsfcf{self.forecast_hour:02d}.grib2"
-            kept = self.cache / f"{path}.idx"
-            try:
-                data = kept.read_bytes() if kept.exists() else self.transfer.get(f"{path}.idx")
-            except Absent as error:
-                absent = error
-                continue
-            records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
-            if others := {r.run for r in records} - {run}:
-                raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
-            if not kept.exists():
-                keep(kept, [data])
-            self.layouts, self.paths[time] = (layout,), path
-            found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
-            return {name: record for name, record in found.items() if record}
-        raise absent
+        path = f"hrrr.{run[:8]}/conus/hrrr.t{run[8:]}z.wrfsfcf{self.forecast_hour:02d}.grib2"
+        kept = self.cache / f"{path}.idx"
+        data = kept.read_bytes() if kept.exists() else self.transfer.get(f"{path}.idx")
+        records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
+        if others := {r.run for r in records} - {run}:
+            raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
+        keep(kept, [data])
+        self.paths[time] = path
+        found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
+        return {name: record for name, record in found.items() if record}
 
     def _locate(self) -> None:
         """Fill `grid` and its static fields from the first hour that can be had."""
@@ -270,15 +244,9 @@ def find(records: list[Record], variable: Variable, lead: int) -> Record | None:
 # --- transfers ---
 
 
-class _TryAgain(Exception):
-    def __init__(self, reason: str, after: str = ""):
-        super().__init__(reason)
-        self.after = min(float(after), LONGEST_PAUSE) if after.isdigit() else 0.0  # s that the server asked for
-
-
 class Transfer:
     """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
-    environment. ValueError for an address that cannot work or does not answer; Absent or HourUnavailable for a file."""
+    environment. ValueError for an address that cannot work or does not answer; HourUnavailable for a file."""
 
     def __init__(self, base: str):
         self.base = base.rstrip("/")
@@ -290,46 +258,50 @@ class Transfer:
         """A whole file; or, with `span`, one GRIB2 message (its first byte, and the byte after its last or None for the
         end of the file), whole by its own Section 0. Tries again as long as that may help."""
         for attempt in range(TRIES):
+            after, body = 0.0, None
             try:
-                body, reason, after = self._once(path, span), "", 0.0
+                body = self._once(path, span)
                 if not span or not (reason := framing(body)):
                     return body
-            except _TryAgain as error:
-                body, reason, after = None, str(error), error.after
+            except HTTPError as error:
+                if error.code not in AGAIN:
+                    raise self._refusal(path, span, error.code) from None
+                reason, asked = f"HTTP {error.code}", error.headers.get("Retry-After", "")
+                after = min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0  # s that the server asked for
+            except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
+                reason = f"{type(error).__name__} ({error})"
             if attempt + 1 < TRIES:
                 # jitter: threads that failed together do not come back together
                 clock.sleep(max(after, min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)))
         got = f"{self.base}/{path}: got {reason} in {TRIES} tries, expected a whole answer"
         if body is None:  # the network or the server, not the file: no gap in the record
-            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")  # fmt: skip
+            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")
         raise HourUnavailable(got)
 
     def _once(self, path: str, span: tuple[int, int | None] | None) -> bytes:
-        """One request; _TryAgain for what another may mend."""
+        """One request."""
         file = f"{self.base}/{path}"
         request = urllib.request.Request(f"{self.base}/{urllib.parse.quote(path)}")
         if span:
             request.add_header("Range", f"bytes={span[0]}-{'' if span[1] is None else span[1] - 1}")
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                if span and answer.status != 206:  # the whole file
-                    raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
-                head = answer.read(16)
-                rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
-                if span and head[:4] == b"GRIB" and whole != rest:
-                    # an inventory cut short, say: its last line would fetch all the rest of the file
-                    raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
-                return head + answer.read()  # IncompleteRead if it is shorter than announced
-        except HTTPError as error:
-            if error.code in AGAIN:
-                raise _TryAgain(f"HTTP {error.code}", error.headers.get("Retry-After", "")) from None
-            if error.code in ABSENT:
-                raise Absent(f"{file}: absent (HTTP {error.code})") from None
-            if error.code == 416:
-                raise HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message") from None
-            raise fault("url", f"HTTP {error.code} for {file}", "an answer", "--url ADDRESS") from None
-        except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
-            raise _TryAgain(f"{type(error).__name__} ({error})") from None
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            if span and answer.status != 206:  # the whole file
+                raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
+            head = answer.read(16)
+            rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
+            if span and head[:4] == b"GRIB" and whole != rest:
+                # an inventory cut short, say: its last line would fetch all the rest of the file
+                raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
+            return head + answer.read()  # IncompleteRead if it is shorter than announced
+
+    def _refusal(self, path: str, span: tuple[int, int | None] | None, code: int) -> ValueError:
+        """What an answer means that another try does not change."""
+        file = f"{self.base}/{path}"
+        if code in ABSENT:
+            return HourUnavailable(f"{file}: absent (HTTP {code})")
+        if code == 416:
+            return HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message")
+        return fault("url", f"HTTP {code} for {file}", "an answer", "--url ADDRESS")
 
 
 def framing(body: bytes) -> str:

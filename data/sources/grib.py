@@ -49,12 +49,12 @@ class GribHours(Source):
         self.notes: list[str] = []
         fields, static, twice = self._index(cfg.path, first, last)
         self.choose(fields, cfg)
-        self._refuse_contradictions(twice)
+        self.refuse_contradictions(twice, lambda name, field: decode(field), lambda field: field.path)
         self.grid = self._grid(static)
 
     def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, dict, list]:
-        """Fields by kind, time and variable from the headers of every file; static fields; (variable, the field that is
-        used, another) for those that occur twice. Notes what is left out."""
+        """Fields by kind, time and variable from the headers of every file; static fields; (time, variable, the field
+        that is used, another) for those that occur twice. Notes what is left out."""
         everything = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
         files = [p for p in everything if is_grib(p)]
         fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {0: {}, 1: {}}
@@ -73,7 +73,7 @@ class GribHours(Source):
                 elif outside(time, first, last):
                     beyond.add(time)
                 elif (kept := fields[lead].setdefault(time, {}).setdefault(variable.name, found)) is not found:
-                    twice.append((variable.name, kept, found))
+                    twice.append((time, variable.name, kept, found))
         self.notes += [f"left out: lead time f{lead:02.0f} in {counted(paths)}; a store holds f00 or f01"
                        for lead, paths in sorted(leads.items())]  # fmt: skip
         if between:
@@ -91,17 +91,6 @@ class GribHours(Source):
             expected = f"f00 or f01 fields of {' '.join(v.name for v in TABLE)}"
             raise fault("path", got, expected, "--path FOLDER of such files")
         return fields, static, twice
-
-    def _refuse_contradictions(self, twice: list) -> None:
-        """Two fields for one hour and variable must be equal: else there is no telling which one is right."""
-        twice = [(n, a, b) for n, a, b in twice if n in self.names and self.hours.get(a.valid_time, {}).get(n) is a]
-        for name, a, b in twice:
-            if not np.array_equal(decode(a), decode(b), equal_nan=True):
-                got = f"different {name} for {show(a.valid_time)}"
-                raise fault(f"{a.path} and {b.path}", got, "one file per hour or equal values", "move one away")
-        if twice:
-            self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
-                              f"{counted({b.path for _, _, b in twice})}")  # fmt: skip
 
     def _grid(self, static: dict[str, "Field"]) -> Grid:
         """The one grid of all fields that are used, with its static fields; ValueError naming two that differ."""

@@ -17,10 +17,10 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from data.checks import Written
 from data.command import fault
 from data.grid import LAMBERT_HRRR, Grid, lambert_latlon
 from data.sources import HOUR, KINDS, Source, outside, refuse_missing_path, refuse_unknown
+from data.store import Written
 from data.times import show
 
 PLACES = {
@@ -58,8 +58,7 @@ class UtahHours(Source):
     def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> dict:
         """What every store holds, by kind, valid time and variable."""
         fields: dict[int, dict[np.datetime64, dict[str, Place]]] = {0: {}, 1: {}}
-        stores = sorted(p for p in Path(path).rglob("*_*z_*.zarr") if p.name.endswith(("_anl.zarr", "_fcst.zarr")))
-        for store in stores:
+        for store in sorted(p for kind in ("anl", "fcst") for p in Path(path).rglob(f"*_*z_{kind}.zarr")):
             for name, (level, variable) in PLACES.items():
                 folder = store / level / variable
                 if not (folder / level / variable / ".zarray").exists():
@@ -74,11 +73,11 @@ class UtahHours(Source):
 
     def _grid(self) -> Grid:
         """Coordinates and static fields of the first hour; ValueError where a later one differs."""
-        y, x = coordinates(self.hours[self.times[0]][self.names[0]])
-        for time in self.times[1:]:
-            place = self.hours[time][self.names[0]]
-            other = coordinates(place)
-            if not all(a.shape == b.shape and np.allclose(a, b, atol=1) for a, b in zip((y, x), other, strict=True)):
+        places = [self.hours[t][self.names[0]] for t in self.times]
+        y, x = coordinates(places[0])
+        for place in places[1:]:
+            here, first = np.concatenate(coordinates(place)), np.concatenate((y, x))
+            if here.shape != first.shape or not np.allclose(here, first, atol=1):
                 raise fault(place.folder, f"another grid than {show(self.times[0])}", "one", "a folder for each")
         self.north_first = bool(y[0] > y[-1])
         y = y[::-1] if self.north_first else y
@@ -101,11 +100,9 @@ class UtahHours(Source):
             raise fault(place.folder, f"{field.shape} cells", f"{shape}", "fetch this store again")
         height, width = array.chunks[-2:]
         lead = () if place.index is None else (place.index // array.chunks[0],)
-        for row in range(0, shape[0], height):
-            for column in range(0, shape[1], width):
-                key = array.metadata.encode_chunk_key((*lead, row // height, column // width))
-                if key not in written.keys[variable]:
-                    field[row : row + height, column : column + width] = np.nan
+        for row, column in np.ndindex(-(-shape[0] // height), -(-shape[1] // width)):
+            if array.metadata.encode_chunk_key((*lead, row, column)) not in written.keys[variable]:
+                field[row * height : (row + 1) * height, column * width : (column + 1) * width] = np.nan
         return field[::-1] if self.north_first else field
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ An archive made for time series has chunks of a thousand hours. It is read by bl
 in the memory given, else equal parts of them, so that each chunk is decoded as seldom as memory allows.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,10 @@ import zarr
 from data.command import fault, nearest
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import CONVERSIONS, conversion
-from data.sources import KINDS, Source, counted, incomplete, outside, refuse_missing_path
+from data.sources import KINDS, Source, counted, outside, refuse_missing_path
 from data.store import open_zarr, with_exact_times
 from data.times import show
-from data.variables import TABLE, known, lookup
+from data.variables import known, lookup
 
 MB = 1e6  # bytes
 STATIC_NAMES = {"orog": "orography", "lsm": "land_sea_mask"}
@@ -66,21 +65,19 @@ class ZarrHours(Source):
         self.parts = open_parts(cfg.path)
         self.arrays: dict[str, dict[int, str]] = {}  # stored name -> {part: the array's name there}
         self._find_arrays(cfg.variables)
-        table = [v.name for v in TABLE if v.name in self.arrays]
-        self.names = table + sorted(set(self.arrays) - set(table))
-        self.where: dict[str, dict[np.datetime64, tuple[int, int]]] = {n: {} for n in self.names}  # (part, index)
-        twice = self._index(cfg.forecast_hour, first, last)
+        fields, twice = self._index(cfg.forecast_hour, first, last)
+        self.choose(fields, cfg)  # hours: {time: {name: (part, index)}}
+        self.arrays = {n: self.arrays[n] for n in self.names}
         self.grid = self._grid()
         self.scales = {(n, p): self._scale(n, p) for n in self.names for p in self.arrays[n]}
-        self.cache_bytes = cfg.cache * MB
-        self.blocks = self._blocks(1)
-        self.together = self.blocks.together
-        if self.blocks.note:
-            self.notes.append(self.blocks.note)
-        self._refuse_contradictions(twice)
+        self._plan_blocks(cfg.cache * MB, twice)
+        self.refuse_contradictions(twice, lambda n, place: self._field(n, *place), lambda at: self.parts[at[0]].path)
         about = self.parts[0].dataset.attrs
         self.source = next((str(about[k]) for k in ("source", "name", "title") if about.get(k)), Path(cfg.path).name)
         self.source = self.source.removesuffix(f", {KINDS[self.forecast_hour]}")  # a store of ours says that already
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "held": {}}
 
     def _find_arrays(self, wanted: list[str]) -> None:
         """Fill `arrays`: the wanted variables, or those of the table, or if there is none of these, all."""
@@ -114,43 +111,34 @@ class ZarrHours(Source):
                 keep = {k: str(about[k]) for k in ("units", "long_name", "standard_name") if k in about}
                 self.described = self.described | {name: keep}
 
-    def _index(self, choice: str, first: np.datetime64 | None, last: np.datetime64 | None) -> list:
-        """Fill `forecast_hour`, `where` and `times`; note what is left out. Returns what occurs twice: (name, time,
-        place)."""
-        kinds = [p.dataset["forecast_hour"].values if "forecast_hour" in p.dataset.variables
-                 and p.dataset["forecast_hour"].dims == (p.time,) else None for p in self.parts]  # fmt: skip
-        count = Counter(int(k) for part in kinds if part is not None for k in part)
-        self.forecast_hour = int(count[1] > count[0]) if choice == "auto" else int(choice)
-        if choice == "auto" and not count:
+    def _index(self, choice: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, list]:
+        """Places (part, index) by kind, time and variable; (time, variable, the place that is used, another) for those
+        that occur twice. Notes what is left out."""
+        fields: dict[int, dict[np.datetime64, dict[str, tuple[int, int]]]] = {0: {}, 1: {}}
+        beyond, twice, unsaid, given = [], [], False, int(choice == "1")
+        for p, part in enumerate(self.parts):
+            names = [n for n, by_part in self.arrays.items() if p in by_part]
+            kinds = part.dataset.get("forecast_hour")
+            said = kinds is not None and kinds.dims == (part.time,)
+            unsaid |= not said and choice == "auto"
+            for i, time in enumerate(part.times):
+                if outside(time, first, last):
+                    beyond.append(time)
+                    continue
+                held = fields[int(kinds.values[i]) if said else given].setdefault(time, {})
+                for name in names:
+                    if (kept := held.setdefault(name, (p, i))) != (p, i):
+                        twice.append((time, name, kept, (p, i)))
+        if unsaid:
             self.notes.append("the source does not say what its hours are; recorded as analyses. "
                               "For 1-hour forecasts: --forecast_hour 1")  # fmt: skip
-        other, beyond, twice = 0, [], []
-        for p, part in enumerate(self.parts):
-            names = [n for n in self.names if p in self.arrays[n]]
-            for i, time in enumerate(part.times):
-                if kinds[p] is not None and int(kinds[p][i]) != self.forecast_hour:
-                    other += 1
-                elif outside(time, first, last):
-                    beyond.append(time)
-                else:
-                    twice += [(n, time, (p, i)) for n in names if time in self.where[n]]
-                    for name in names:
-                        self.where[name].setdefault(time, (p, i))
-        if other:
-            self.notes.append(f"left out: {other} hours that are not {KINDS[self.forecast_hour]}")
-        every = sorted({t for where in self.where.values() for t in where})
-        if not every:
-            held = f"{show(min(beyond))} to {show(max(beyond))}" if beyond else "hours of the other kind"
-            fix = "--start, --end and --forecast_hour that the source has"
-            raise fault("start/end", f"no hour of {self.path} between them", f"some of {held}", fix)
-        lacking = {t: [n for n in self.names if t not in self.where[n]] for t in every}
-        self.times = [t for t in every if not lacking[t]]
-        self.notes += incomplete(lacking)
-        if not self.times:
-            raise fault("variables", f"no hour that has {' '.join(self.names)} together", "one", "fewer --variables")
+        if not any(fields.values()):
+            held = f"{show(min(beyond))} to {show(max(beyond))}" if beyond else "none"
+            got, fix = f"no hour of {self.path} between them", "--start and --end that the source has"
+            raise fault("start/end", got, f"some of {held}", fix)
         if unsorted := [p.path for p in self.parts if (np.diff(p.times) <= np.timedelta64(0)).any()]:
             self.notes.append(f"times are not in order in {counted(unsorted)}; sorted")
-        return twice
+        return fields, twice
 
     def _grid(self) -> Grid:
         """The one grid of all parts, south to north and west to east, with its static fields."""
@@ -225,27 +213,53 @@ class ZarrHours(Source):
             self.notes.append(f"{array}: {found} turned into {variable.units}")
         return scale
 
-    def share(self, n: int) -> None:
-        self.blocks = self._blocks(n)
-
-    def _blocks(self, n: int) -> "Blocks":
-        cells, series = self.grid.shape[0] * self.grid.shape[1], {}
+    def _plan_blocks(self, memory: float, twice: list) -> None:
+        """How the chunks of the source lie, and how many hours are decoded together."""
+        self.held: dict[tuple[str, int], tuple[int, np.ndarray]] = {}  # first index, decoded hours, one block for each
+        self.chunks: dict[tuple[str, int], tuple[int, int, int, int]] = {}  # hours, cells, first index and end
         for name, p in self.scales:
-            part, array = self.parts[p], self.arrays[name][p]
-            raw = part.dataset[array]
+            part, raw = self.parts[p], self.parts[p].dataset[self.arrays[name][p]]
             shape = raw.encoding.get("chunks") or raw.encoding.get("chunksizes")
-            hours, size = (int(shape[raw.dims.index(part.time)]), int(np.prod(shape))) if shape else (1, cells)
-            used = [i for q, i in self.where[name].values() if q == p]
-            if used:
-                series[name, p] = SeriesOfHours(part.field(array), min(used), max(used) + 1, hours, size)
-        return Blocks(series, int(self.cache_bytes / n), 4 * cells * len(self.names))
+            shape = shape or [1 if d == part.time else n for d, n in raw.sizes.items()]
+            places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
+            if used := [i for q, i in places if q == p]:
+                hours = min(int(shape[raw.dims.index(part.time)]), len(part.times))
+                self.chunks[name, p] = hours, int(np.prod(shape)), min(used), max(used) + 1
+        self.cache_bytes = memory
+        self.share(1)
+        longest = max(hours for hours, *_ in self.chunks.values())
+        self.together = min(self.fit, longest)
+        if longest > self.fit:
+            self.notes.append(f"the source's chunks hold up to {longest} hours, of which {self.fit} fit in "
+                              f"{memory / 1e6:.0f} MB: each is read about {-(-longest // self.fit)} times. "
+                              "Faster: a larger --cache")  # fmt: skip
+
+    def share(self, processes: int) -> None:
+        self.memory = self.cache_bytes / processes
+        self.fit = max(1, int(self.memory / (4 * np.prod(self.grid.shape) * len(self.names))))  # hours
+
+    def _decoded(self, name: str, p: int, index: int) -> np.ndarray:
+        """One field (y, x) float32, from the block that is in memory or from a new one."""
+        start, block = self.held.get((name, p), (0, np.empty(0)))
+        if not start <= index < start + len(block):
+            block = None
+            self.held.pop((name, p), None)  # so that two blocks are never in memory together
+            hours, cells, first, end = self.chunks[name, p]
+            chunk, length = index // hours * hours, min(self.fit, hours)
+            start = chunk + (index - chunk) // length * length
+            stop = min(start + length, chunk + hours, end)
+            start = max(start, first)
+            with zarr.config.set({"async.concurrency": int(min(10, max(1, self.memory // (4 * cells))))}):
+                block = decode(self.parts[p].field(self.arrays[name][p])[start:stop])
+            self.held[name, p] = start, block
+        return block[index - start]
 
     def _field(self, name: str, p: int, index: int) -> np.ndarray:
         """One field in table units and our orientation."""
         factor, offset = self.scales[name, p]
         part, variable = self.parts[p], lookup(name)
         try:
-            field = self._turn(self.blocks.field((name, p), index))
+            field = self._turn(self._decoded(name, p, index))
         except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
             where, fix = f"{part.path}: {name} cannot be read", "fetch or write the source again"
             raise fault(where, str(error), "whole chunks", fix) from error
@@ -257,20 +271,8 @@ class ZarrHours(Source):
             raise fault(part.path, got, "kelvin", "correct its units attribute (degC, say)")
         return field
 
-    def _refuse_contradictions(self, twice: list) -> None:
-        """Two fields for one hour and variable must be equal: else there is no telling which one is right."""
-        for name, time, place in twice:
-            kept = self.where[name][time]
-            a, b = (self.parts[p].field(self.arrays[name][p])[i].values for p, i in (kept, place))
-            if not np.array_equal(a, b, equal_nan=True) or self.scales[name, kept[0]] != self.scales[name, place[0]]:
-                where = f"{self.parts[kept[0]].path} and {self.parts[place[0]].path}"
-                got = f"different {name} for {show(time)}"
-                raise fault(where, got, "each hour once or equal values", "remove one")
-        if twice:
-            self.notes.append(f"{len(twice)} fields occur twice with equal values; the first is used")
-
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        return {name: self._field(name, *self.where[name][time]) for name in self.names}
+        return {name: self._field(name, *self.hours[time][name]) for name in self.names}
 
 
 # --- opening ---
@@ -309,58 +311,6 @@ def as_part(path: str, dataset: xr.Dataset) -> Part:
         got, fix = f"{time.dtype} with units {time.attrs.get('units', 'missing')!r}", "set its units attribute"
         raise fault(f"{path}: {found[0]} cannot be decoded", got, "CF time in the standard calendar", fix)
     return Part(path, dataset, str(time.dims[0]), time.values.astype("datetime64[ns]"))
-
-
-# --- reading by blocks ---
-
-
-@dataclass
-class SeriesOfHours:
-    """A lazy (time, y, x) array, the range of its indices that will be asked for, and the size of its chunks."""
-
-    array: xr.DataArray
-    first: int
-    stop: int
-    hours: int  # in a chunk
-    cells: int  # in a chunk, of all its hours
-
-
-class Blocks:
-    """The fields of some series, one block of each in memory at a time.
-
-    memory: bytes for all blocks together; hour: bytes of one hour of all series. `together` is how many hours in a row
-    cost one decoding, `note` a line to print or "". Pickled without what is decoded.
-    """
-
-    def __init__(self, series: dict[tuple, SeriesOfHours], memory: int, hour: int):
-        self.series, self.memory, self.fit = series, memory, max(1, memory // hour)
-        self.held: dict[tuple, tuple[int, np.ndarray]] = {}  # first index, decoded hours
-        longest = max(min(s.hours, s.array.shape[0]) for s in series.values())
-        self.together, self.note = min(self.fit, longest), ""
-        if longest > self.fit:
-            self.note = (f"the source's chunks hold up to {longest} hours, of which {self.fit} fit in "
-                         f"{memory / 1e6:.0f} MB: each is read about {-(-longest // self.fit)} times. "
-                         "Faster: a larger --cache")  # fmt: skip
-
-    def __getstate__(self) -> dict:
-        return {**vars(self), "held": {}}
-
-    def field(self, key: tuple, index: int) -> np.ndarray:
-        """One decoded field (y, x) float32, from the block that is in memory or from a new one."""
-        start, block = self.held.get(key, (0, np.empty(0)))
-        if not start <= index < start + len(block):
-            block = None
-            self.held.pop(key, None)  # so that two blocks are never in memory together
-            s = self.series[key]
-            length = min(self.fit, s.hours)
-            chunk = index // s.hours * s.hours
-            start = chunk + (index - chunk) // length * length
-            stop = min(start + length, chunk + s.hours, s.stop)
-            start = max(start, s.first)
-            with zarr.config.set({"async.concurrency": int(min(10, max(1, self.memory // (4 * s.cells))))}):
-                block = decode(s.array[start:stop])
-            self.held[key] = (start, block)
-        return block[index - start]
 
 
 def decode(array: xr.DataArray) -> np.ndarray:

@@ -4,7 +4,7 @@ import ephem
 import numpy as np
 import pytest
 
-from data.solar import clock, cos_zenith
+from data.forcing import clock, cos_zenith
 
 PLACES = {"Norman": (35.2, -97.4), "Greenwich": (51.48, 0.0), "Sydney": (-33.87, 151.2)}
 
