@@ -30,9 +30,9 @@ class References:
         self.position = {int(lead): j for j, lead in enumerate(leads.astype("timedelta64[ns]").astype("int64"))}
         climate = climate or fields
         self.climatology = estimate(training_hours(climate.store.times, split), climate.read_truth)
-        days = f"mean by hour of day over {self.climatology.days} training days of {climate.store.path}"
-        if not self.climatology:
-            days = f"not available: {climate.store.path} has no hour of the training period. Name one with --climate"
+        days = f"not available: {climate.store.path} has no hour of the training period. Name one with --climate"
+        if self.climatology:
+            days = f"mean by hour of day over {self.climatology.days} training days of {climate.store.path}"
         self.notes = [f"climatology: {days}"]
         self.radar = [n for n in fields.names if lookup(n).name == "REFC"]
         without = sum(not self._frame_times(t) for t in init_times)
