@@ -20,11 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from data.augment import state_parity
 from data.command import run
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.grid import Grid
 from data.normalise import Statistics, limiter
-from losses.spectral import tables, tile_side
+from losses.spectral import tables, tile_cells, tile_side
 from losses.weather import TERMS, WeatherLoss
 from models.layers import lattice
 from models.rollout import rollout
@@ -156,21 +157,27 @@ def grid_of(shape: tuple[int, int]) -> Grid:
 
 def counted(shape: tuple[int, int], mode: str, base: int) -> dict:
     """Peak bytes, operations and bytes moved of each kind of step, counted on fake tensors."""
-    cpu = torch.device("cpu")
-    tables(tile_side(shape), cpu), lattice(*(-(-n // 8) * 8 for n in shape), cpu)  # constants with values
-    out: dict = {}
-    with FakeTensorMode(allow_non_fake_inputs=True), Count() as count:
-        step = Step(shape, mode, base, count=count)
-        out["parameters"] = sum(p.numel() for p in step.parts.optimizer.weights)
-        step.train()  # makes the state of the optimizer
-        for kind, action in step.kinds().items():
+    cpu, n, out = torch.device("cpu"), tile_side(shape), {}
+    # constants with values are made before; without values they must not stay for others
+    tables(n, cpu), [tile_cells(side, n, cpu) for side in shape], state_parity(NAMES, cpu)
+    coarsest = 2 ** (Constants().levels + 1)
+    lattice(*(-(-side // coarsest) * coarsest for side in shape), cpu)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Count() as count:
+            step = Step(shape, mode, base, count=count)
+            out["parameters"] = sum(p.numel() for p in step.parts.optimizer.weights)
+            step.train()  # makes the state of the optimizer
+            for kind, action in step.kinds().items():
+                count.reset()
+                action()
+                out[kind] = {"peak_bytes": count.peak, "at": count.where, "operations": count.operations}
+                out[kind]["moved_bytes"] = count.moved
             count.reset()
-            action()
-            out[kind] = {"peak_bytes": count.peak, "at": count.where, "operations": count.operations}
-            out[kind]["moved_bytes"] = count.moved
-        count.reset()
-        step.train(update=False)
-        out["pair_operations"], out["held_bytes"] = count.operations, count.alive
+            step.train(update=False)
+            out["pair_operations"], out["held_bytes"] = count.operations, count.alive
+    finally:
+        for constant in (tables, tile_cells, lattice, state_parity):
+            constant.cache_clear()
     return out
 
 
