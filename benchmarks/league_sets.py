@@ -63,7 +63,7 @@ SETS = {
     ),
     "radar": Set(
         "FMI radar",
-        SMALL | {"lead": "5min", "train_end": f"{DAY}T16:35", "val_end": f"{DAY}T17:00", "gap": "5min", "epochs": 24,
+        SMALL | {"lead": "5min", "train_end": f"{DAY}T16:35", "val_end": f"{DAY}T17:00", "gap": "5min", "epochs": 44,
                  "rollout_hours": 0.5},
         times(f"{DAY}T17:05", 6, 5 * MINUTE),
         (("REFC", "csi_20", (1, 3, 6)), ("REFC", "frequency_bias_20", (1, 3, 6))),
