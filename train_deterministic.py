@@ -62,7 +62,7 @@ class Config:
     lead: str = "1h"  # length of one step
     boundary: str = ""  # store that gives the edge of the domain in roll-outs; empty: no boundary data
     # ---- model
-    history: int = 1  # steps before the present one that the model sees; from a day on a linear regression joins
+    history: int = 1  # steps before the present one that the model sees; from a day on a linear regression is added
     base_features: int = 40  # features on cells of 2 x 2
     levels: int = 2  # halvings of the resolution below these cells
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
@@ -96,7 +96,7 @@ RANGES = {  # lowest and highest value that makes sense
     "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
 }  # fmt: skip
 MAY_CHANGE = {"zarr", "run_dir", "epochs", "until", "memory", "validate_every", "save_every"}  # in a resumed run
-CALIBRATED, SAMPLED = 6, 32  # leads at which persistence gives the unit of the loss, and its cases at each
+CALIBRATED, SAMPLED = 6, 32  # leads at which the loss is calibrated, and pairs of fields for each
 REGRESSED = 256  # training pairs that the linear regression is fitted to
 MOST_SKIPPED = 10  # steps in a row without a finite gradient, after which the run stops
 
@@ -143,6 +143,7 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
     states = torch.addcmul(states, noise if hidden is None else noise.masked_fill_(hidden, 0.0), cfg.noise * scale)
     del noise
     sums = torch.zeros(2 + len(TERMS), device=device)
+    # `skip` steps without gradient, then `steps` with one each: the state is detached from step to step
     for k in range(batch.skip + batch.steps):
         fields, clock = parts.forcing(times + k * parts.lead)
         fields = turned(fields, parts.forcing.parity)
@@ -255,25 +256,29 @@ def train(cfg: Config, processes: Processes) -> int:
         return plan_rollouts(len(chains), len(pairs), cfg.batch_size, cfg.accumulate, longest, rng)
 
     # ------------------------------------------------------------------------ a trial, then how many epochs until ...
-    seconds, counts = [], []
+    milliseconds, counts = [], []
     for steps in (plan(0), plan(cfg.epochs - 1)):
         began = time.monotonic()
         try:
-            for batch in steps[0]:
+            for batch in processes.share(steps[0]):
                 learn(parts, batch, read(batch), generator(0, device=device))
         except torch.OutOfMemoryError as error:
-            raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. "
-                             "Fix: --memory lean, --batch_size 1, or fewer --base_features") from error  # fmt: skip
-        seconds.append(time.monotonic() - began)
+            raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. Fix: "
+                             "--memory lean, or with another --run_dir fewer --base_features") from error  # fmt: skip
+        milliseconds.append(processes.highest(round(1000 * (time.monotonic() - began))))  # the slowest sets the pace
         counts.append(len(steps))
     optimizer.clear()
     if cfg.until and not previous:
-        per_epoch = 0.8 * counts[0] * seconds[0] + 0.2 * counts[1] * seconds[1]
-        cfg = replace(cfg, epochs=processes.highest(epochs_until(cfg.until, per_epoch, cfg.epochs)))
+        share = rollout_epochs / cfg.epochs
+        per_epoch = ((1 - share) * counts[0] * milliseconds[0] + share * counts[1] * milliseconds[1]) / 1000
+        cfg = replace(cfg, epochs=epochs_until(cfg.until, per_epoch, cfg.epochs))
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
         print(f"until {cfg.until}: {cfg.epochs} epochs")
     phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
-    size, precision = sum(p.numel() for p in model.parameters()) / 1e6, str(half_precision(device))[6:]
+    size, precision = (
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        str(half_precision(device)).removeprefix("torch."),
+    )
     print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
           f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
           f"in {cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
@@ -320,6 +325,8 @@ def train(cfg: Config, processes: Processes) -> int:
             }, path, keep_previous)  # fmt: skip
 
     # ------------------------------------------------------------------------ training
+    # A kill or an error saves nothing: the same command goes on from last.pt, at most save_every minutes old. What
+    # comes next depends on the counters alone, so the result is that of a run without the interruption.
     progress = ProgressLine(sum(phases), step, samples_per_step=cfg.accumulate * cfg.batch_size)
     began = saved = time.monotonic()
     waited, skipped = 0.0, 0
@@ -335,10 +342,10 @@ def train(cfg: Config, processes: Processes) -> int:
                     waited += time.monotonic() - asked
                     found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
                 processes.sum_(*(p.grad for p in model.parameters()), found)
-                norm = float(optimizer.clip_gradients())  # the only wait for the device
+                *found, norm = torch.cat([found, optimizer.clip_gradients()[None]]).tolist()  # the wait for the device
                 if math.isfinite(norm):
                     optimizer.step(learning_rate(step, *phases), ema_decay(step))
-                    sums += [*found.tolist(), 1.0, norm]
+                    sums += [*found, 1.0, norm]
                     skipped = 0
                 else:
                     optimizer.clear()
@@ -347,7 +354,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr, or check {cfg.zarr}"
+                        f"numbers. Fix: a lower --lr with another --run_dir, or check {cfg.zarr}"
                     )
                 step += 1
                 position["batch"] += 1
@@ -367,7 +374,7 @@ def train(cfg: Config, processes: Processes) -> int:
             # ---------------------------------------------------------------- validate, log, save
             scores, tuning = validate(optimizer.ema), epoch > cfg.epochs - rollout_epochs
             if tuning and not any(r["own_forecasts"] for r in log):
-                best = -math.inf  # roll-outs make forecasts sharp, which costs RMSE: the best of those is wanted
+                best = -math.inf  # roll-out epochs are sharper, with a higher RMSE: start a new best
             better, best = scores["score"] > best, max(best, scores["score"])
             samples, loss, *terms, done, norms = sums.tolist()
             log.append({

@@ -109,7 +109,7 @@ class Step:
         for p in model.parameters():  # not model.to: fake tensors refuse it
             p.data = p.data.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.data
         loss = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if mode == "lean" else 1)
-        loss.leads, loss.shares = [1], [dict.fromkeys(TERMS, ones)]
+        loss.shares = {1: dict.fromkeys(TERMS, ones)}
         optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, dtype)
         self.parts = Parts(cfg, optimizer, loss, forcing, limiter(statistics), statistics, None, None, LEAD)
         self.shape, self.device, self.size, self.count = shape, device, batch, count

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 LARGEST, SMALLEST = 256, 16  # side of a tile, cells
-FLOOR = 1e-4  # power a coefficient that counts as none, in units of the variance of the change over one step
+FLOOR = 1e-4  # power added to each coefficient, so that rounding does not count as detail; in units of the variance of
+# the change over one step
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """WeatherLoss: 0.4 L1 + 0.3 spectral + 0.2 MSE + 0.1 gradient."""
 
-from bisect import bisect_right
+import math
 from collections.abc import Iterable
 
 import torch
@@ -24,23 +24,21 @@ class WeatherLoss:
 
     def __init__(self, weights: tuple[float, ...], detail: float, groups: int = 1):
         self.weights, self.detail, self.groups = dict(zip(TERMS, weights, strict=True)), detail, groups
-        self.leads: list[int] = []  # calibrated leads, in steps, in order
-        self.shares: list[dict[str, Tensor]] = []  # for each of them the weight of each term of each channel, (C,)
+        self.shares: dict[int, dict[str, Tensor]] = {}  # by calibrated lead: the weight of each term and channel, (C,)
 
     @torch.no_grad()
     def calibrate(self, lead: int, pairs: Iterable[tuple[Tensor, Tensor]], valid: Tensor | None = None) -> None:
-        """Take the mean of each term over (persistence, truth) pairs `lead` steps apart as its unit; leads in order.
-        Channels without a valid cell do not count."""
+        """Take the mean of each term over (persistence, truth) pairs `lead` steps apart as its unit. Channels without
+        a valid cell do not count."""
         found = [self(now - then, then, valid)[1] for now, then in pairs]
         units = {n: torch.stack([terms[n] for terms in found]).mean(dim=0).clamp(min=1e-9) for n in TERMS}
         counted = torch.ones_like(units["l1"]) if valid is None else valid.flatten(1).any(dim=1).float()
-        self.shares.append({n: w * counted / counted.sum() / units[n] for n, w in self.weights.items()})
-        self.leads.append(lead)
+        self.shares[lead] = {n: w * counted / counted.sum() / units[n] for n, w in self.weights.items()}
 
     def share(self, lead: int, channels: int, device) -> dict[str, Tensor]:
         """The weights at a lead: those of the last calibrated lead up to it; the plain ones without any."""
         if self.shares:
-            return self.shares[max(bisect_right(self.leads, lead) - 1, 0)]
+            return self.shares[max((k for k in self.shares if k <= lead), default=min(self.shares))]
         return {n: torch.full((channels,), w / channels, device=device) for n, w in self.weights.items()}
 
     @torch.no_grad()
@@ -50,7 +48,8 @@ class WeatherLoss:
         """The loss () of error = pred - target, its terms (C,) before weights and units, and its gradient (B, C, H, W)
         to pred.
 
-        The gradient comes at once, so that nothing of the loss is in memory while the network goes backward.
+        The gradient is computed here and not by pred's autograd, so that nothing of the loss is in memory while the
+        network goes backward.
         valid (C, H, W): the cells that count, None for all. lead: steps since the initial time.
         """
         share = self.share(lead, error.shape[1], error.device)
@@ -60,11 +59,12 @@ class WeatherLoss:
             terms = {"l1": l1(leaf, valid), "mse": mse(leaf, valid), "gradient": gradient(leaf, valid)}
             total = torch.stack([(share[n] * t).sum() for n, t in terms.items()]).sum()
             (out,) = torch.autograd.grad(total, leaf)
-        values, size = [], -(-error.shape[1] // self.groups)
-        for c in (slice(c, c + size) for c in range(0, error.shape[1], size)):
-            value, of_error = spectral(error[:, c], target[:, c], self.detail, share["spectral"][c])
+        values, size = [], math.ceil(error.shape[1] / self.groups)
+        for first in range(0, error.shape[1], size):
+            group = slice(first, first + size)
+            value, of_error = spectral(error[:, group], target[:, group], self.detail, share["spectral"][group])
             values.append(value)
-            out[:, c].add_(of_error)
+            out[:, group].add_(of_error)
         terms = {n: t.detach() for n, t in terms.items()} | {"spectral": torch.cat(values)}
         if valid is not None:
             out.masked_fill_(~valid, 0.0)

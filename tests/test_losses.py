@@ -184,7 +184,7 @@ def test_loss_and_gradient_are_those_of_the_formula_in_float64(groups):
     loss = WeatherLoss(WEIGHTS, 5.0, groups)
     loss.calibrate(1, [(0.5 * target, target)], valid)
     value, _, slope = loss(error, target, valid)
-    share = {n: x.double() for n, x in loss.shares[0].items()}
+    share = {n: x.double() for n, x in loss.shares[1].items()}
     exact = lambda e: plain_loss(e.double(), target.double(), valid, 5.0, share).item()  # noqa: E731
     assert value.item() == pytest.approx(exact(error), rel=1e-5)
     for direction in (noise(2, 3, 37, 40, seed=2), slope / slope.norm()):
@@ -216,7 +216,7 @@ def test_the_loss_of_persistence_is_one_after_calibration():
     found = [loss(now - then, then)[:2] for now, then in pairs]
     assert torch.stack([value for value, _ in found]).mean().item() == pytest.approx(1, abs=1e-4)
     for name, weight in zip(TERMS, WEIGHTS, strict=True):
-        in_units = torch.stack([terms[name] for _, terms in found]).mean(dim=0) * loss.shares[0][name]
+        in_units = torch.stack([terms[name] for _, terms in found]).mean(dim=0) * loss.shares[1][name]
         assert in_units.tolist() == pytest.approx([weight / 2] * 2, abs=1e-4)
     assert loss(torch.zeros(1, 2, 32, 32), pairs[0][1])[0] == 0
 

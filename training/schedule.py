@@ -13,8 +13,8 @@ import torch
 WARMUP = 0.03  # share of a phase's optimizer steps with a rising learning rate
 FINE_TUNING = 0.3  # peak learning rate of the roll-out epochs, as a share of the peak before
 CHAIN = 4  # most steps with gradient in a roll-out
-SPARE = 0.1  # share of the time until a clock time that is kept for validations, forecasts and scores
-FROM_ANALYSES = 0.5  # share of the roll-outs whose first step has a gradient, so that analyses are not forgotten
+SPARE = 0.1  # share of the time until a clock time for validations, forecasts and scores
+FROM_ANALYSES = 0.5  # share of the roll-outs with a gradient from the first step on: analyses are not forgotten
 
 
 def learning_rate(step: int, first: int, second: int) -> float:
@@ -43,8 +43,8 @@ def generator(*counters: int, device: torch.device | str = "cpu") -> torch.Gener
 
 @dataclass(frozen=True)
 class Batch:
-    """A forward pass from the initial times `starts` (indices): `skip` steps without gradient, then `steps` with one
-    each. `share`: the weight of each of these in the mean over the optimizer step."""
+    """A forward pass from the initial times `starts` (indices): `skip` steps without gradient, then `steps` steps, each
+    with its own gradient. `share`: the weight of each of these in the mean over the optimizer step."""
 
     starts: tuple[int, ...]
     skip: int
@@ -69,7 +69,7 @@ def plan_rollouts(
     over `pairs` pairs has: pushforward (Brandstetter et al. 2022) with a loss at each of the last steps.
 
     A roll-out has up to CHAIN steps with gradient and ends at most `longest` steps after its initial time. Half of
-    them begin at once, the others after a random number of steps.
+    them have a gradient from the first step on, the others after a random number of steps.
     """
     steps = min(CHAIN, longest)
     chains = max(1, accumulate // steps)
