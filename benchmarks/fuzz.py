@@ -61,7 +61,8 @@ def main(cfg: Config) -> int:
                 failures.append({"kind": kind, "number": number, "result": result, "reason": reason})
         print(f"{kind:12s} {counts[kind].total():5d} cases {time.perf_counter() - started:7.1f} s  "
               + ", ".join(f"{n} {result}" for result, n in sorted(counts[kind].items())), flush=True)  # fmt: skip
-    result = {"constants": asdict(cfg), "cases": sum(c.total() for c in counts.values()),
+    constants = {k: v for k, v in asdict(cfg).items() if k != "json"}
+    result = {"constants": constants, "cases": sum(c.total() for c in counts.values()),
               "seconds": round(time.perf_counter() - began, 1), "kinds": counts, "failed": len(failures),
               "failures": failures}  # fmt: skip
     for f in failures[:20]:

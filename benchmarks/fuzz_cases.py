@@ -395,7 +395,7 @@ def message(name: str, field: np.ndarray, hour: int, lead: int, northward: bool)
 
 
 def grib(rng: Random, folder: Path) -> str:
-    """A sound GRIB file gives its values, times and places back; one that is cut or noise is refused."""
+    """A sound GRIB file is read with its values, times and coordinates. Truncated or random bytes are refused."""
     names, hours, lead = rng.sample(sorted(NUMBERS), rng.randint(1, 3)), range(rng.randint(1, 3)), rng.randint(0, 1)
     northward, (y, x) = rng.random() < 0.5, np.mgrid[: rng.randint(8, 31), : rng.randint(8, 31)]
     fields = {(n, h): (7 * h + 29 * NUMBERS[n][1] + 5 * y + 2 * x) % 97 for n in names for h in hours}

@@ -65,7 +65,7 @@ def measure(cfg: Config, path: str) -> None:
 
         def read_all() -> None:
             for t in rng.permutation(times):
-                torch.stack([hours(t)])  # a batch of its own, as training makes it
+                torch.stack([hours(t)])  # training copies each hour into a batch too
 
         return {
             "xarray": seconds(lambda: [dataset[names].sel(time=t).load() for t in rng.permutation(times)]),

@@ -34,7 +34,7 @@ class Split:
 
 
 def exact(time: np.datetime64) -> str:
-    """A time as text that gives it back: to the minute where that is all of it."""
+    """A time as ISO text without loss: to the minute if it has no seconds."""
     return show(time) if time == time.astype("datetime64[m]") else str(time)
 
 

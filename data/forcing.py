@@ -1,4 +1,4 @@
-"""What the model is told besides the state: sun, clock, terrain, masks. A forcing has no future weather in it."""
+"""Model inputs besides the state: sun, clock, terrain, masks. None of them contains future weather."""
 
 import numpy as np
 import torch

@@ -20,7 +20,7 @@ class Variable:
     aliases: tuple[str, ...] = ()  # names in other stores
     grib: tuple[str, str, float] | None = None  # (abbreviation, level type, level) as in NOAA's inventories
     transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt", "cube_root", "negative_sqrt" (-sqrt(-x))
-    lower: float = -math.inf  # physical bounds; forecasts are held inside them
+    lower: float = -math.inf  # physical bounds; forecasts are clipped to them
     upper: float = math.inf
     piles_at: str = ""  # "lower" or "upper": many cells sit exactly at this bound (no echo, no CAPE)
     parity_x: int = 1  # sign after a mirror along x (east-west); -1 for the x component of a vector

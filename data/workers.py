@@ -78,7 +78,7 @@ def attempt(hours, staging: Staging, batch: list[np.datetime64]) -> Iterator[Don
         for time in batch:
             yield build_hour(hours, staging, time)
     except Exception as error:
-        # a traceback does not survive the way to another process, so what it tells is told here
+        # a traceback is lost between processes, so its text goes into the message
         ours = isinstance(error, ValueError) and raised_by_us(error)
         yield ValueError(str(error)) if ours else RuntimeError(traceback.format_exc())
 
@@ -142,7 +142,10 @@ def local_pool(hours, staging: Staging, processes: int) -> Iterator[Callable]:
     try:
         yield lambda batch: pool.submit(work, None, batch)
     except BrokenProcessPool:
-        got, fix = "a worker process that ended in mid work (often for want of memory)", "again, with fewer --processes"
+        got, fix = (
+            "a worker process that ended before its work was done (often: no memory left)",
+            "again, with fewer --processes",
+        )
         raise fault("processes", got, "none to end", fix) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -87,7 +87,9 @@ def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(command,
     with monkeypatch.context() as patch:
         patch.setattr(build_hrrr.StoreWriter, "add", kill_one)
         code, out, err = command(build_hrrr, *call)
-    assert code == 2 and "a worker process that ended in mid work" in err and "complete hours are kept" in out
+    assert (
+        code == 2 and "a worker process that ended before its work was done" in err and "complete hours are kept" in out
+    )
     assert not (tmp_path / "o.zarr").exists()
     code, out, _ = command(build_hrrr, *call)
     assert code == 0 and "hours are there already" in out

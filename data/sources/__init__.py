@@ -24,8 +24,8 @@ class Source:
     """The hours of a source: made of (cfg, first, last), the command's constants and the first and last wanted time.
 
     A constructor sets the attributes below and raises ValueError (got, expected, fix) for a path, option or content
-    that cannot work. `load` gives one hour; it may raise HourUnavailable for one that is to be left out. A source can
-    be pickled.
+    that cannot work. A source can be pickled. Each has `load(time)`, which gives one hour as {name: (y, x) in table
+    units}, NaN where the source has no value, and may raise HourUnavailable for an hour that is to be left out.
     """
 
     source: str  # one line for the store's attribute
@@ -37,10 +37,6 @@ class Source:
     described: dict[str, dict] = {}  # noqa: RUF012  # attributes of variables that the table does not know
     together = 1  # hours in a row that one process should get, because they are decoded or fetched together
     cache_bytes = 0  # memory of what is read ahead, in all processes together
-
-    def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        """One hour: {name: (y, x) in table units}, NaN where the source has no value."""
-        raise NotImplementedError
 
     def expect(self, times: list[np.datetime64]) -> None:
         """Take note of the hours that will be loaded next."""

@@ -40,7 +40,7 @@ LONGEST_PAUSE = 60.0  # s, also for a server's Retry-After
 TIMEOUT = 30.0  # s without a byte from the server
 AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may change
 ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
-AHEAD = 8  # hours fetched at the same time, each in a thread of its own
+AHEAD = 8  # hours fetched at the same time, one thread each
 TRIED = 24  # hours tried for the grid
 LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
           "entire atmosphere": ("entire atmosphere", "entire atmosphere (considered as a single layer)")}  # fmt: skip

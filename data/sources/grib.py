@@ -1,6 +1,6 @@
 """The hours that a folder of GRIB2 files holds, and read-only access to such files.
 
-A field is identified by the octets of its own message (parameter, level, reference time, lead time), never by its
+A field is identified by the octets of its message (parameter, level, reference time, lead time), never by its
 position in the file or by the file's name. The headers are read here, so that the first pass over a folder touches a
 few hundred bytes a message; gribberish unpacks the values and locates the cells (`_ask` is the only place that knows
 it). Source: WMO Manual on Codes I.2, FM 92 GRIB edition 2 (sections 0-8, templates 3.n, 4.0, 5.n).
@@ -317,7 +317,7 @@ def import_gribberish():
 
 
 def _ask(function: str, field: Field):
-    """gribberish's answer about one field, which it gets as a message of its own."""
+    """The result of a gribberish function for one field, called with the bytes of its message."""
     gribberish = import_gribberish()
     with _mapped(field.path) as data:
         end = _end(data, field.path, field.offset)

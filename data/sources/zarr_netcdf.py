@@ -179,7 +179,7 @@ class ZarrHours(Source):
             self.north_first = bool(grid.latitude[0].mean() > grid.latitude[-1].mean())
             step = np.median((np.diff(grid.longitude[grid.shape[0] // 2]) + 180) % 360 - 180)
             self.east_first = bool(step < 0)
-            # Only a grid around the whole Earth has no first column of its own.
+            # A global grid may begin at any longitude: rotate it to begin at the westernmost column.
             if abs(step) * grid.shape[1] > 359.9 and np.ptp(grid.longitude, axis=0).max() == 0:
                 self.roll = -int(np.argmin(grid.longitude[0][:: -1 if self.east_first else 1]))
         elif grid.y is not None:
