@@ -6,8 +6,8 @@ and <.> the mean over the tiles of all samples of a batch:
     amplitude   detail (sqrt(<S_p> / <S_t>) - 1)^2               does the forecast have as much detail as the truth?
     phase       2 <S_t (1 - C / sqrt(S_p S_t))> / <S_t>          is it in the right place?
 
-Both are relative to the truth's power, so that fine detail, which has little, counts as much as coarse. A term on
-errors alone takes the amplitude away from detail that it cannot place; the amplitude part keeps it.
+Both are relative to the truth's power, so that fine detail counts as much as coarse. A loss on errors alone blurs
+detail that it cannot place; the amplitude part prevents that.
 """
 
 import math
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 LARGEST, SMALLEST = 256, 16  # side of a tile, cells
-FLOOR = 1e-4  # power added to each coefficient, so that rounding does not count as detail; in units of the variance of
-# the change over one step
+FLOOR = 1e-4  # power added to each coefficient, variances of the change over one step: rounding is no detail
 
 
 @torch.no_grad()
