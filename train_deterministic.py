@@ -36,7 +36,7 @@ from data.times import hours_of, parse_duration, show_duration
 from data.variables import lookup
 from losses.weather import TERMS, WeatherLoss
 from models.regression import fit_regression
-from models.rollout import forecast_step, push, rollout
+from models.rollout import push, rollout
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, newest_checkpoint, replace_file, save_checkpoint
@@ -148,10 +148,10 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
         fields, clock = parts.forcing(times + k * parts.lead)
         fields = turned(fields, parts.forcing.parity)
         with torch.set_grad_enabled(k >= batch.skip):
-            # x(t + lead) = x(t) + scale * network(...): models/rollout.py adds the residual
-            pred = forecast_step(parts.optimizer.network, states, fields, clock, scale)
+            change = parts.optimizer.network(states, fields, clock)
+        pred = change.detach().mul_(scale).add_(states[:, -1])  # the residual: x(t + lead) = x(t) + scale * change
         del fields
-        state, _ = parts.limit(pred.detach(), hidden, count=False)  # what a forecast goes on from; the loss sees it
+        state, _ = parts.limit(pred, hidden, count=False)  # what a forecast goes on from; the loss sees it
         if k + 1 < batch.skip + batch.steps:
             edge = None if parts.edge is None else turned(edges[k], parity)
             states = push(states, state if edge is None else parts.edge.nudge(state, edge))
@@ -159,17 +159,17 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
             states = None
         if k >= batch.skip:
             target = turned(truth[k - batch.skip], parity) / scale
-            beyond = (state - pred.detach()).sign_().to(torch.int8)
-            error = torch.div(state, scale, out=pred.detach()).sub_(target)  # in the prediction's memory
-            del state
+            beyond = (state - pred).sign_().to(torch.int8)
+            error = torch.div(state, scale, out=pred).sub_(target)  # in the memory of the prediction and the change
+            del state, pred
             loss, terms, gradient = parts.loss(error, target, None if hidden is None else ~hidden, k + 1)
             gradient.masked_fill_(beyond * gradient > 0, 0.0)  # a value beyond a bound is as good as the bound
-            torch.mul(gradient, batch.share / scale, out=error)
+            torch.mul(gradient, batch.share, out=error)
             del target, gradient, beyond
-            pred.backward(error)
+            change.backward(error)
             parts.optimizer.collect()
             sums += len(times) * torch.stack([loss.new_ones(()), loss, *(terms[n].mean() for n in TERMS)])
-        pred = error = state = None
+        change = pred = error = state = None
     return sums
 
 

@@ -38,8 +38,10 @@ def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor) -> tu
         terms = compare(power, of_error, common, detail)
         by_error, by_common = torch.autograd.grad((terms * weight).sum(), (of_error, common))
     wave = E.mul_((2 * by_error / power) @ members).add_(T.mul_((by_common / power) @ members))
-    del T  # spectra take twice the memory of the fields
-    return terms.detach(), untile(wave, window, error.shape[-2:])
+    del E, T  # spectra take twice the memory of the fields
+    tiles = to_tiles(wave, n)
+    del wave
+    return terms.detach(), untile(tiles, window, error.shape[-2:])
 
 
 def compare(power: Tensor, of_error: Tensor, common: Tensor, detail: float) -> Tensor:
@@ -105,11 +107,16 @@ def spectra(x: Tensor, window: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft2(tiles, norm="ortho")).flatten(-3)
 
 
-def untile(wave: Tensor, window: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The gradient (B, C, H, W) of fields whose `spectra` have the gradient `wave`."""
+def to_tiles(wave: Tensor, n: int) -> Tensor:
+    """The tiles (B, C, tiles, n, n) that have these `spectra`."""
+    return torch.fft.irfft2(torch.view_as_complex(wave.unflatten(-1, (n, -1, 2))), s=(n, n), norm="ortho")
+
+
+def untile(tiles: Tensor, window: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The gradient (B, C, H, W) of fields whose windowed anomalies in tiles have the gradient `tiles`, (B, C, tiles, n,
+    n), which is overwritten."""
     n = len(window)
     tops, lefts = (tile_starts(side, n) for side in shape)
-    tiles = torch.fft.irfft2(torch.view_as_complex(wave.unflatten(-1, (n, -1, 2))), s=(n, n), norm="ortho")
     tiles = tiles.mul_(window)
     tiles = tiles.sub_(tiles.mean(dim=(-2, -1), keepdim=True)).unflatten(2, (len(tops), len(lefts)))
     rows = tiles.new_zeros(*tiles.shape[:3], n, shape[1])

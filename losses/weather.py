@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losses.spectral import spectral
-from losses.terms import gradient, l1, mse
+from losses.terms import backward, gradient, l1, mse
 
 TERMS = ("l1", "spectral", "mse", "gradient")
 
@@ -50,22 +50,19 @@ class WeatherLoss:
 
         The gradient is computed here and not by pred's autograd, so that nothing of the loss is in memory while the
         network goes backward.
+
         valid (C, H, W): the cells that count, None for all. lead: steps since the initial time.
         """
         share = self.share(lead, error.shape[1], error.device)
         error = error if valid is None else error.masked_fill(~valid, 0.0)
-        with torch.enable_grad():
-            leaf = error.detach().requires_grad_()
-            terms = {"l1": l1(leaf, valid), "mse": mse(leaf, valid), "gradient": gradient(leaf, valid)}
-            total = torch.stack([(share[n] * t).sum() for n, t in terms.items()]).sum()
-            (out,) = torch.autograd.grad(total, leaf)
+        terms = {"l1": l1(error, valid), "mse": mse(error, valid), "gradient": gradient(error, valid)}
+        out = backward(error, share, valid)
         values, size = [], math.ceil(error.shape[1] / self.groups)
         for first in range(0, error.shape[1], size):
             group = slice(first, first + size)
             value, of_error = spectral(error[:, group], target[:, group], self.detail, share["spectral"][group])
             values.append(value)
             out[:, group].add_(of_error)
-        terms = {n: t.detach() for n, t in terms.items()} | {"spectral": torch.cat(values)}
-        if valid is not None:
-            out.masked_fill_(~valid, 0.0)
-        return total.detach() + (share["spectral"] * terms["spectral"]).sum(), terms, out
+        out = out if valid is None else out.masked_fill_(~valid, 0.0)
+        terms["spectral"] = torch.cat(values)
+        return torch.stack([(share[n] * t).sum() for n, t in terms.items()]).sum(), terms, out

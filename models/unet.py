@@ -52,7 +52,7 @@ class ResidualUNet(nn.Module):
         self.flow = nn.Conv2d(widths[self.flow_level], aligned(2 * channels), 3, padding=1)
         nn.init.zeros_(self.flow.weight)
         nn.init.zeros_(self.flow.bias)
-        # the tendency sees the transported fields, folded into cells of 2 x 2
+        # the tendency sees the state and its change by transport, folded into cells of 2 x 2
         self.fold = nn.Conv2d(aligned(2 * channels), widths[0], 4, stride=2, padding=1)
         self.mix = nn.Conv2d(widths[0], widths[0], 3, padding=1)
         self.head = Unfold(widths[0], channels)
@@ -76,8 +76,8 @@ class ResidualUNet(nn.Module):
         x, flow = segment(recompute, self.coarse, fine, *inner)
         if self.levels:
             x = segment(recompute, self.decode, x, fine, shifts[-1])
-        moved = segment(recompute, self.transport, now, flow)
-        change = segment(recompute, self.refine, x, now, moved)[..., :H, :W]
+        change = segment(recompute, self.transport, now, flow)
+        change = segment(recompute, self.refine, x, now, change)[..., :H, :W]
         return change if self.regression is None else change + regress(states, self.regression)
 
     def read(self, states: Tensor, forcing: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -108,14 +108,14 @@ class ResidualUNet(nn.Module):
         return self.decoder[0](upsample(self.up[0](x)).add_(fine), shift)
 
     def transport(self, now: Tensor, flow: Tensor) -> Tensor:
-        """The state moved along the flow, (B, C, H', W')."""
+        """The change by transport along the flow, (B, C, H', W'), in units of `scale`."""
         # twice by two, not once by four, whose kinks show as lines
-        return advect(now, upsample(upsample(flow)) if self.flow_level else upsample(flow))
+        moved = advect(now, upsample(upsample(flow)) if self.flow_level else upsample(flow))
+        return (moved - now) / self.scale
 
-    def refine(self, x: Tensor, now: Tensor, moved: Tensor) -> Tensor:
+    def refine(self, x: Tensor, now: Tensor, change: Tensor) -> Tensor:
         """The whole change in units of `scale`: that by transport and the tendency."""
-        change = (moved - now) / self.scale
-        x = F.silu(self.fold(join([moved, change], self.fold.in_channels, x.dtype)).add_(x))
+        x = F.silu(self.fold(join([now, change], self.fold.in_channels, x.dtype)).add_(x))
         x = F.silu(self.mix(x)).add_(x)
         return change + self.head(x)
 

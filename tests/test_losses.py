@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.spectral import FLOOR, compare, spectra, spectral, tables, tile_side, tile_starts, untile
+from losses.spectral import FLOOR, compare, spectra, spectral, tables, tile_side, tile_starts, to_tiles, untile
 from losses.terms import gradient, l1, mse
 from losses.weather import TERMS, WeatherLoss
 
@@ -140,7 +140,7 @@ def test_tiles_cover_every_cell_and_overlap(side, shape):
         cell = torch.zeros(1, 1, *shape)
         for y, x in ((0, 0), (0, shape[1] - 1), (shape[0] // 2, shape[1] // 2), (shape[0] - 1, shape[1] - 1)):
             cell.zero_()[..., y, x] = 1.0
-            assert untile(spectra(cell, window), window, shape)[0, 0, y, x] > 0
+            assert untile(to_tiles(spectra(cell, window), side), window, shape)[0, 0, y, x] > 0
 
 
 # ---- the loss and its gradient

@@ -36,7 +36,7 @@ class Rising(torch.nn.Module):
 
     def forward(self, states, forcing, clock):
         self.seen.append((states.clone(), forcing.clone(), clock.clone()))
-        return self.rise[:, None, None].expand_as(states[:, -1])
+        return self.rise[:, None, None].expand_as(states[:, -1]).clone()
 
 
 def parts(network=None, mask=MASK, edge=None, loss=None, **constants) -> Parts:
