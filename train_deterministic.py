@@ -28,7 +28,7 @@ from data.command import refuse_file_above, run
 from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.hours import Hours, read_ahead
-from data.normalise import Statistics, denormalise, limiter
+from data.normalise import Statistics, limiter
 from data.quick_check import describe, mask_notes, quick_check
 from data.statistics import compute_statistics
 from data.store import Store
@@ -36,18 +36,18 @@ from data.times import hours_of, parse_duration, show_duration
 from data.variables import lookup
 from losses.weather import TERMS, WeatherLoss
 from models.regression import fit_regression
-from models.rollout import push, rollout
+from models.rollout import push
 from models.unet import ResidualUNet
 from plotting.curves import save_loss_curves
 from training.checkpoint import FORMAT, newest_checkpoint, replace_file, save_checkpoint
-from training.constants import check_constants, check_data, check_resume
+from training.constants import RANGES, check_constants, check_data, check_resume
 from training.device import choose_device, free_memory, half_precision, peak_memory_bytes
 from training.log import ProgressLine, read_log, validation_line, write_log
 from training.optimizer import Optimizer
 from training.processes import Processes
 from training.schedule import Batch, ema_decay, epochs_until, generator, learning_rate, plan_pairs, plan_rollouts
 from training.signals import RunLock, StopRequest, exit_code
-from verification.validation import Validation
+from verification.validation import Validation, physical_forecasts
 
 
 @dataclass
@@ -89,12 +89,6 @@ class Config:
     seed: int = 0  # of initial weights, order, mirrors and noise
 
 
-RANGES = {  # lowest and highest value that makes sense
-    "history": (0, 1000), "base_features": (1, 4096), "levels": (0, 20), "detail": (0, 1e6), "epochs": (1, 10**6),
-    "batch_size": (1, 10**4), "accumulate": (1, 10**5), "lr": (1e-12, 1e3), "weight_decay": (0, 1e3),
-    "clip": (1e-12, 1e12), "noise": (0, 1e3), "rollout_epochs": (0, 10**6), "rollout_hours": (1e-6, 1e4),
-    "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
-}  # fmt: skip
 MAY_CHANGE = {"zarr", "run_dir", "epochs", "until", "memory", "validate_every", "save_every"}  # in a resumed run
 CALIBRATED, SAMPLED = 6, 32  # leads at which the loss is calibrated, and pairs of fields for each
 REGRESSED = 256  # training pairs that the linear regression is fitted to
@@ -134,11 +128,11 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
     parity = state_parity(parts.statistics.names, device)
     mirror = Mirror(draw_flips(rng), states.shape[-2:]) if cfg.flip else lambda x, parity: x
 
-    def turned(x, parity):
+    def mirrored(x, parity):
         return mirror(x.to(device, non_blocking=True), parity)
 
-    hidden = None if mask is None else turned(mask.float(), torch.ones_like(parity)).bool()
-    states = turned(states, parity)
+    hidden = None if mask is None else mirrored(mask.float(), torch.ones_like(parity)).bool()
+    states = mirrored(states, parity)
     noise = torch.randn(states.shape, generator=rng, device=device)
     states = torch.addcmul(states, noise if hidden is None else noise.masked_fill_(hidden, 0.0), cfg.noise * scale)
     del noise
@@ -146,19 +140,19 @@ def learn(parts: Parts, batch: Batch, tensors: tuple, rng: torch.Generator) -> t
     # `skip` steps without gradient, then `steps` with one each: the state is detached from step to step
     for k in range(batch.skip + batch.steps):
         fields, clock = parts.forcing(times + k * parts.lead)
-        fields = turned(fields, parts.forcing.parity)
+        fields = mirrored(fields, parts.forcing.parity)
         with torch.set_grad_enabled(k >= batch.skip):
             change = parts.optimizer.network(states, fields, clock)
         pred = change.detach().mul_(scale).add_(states[:, -1])  # the residual: x(t + lead) = x(t) + scale * change
         del fields
         state, _ = parts.limit(pred, hidden, count=False)  # what a forecast goes on from; the loss sees it
         if k + 1 < batch.skip + batch.steps:
-            edge = None if parts.edge is None else turned(edges[k], parity)
+            edge = None if parts.edge is None else mirrored(edges[k], parity)
             states = push(states, state if edge is None else parts.edge.nudge(state, edge))
         else:
             states = None
         if k >= batch.skip:
-            target = turned(truth[k - batch.skip], parity) / scale
+            target = mirrored(truth[k - batch.skip], parity) / scale
             beyond = (state - pred).sign_().to(torch.int8)
             error = torch.div(state, scale, out=pred).sub_(target)  # in the memory of the prediction and the change
             del state, pred
@@ -228,14 +222,14 @@ def train(cfg: Config, processes: Processes) -> int:
     sizes = len(names), len(forcing.names), CLOCK_FEATURES, cfg.base_features, cfg.levels, cfg.history
     model = ResidualUNet(*sizes, scale, cfg.memory == "lean", regression).to(device, memory_format=torch.channels_last)
     if regression and not previous:
-        some = np.linspace(0, len(pairs) - 1, min(REGRESSED, len(pairs))).round().astype(int)
-        tensors = ((x.to(device) for x in pairs[i]) for i in some)
+        sampled = np.linspace(0, len(pairs) - 1, min(REGRESSED, len(pairs))).round().astype(int)
+        tensors = ((x.to(device) for x in pairs[i]) for i in sampled)
         model.regression.copy_(fit_regression(tensors, scale, valid))
     loss_fn = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if cfg.memory == "lean" else 1)
     for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
         cases = Pairs(hours, find_pairs(store.times, lead, split.train, 0, k), k * lead, 0)
-        some = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
-        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in some), valid)
+        sampled = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
+        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in sampled), valid)
     optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
     if previous:
         optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
@@ -243,9 +237,9 @@ def train(cfg: Config, processes: Processes) -> int:
 
     def read(batch: Batch) -> tuple:
         """What `learn` needs of the store for a batch."""
-        data, stop = (chains if batch.skip + batch.steps > 1 else pairs), batch.skip + batch.steps
-        times, states, truth = data.batch(batch.starts, range(batch.skip, stop))
-        return times, states, truth, [edge.fields(times + k * lead) for k in range(1, stop)] if edge else []
+        data, end = (chains if batch.skip + batch.steps > 1 else pairs), batch.skip + batch.steps
+        times, states, truth = data.batch(batch.starts, range(batch.skip, end))
+        return times, states, truth, [edge.fields(times + k * lead) for k in range(1, end)] if edge else []
 
     # ------------------------------------------------------------------------ the plan of an epoch
     def plan(epoch: int) -> list:
@@ -275,32 +269,17 @@ def train(cfg: Config, processes: Processes) -> int:
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
         print(f"until {cfg.until}: {cfg.epochs} epochs")
     phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
-    size, precision = (
-        sum(p.numel() for p in model.parameters()) / 1e6,
-        str(half_precision(device)).removeprefix("torch."),
-    )
-    print(f"model: {size:.2f} million parameters in {precision} on {device}, peak memory of a trial step "
-          f"{peak_memory_bytes(device) / 1e9:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs "
-          f"in {cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
+    millions, peak = sum(p.numel() for p in model.parameters()) / 1e6, peak_memory_bytes(device) / 1e9
+    print(f"model: {millions:.2f} million parameters in {str(half_precision(device))[6:]} on {device}, peak memory "
+          f"of a trial step {peak:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs in "
+          f"{cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
           flush=True)  # fmt: skip
 
     # ------------------------------------------------------------------------ validation: skill over persistence
-    floor = torch.tensor([lookup(n).scored_floor for n in names], device=device)[:, None, None]
-    physical = lambda x: torch.maximum(denormalise(x.to(device), statistics), floor)  # noqa: E731
-
-    def forecast(network, times, steps: int):
-        """Yield the forecast (B, C, H, W) in physical units after each step."""
-        index = np.searchsorted(held_out.times, times)
-        states = held_out.batch(index, range(0))[1].to(device)
-        finish = lambda state, k: limit(state)[0]  # noqa: E731
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            for state in rollout(network, states, lambda k: forcing(times + k * lead), scale, finish, steps):
-                yield physical(state)
-
     held_out = Pairs(hours, starts["validation"], lead, cfg.history)
-    truth = lambda times: physical(torch.stack([hours(t) for t in times]))  # noqa: E731
-    inside = lambda steps: find_pairs(store.times, lead, split.validation, cfg.history, steps)  # noqa: E731
-    validate = Validation(names, forecast, truth, inside, lead, valid, max(cfg.batch_size, 4), processes)
+    forecast, truth = physical_forecasts(held_out, forcing, limit, statistics)
+    with_truth = partial(find_pairs, store.times, lead, split.validation, cfg.history)  # for so many steps
+    validate = Validation(names, forecast, truth, with_truth, lead, valid, max(cfg.batch_size, 4), processes)
 
     # ------------------------------------------------------------------------ resume
     epoch, step, best = 0, 0, -math.inf
@@ -335,17 +314,18 @@ def train(cfg: Config, processes: Processes) -> int:
             steps = plan(epoch)[position["batch"] :]
             queue = read_ahead(read, [batch for group in steps for batch in processes.share(group)])
             for group in steps:
-                found = torch.zeros(2 + len(TERMS), device=device)
+                step_sums = torch.zeros(2 + len(TERMS), device=device)
                 for number in processes.share(list(range(len(group)))):
                     asked = time.monotonic()
                     batch, tensors = next(queue)
                     waited += time.monotonic() - asked
-                    found += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
-                processes.sum_(*(p.grad for p in model.parameters()), found)
-                *found, norm = torch.cat([found, optimizer.clip_gradients()[None]]).tolist()  # the wait for the device
+                    step_sums += learn(parts, batch, tensors, generator(cfg.seed, 2, step, number, device=device))
+                processes.sum_(*(p.grad for p in model.parameters()), step_sums)
+                # the one wait for the device
+                *step_sums, norm = torch.cat([step_sums, optimizer.clip_gradients()[None]]).tolist()
                 if math.isfinite(norm):
                     optimizer.step(learning_rate(step, *phases), ema_decay(step))
-                    sums += [*found, 1.0, norm]
+                    sums += [*step_sums, 1.0, norm]
                     skipped = 0
                 else:
                     optimizer.clear()
@@ -353,8 +333,8 @@ def train(cfg: Config, processes: Processes) -> int:
                     progress.write(f"note: step {step} left out: its gradient is not finite")
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
-                        f"loss: not finite in {skipped} steps in a row up to step {step}, expected "
-                        f"numbers. Fix: a lower --lr with another --run_dir, or check {cfg.zarr}"
+                        f"loss: not finite in {skipped} steps in a row up to step {step}, expected finite "
+                        f"values. Fix: a lower --lr with another --run_dir, or check {cfg.zarr}"
                     )
                 step += 1
                 position["batch"] += 1

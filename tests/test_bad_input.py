@@ -17,6 +17,7 @@ import verify_forecast as verification
 from data.metadata import KIND
 from tests.conftest import TINY, hour, small_grid, weather, write_store
 from tests.model_files import train
+from training.constants import RANGES
 
 HOURS = 40  # train 0 to 27, validation 30 to 33, test 36 to 39
 NAMES = ("T2M", "U10")
@@ -231,9 +232,9 @@ def test_constants_that_cannot_train(case, refused, scripts):
     refused(*scripts(training, *changes), words=words)
 
 
-@pytest.mark.parametrize("name", training.RANGES)
+@pytest.mark.parametrize("name", RANGES)
 def test_constants_outside_their_range(name, refused, scripts):
-    (low, high), default = training.RANGES[name], getattr(training.Config(), name)
+    (low, high), default = RANGES[name], getattr(training.Config(), name)
     kind = float if isinstance(default, tuple) else type(default)
     for value in (low - 1, 2 * high, *([NAN, INF] if kind is float else [])):
         given = (0.4, 0.3, kind(value), 0.1) if isinstance(default, tuple) else kind(value)

@@ -5,6 +5,13 @@ import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+RANGES = {  # lowest and highest value that makes sense
+    "history": (0, 1000), "base_features": (1, 4096), "levels": (0, 20), "detail": (0, 1e6), "epochs": (1, 10**6),
+    "batch_size": (1, 10**4), "accumulate": (1, 10**5), "lr": (1e-12, 1e3), "weight_decay": (0, 1e3),
+    "clip": (1e-12, 1e12), "noise": (0, 1e3), "rollout_epochs": (0, 10**6), "rollout_hours": (1e-6, 1e4),
+    "validate_every": (1, 10**6), "save_every": (0, 1e6), "seed": (0, 2**63 - 1), "loss_weights": (0, 1e6),
+}  # fmt: skip
+
 
 def check_constants(config, ranges: dict[str, tuple[float, float]]) -> None:
     """ValueError for the first constant that is not finite or outside its range (lowest, highest), both allowed.

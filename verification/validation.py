@@ -7,6 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.dataset import Pairs
+from data.forcing import Forcing
+from data.normalise import Statistics, denormalise
+from data.variables import lookup
+from models.rollout import rollout
+
 STARTS = 48  # roll-outs, spread evenly over the validation part
 LEADS = 6  # steps of each
 PERSISTENCE_LIKE = 0.05  # a forecast whose change is this small a share of the true change is persistence
@@ -47,6 +53,26 @@ class Validation:
         score = sum(skills) / len(skills) if skills else 0.0
         alarm = persistence_alarm(tables[0]["skill"], tables[0]["change_ratio"])
         return {**tables[0], "rollout_skill": tables[-1]["skill"], "score": score, "alarm": alarm}
+
+
+def physical_forecasts(
+    pairs: Pairs, forcing: Forcing, limit: Callable, statistics: Statistics
+) -> tuple[Callable[..., Iterable], Callable]:
+    """The functions forecast and truth that Validation needs, for initial times of `pairs`, in physical units."""
+    device = statistics.mean.device
+    floor = torch.tensor([lookup(n).scored_floor for n in statistics.names], device=device)[:, None, None]
+
+    def physical(state: Tensor) -> Tensor:
+        return torch.maximum(denormalise(state.to(device), statistics), floor)
+
+    def forecast(network, times: np.ndarray, steps: int) -> Iterable:
+        states = pairs.batch(np.searchsorted(pairs.times, times), range(0))[1].to(device)
+        forcing_at = lambda k: forcing(times + k * pairs.lead)  # noqa: E731
+        finish = lambda state, k: limit(state)[0]  # noqa: E731
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            yield from map(physical, rollout(network, states, forcing_at, statistics.scale, finish, steps))
+
+    return forecast, lambda times: physical(torch.stack([pairs.hours(t) for t in times]))
 
 
 def change_sums(forecast: Tensor, analysis: Tensor, truth: Tensor, valid: Tensor | None) -> Tensor:
