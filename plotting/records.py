@@ -71,7 +71,7 @@ def distributions(dataset: xr.Dataset, variables: list[str] | None = None, times
     for axes, name in zip(panels, names, strict=False):
         values = dataset[name].isel(time=chosen).values.astype(np.float64)
         finite = values[np.isfinite(values)]
-        axes.hist(finite, bins=50, color=LINES[0], log=True, histtype="stepfilled")
+        axes.hist(finite, bins=50, color="0.45", log=True, histtype="stepfilled")
         notes = []
         if finite.size < values.size:
             notes.append(f"{1 - finite.size / values.size:.0%} without a value")
