@@ -25,11 +25,11 @@ from data.metadata import replace
 from data.store import Store
 from data.variables import lookup
 from plotting import report
-from plotting.curves import is_number, loss_curves
+from plotting.curves import loss_curves
 from plotting.maps import forecast_panels, show_time
-from plotting.scores import number, read_scores, signed, skill_by_lead
+from plotting.scores import read_scores, signed, skill_by_lead
 from training.checkpoint import load_checkpoint
-from training.log import read_log, time_text
+from training.log import read_log
 from verification.inputs import HOUR, check_grid, choose, open_forecast
 
 
@@ -79,11 +79,8 @@ def main(cfg: Config) -> None:
     # ---- draw, and put the page together
     outcome = report.outcome(scores, records)
     with rc_context({"text.parse_math": False}):  # the name of a variable is no formula
-        cases = (
-            attempt("cases", lambda: find_cases(folder, forecast, truth), {})
-            if forecast is not None and truth is not None
-            else {}
-        )
+        both = forecast is not None and truth is not None
+        cases = attempt("cases", lambda: find_cases(folder, forecast, truth), {}) if both else {}
         scored = scores and scores["scores"]
         skill_figures = [report.picture(skill_by_lead(scores, only)) for only in (True, False)] if scored else []
         loss_figure = report.picture(loss_curves(records)) if records else ""
@@ -93,8 +90,8 @@ def main(cfg: Config) -> None:
         title=f"hourcast: {folder}", outcome=outcome, facts=facts, scores=scores, skill_figures=skill_figures,
         score_tables=report.score_tables(scores) if skill_figures else [],
         certificate=report.certificate_rows(scores) if scores else [],
-        others=[[name, report.outcome(o, []), report.tally(o)] for name, o in others.items() if o],
-        cases=cases, case_hours=report.CASE_HOURS, loss_figure=loss_figure, cost=cost(records[-1] if records else {}),
+        others=[[name, report.outcome(o, []), report.facts(o, [])[0]] for name, o in others.items() if o],
+        cases=cases, case_hours=report.CASE_HOURS, loss_figure=loss_figure, last=records[-1] if records else {},
         constants=values, steps=next_steps(cfg, folder, values["changed"] if values else []),
         notes=notes + (truth.notes if truth else []) + [str(x) for x in (scores or {}).get("baselines", [])],
         foot=f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {folder.resolve()}.",
@@ -125,19 +122,6 @@ def find_cases(folder: Path, forecast: xr.Dataset, store: Store) -> dict:
     kinds = {i: kind for kind, i in chosen.items()}
     rows = [[show_time(times[i]), signed(s), kinds.get(i, "")] for i, s in enumerate(skills)]
     return {"chosen": cases, "all": rows} if cases else {}
-
-
-def cost(record: dict) -> list[list[str]]:
-    """Time and memory of the run as rows, from its last record."""
-    last, rows = {k: v for k, v in record.items() if is_number(v)}, []
-    if last.get("samples_per_s") and "samples" in last:
-        rows.append(["training, at the mean rate", time_text(last["samples"] / last["samples_per_s"])])
-        rows.append(["rate", f"{number(last['samples_per_s'])} samples per second"])
-    if "data_wait" in last:
-        rows.append(["share of time waiting for data", f"{last['data_wait']:.1%}"])
-    if "peak_memory_bytes" in last:
-        rows.append(["peak memory", f"{last['peak_memory_bytes'] / 1e9:.2f} GB"])
-    return rows
 
 
 def constants(config: dict) -> dict:

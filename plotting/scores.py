@@ -31,15 +31,18 @@ def read_scores(path: Path, needed: str = "scores.json") -> dict:
         raise ValueError(f"{needed}: got {path}, no such file, expected scores. Fix: run verify_forecast.py")
     try:
         scores = json.loads(path.read_text())
-        assert all(isinstance(scores[k], kind) for k, kind in {"certificate": list, "init_times": list}.items())
-        assert all({"name", "value", "bar"} <= set(line) for line in scores["certificate"])
-        assert all(line["pass"] in RESULTS for line in scores["certificate"])
-        assert all(float(k) >= 0 and entry.get for by_lead in scores["scores"].values() for k, entry in by_lead.items())
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        lines, tables = scores["certificate"], scores["scores"].values()
+        sound = isinstance(scores["init_times"], list) and all(
+            line["pass"] in RESULTS and {"name", "value", "bar"} <= set(line) for line in lines
+        )
+        sound = sound and all(float(k) >= 0 and isinstance(e, dict) for by_lead in tables for k, e in by_lead.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
         raise ValueError(
             f"{needed}: got {path}, which verify_forecast.py did not write, expected its scores. "
             "Fix: run verify_forecast.py again"
-        ) from error
+        )
     return scores
 
 

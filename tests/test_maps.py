@@ -11,10 +11,11 @@ from plotting.colours import (
     NWS_REFLECTIVITY,
     REFLECTIVITY_LEVELS,
     colour_map,
+    error_colours,
     field_colours,
     reflectivity_colours,
 )
-from plotting.maps import convection_map, field_map, forecast_panels, wind_map
+from plotting.maps import convection_map, field_map, forecast_panels, richest_case, wind_map
 from tests.conftest import PROJECT, hour, small_grid, weather
 
 HOUR = np.timedelta64(1, "h")
@@ -100,9 +101,20 @@ def test_reflectivity_stands_beside_its_extrapolation_and_no_echo_is_no_error():
 
 def test_five_minute_leads_and_a_single_lead_are_drawn():
     forecast = forecast_of(lambda h: 20.0 + h, "REFC", coordinates=False, step=np.timedelta64(5, "m"))
-    figure = draw(forecast_panels(forecast, lambda t: None, "REFC", [np.timedelta64(5, "m")]))
+    figure = draw(forecast_panels(forecast, lambda t: None, "REFC", [np.timedelta64(5, "m")], persistence=False))
     assert figure.axes[0].get_ylabel().startswith("+5 min, valid\n2024-05-20\n00:05 UTC")
     assert figure.axes[0].get_xlabel() == "x (cell)"
+    assert [a.get_title() for a in figure.axes[:3]] == ["truth", "forecast", "forecast - truth"]
+
+
+def test_without_an_initial_time_the_one_with_the_highest_mean_is_drawn():
+    case = forecast_of(lambda h: 280.0)
+    cases = [(case + k).assign_coords(init_time=[hour(k)]) for k in (0, 2, 1)] + [
+        (case * np.nan).assign_coords(init_time=[hour(9)])
+    ]
+    forecast = xr.concat(cases, "init_time")
+    assert richest_case(forecast, "T2M") == hour(2)
+    assert "init 2024-05-20 02:00 UTC" in texts(forecast_panels(forecast, lambda t: None, "T2M", LEADS))
 
 
 # ---- colours
@@ -122,13 +134,17 @@ def test_another_table_is_one_argument_away(name):
     image = field_map(seven().REFC, colours=name).axes[0].images[0]
     shades = image.cmap(image.norm(np.array([-10.0, 7, 72])))
     assert np.all(shades[0] == 1) and np.array_equal(image.norm.boundaries, REFLECTIVITY_LEVELS)
-    assert np.allclose(shades[1], colour_map(name)(0.0))
-    assert not np.allclose(shades[1], shades[2])
-
-
-def test_an_unknown_colour_map_is_refused():
+    assert np.allclose(shades[1], colour_map(name)(0.0)) and not np.allclose(shades[1], shades[2])
     with pytest.raises(ValueError, match=r"colours: got 'rainbows', .*Fix"):
         field_map(seven().T2M, colours="rainbows")
+
+
+def test_only_winds_and_errors_have_colours_that_diverge():
+    maps = {
+        n: field_colours(n, [np.zeros((2, 2))])[0].name for n in ("T2M", "D2M", "CAPE", "CIN", "RAIN", "U10", "V10")
+    }
+    assert maps["U10"] == maps["V10"] == "PuOr_r" and error_colours([np.ones((2, 2))])[0].name == "RdBu_r"
+    assert len(set(maps.values()) | {"RdBu_r"}) == 7
 
 
 def test_limits_fit_the_field():

@@ -14,7 +14,7 @@ SMALL = """%config InlineBackend.print_figure_kwargs = {"bbox_inches": None}
 import matplotlib
 matplotlib.rcParams["figure.dpi"] = 30"""  # pictures are looked at by nobody here
 FIGURES = ("field_map", "wind_map", "convection_map", "forecast_panels", "meteogram", "skill_by_lead", "spectra",
-           "Image", "coverage", "distributions", "forecast[VARIABLE]", "store.T2M")  # fmt: skip
+           "Image", "coverage", "distributions", "fields[VARIABLE]", "store[VARIABLE]")  # fmt: skip
 NAMES = sorted(p.name for p in FOLDER.glob("*.ipynb"))
 
 
@@ -30,7 +30,8 @@ def stores(tmp_path_factory) -> dict[str, str]:
                 fields = [weather(n, init + lead) * (1 - 0.01 * j) for n in SEVEN]
                 writer.write(i, j, np.stack(fields), np.zeros(len(SEVEN)))
     entry = {"skill": 0.5, "skill_yesterday": None, "power_ratio": {"2-5": 0.9}, "coherence": {"2-5": 0.5}}
-    scores = {"scores": {n: {str(h): entry for h in range(1, 4)} for n in SEVEN[:3]}}
+    table = {n: {str(h): entry for h in range(1, 4)} for n in SEVEN[:3]}
+    scores = {"scores": table, "certificate": [], "init_times": []}
     (folder / "scores.json").write_text(json.dumps(scores))
     names = {"FORECAST": "forecast.zarr", "TRUTH": "store.zarr", "SCORES": "scores.json", "STORE": "store.zarr"}
     return {constant: str(folder / name) for constant, name in names.items()}
@@ -71,4 +72,4 @@ def test_the_notebooks_run_and_show_a_picture_for_every_figure(stores):
     for source in figures:
         assert any("image/png" in data or "image/gif" in data for data in shown[source]), source
     printed = [o for c in joined.cells for o in c.outputs if o.output_type == "stream"]
-    assert [o.text for o in printed] == ["started 2024-05-20T00:00 UTC\n"]  # neither warnings nor noise
+    assert [o.text for o in printed] == ["init 2024-05-20T00:00 UTC\n"]  # neither warnings nor noise

@@ -47,6 +47,8 @@ def run_dir(tmp_path_factory) -> Path:
     scores = json.loads((folder / "scores.json").read_text())
     scores |= {"certificate": LINES, "certificate_notes": {LINES[0]["name"]: "a note"}, "baselines": [SCRIPTED]}
     (folder / "scores.json").write_text(json.dumps(scores))
+    (folder / "inner").mkdir()
+    shutil.copy(folder / "scores.json", folder / "inner")
     (folder / "log.jsonl").write_text("".join(json.dumps(record(e)) + "\n" for e in (5, 10)))
     return folder
 
@@ -97,7 +99,8 @@ def test_every_part_says_what_its_file_holds(html, run_dir):
     for text in ("Skill against persistence", "Skill against the same hour yesterday", f"{best_skill:+.2f}",
                  "Skill against climatology by hour of day", "Skill against the best baseline", "Best: skill",
                  "Worst: skill", "Certificate: 1 FAIL, 1 UNDECIDED, 2 PASS, 1 n/a.", "0.25 to 0.75", "a note",
-                 "0.84 GB", "60 s", "<th scope=\"row\">lr</th>", "0.123", "0.0015", "peak learning rate of AdamW",
+                 "0.84 GB", "1.0 min", "Other evaluations",
+                 "<th scope=\"row\">lr</th>", "0.123", "0.0015", "peak learning rate of AdamW",
                  f"--checkpoint {run_dir}/best.pt", "--lr 0.123", "long: take persistence instead."):  # fmt: skip
         assert text in html, text
     order = [html.index(f'id="{part}"') for part in ("outcome", "cases", "skill", "certificate", "training",
