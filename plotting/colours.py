@@ -24,9 +24,8 @@ NO_ECHO, BEYOND = "white", "black"  # below 5 dBZ; 75 dBZ and more, black as in 
 MASKED = "0.8"  # grey, cells without a value
 ERROR = "RdBu_r"  # blue too low, red too high
 
-# A hue stands for a variable, in every figure: Okabe & Ito (2008), Color Universal Design, without the yellow, which is
-# faint on white, and the black, which stands for totals. Steps of one quantity (thresholds, wavelengths) have shades of
-# one map, baselines have dashes.
+# A hue stands for a variable: Okabe & Ito (2008), without the yellow, which is faint, and the black, which stands for
+# totals. Steps of one quantity (thresholds, wavelengths) have shades of one map, baselines have dashes.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c564b")
 MARKERS = "osD^vPXp"
 BASELINE_DASHES = {"persistence": ":", "extrapolation": "--"}

@@ -81,13 +81,14 @@ def facts(scores: dict | None, records: list[dict]) -> list[str]:
 
 
 def certificate_rows(scores: dict) -> list[list[str]]:
-    """Result, name, value, interval, bar and note of each line, the failed ones first."""
+    """Result, name, variables, value, interval, bar and note of each line, the failed ones first."""
     notes = scores.get("certificate_notes", {})
     rows = []
     for line in sorted(scores["certificate"], key=lambda line: RESULTS.index(line["pass"])):
         interval = " to ".join(map(number, line.get("interval") or []))
-        note = notes.get(line["name"], "")
-        rows.append([line["pass"], line["name"], number(line["value"]), interval, line["bar"], note])
+        names = " ".join(n for n, v in line.get("variables", {}).items() if v["pass"] == line["pass"])
+        values = number(line["value"]), interval, line["bar"]
+        rows.append([line["pass"], line["name"], names, *values, notes.get(line["name"], "")])
     return rows
 
 

@@ -16,6 +16,7 @@ BASELINES = {
     "skill": "persistence",
     "skill_climatology": "climatology by hour of day",
     "skill_yesterday": "the same hour yesterday",
+    "skill_damped": "damped persistence",
     "skill_extrapolation": "extrapolation",
 }
 RESULTS = ("FAIL", "UNDECIDED", "PASS", "n/a")  # of a certificate line
@@ -76,8 +77,7 @@ def skill_by_lead(scores: dict, best_only: bool = False) -> Figure:
     """Skill against the best baseline and against each; for variables with events CSI, FSS and frequency bias below.
 
     `scores` is scores.json: {"scores": {variable: {lead in hours: {...}}}, ...}. Baselines that no variable has give no
-    panel, except the first three. The 90 % interval of the skill against persistence is shaded. `best_only`: only the
-    first panel.
+    panel, except the first three. A marker is open if the 90 % interval holds 0. `best_only`: only the first panel.
     """
     table = scores["scores"]
     events = [v for v, by_lead in table.items() if any("csi" in e for e in by_lead.values()) and not best_only]
@@ -93,19 +93,21 @@ def skill_by_lead(scores: dict, best_only: bool = False) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         for variable, style in line_styles(table).items():
             axes.plot(*_series(table[variable], key), label=variable, **style)
-            if key == "skill":
-                low, high = (_series(table[variable], "skill_interval", end) for end in (0, 1))
-                axes.fill_between(low[0], low[1], high[1], color=style["color"], alpha=0.12, linewidth=0)
+            ends = {k: e.get(f"{key}_interval", True) for k, e in table[variable].items()}
+            open_ = {k: table[variable][k] for k, e in ends.items() if e is None or (e is not True and e[0] < 0 < e[1])}
+            axes.plot(*_series(open_, key), **style | {"linestyle": "", "markerfacecolor": "white"})
         axes.set_title(f"skill against {BASELINES[key]}", fontsize=12)
         _label(axes, max((float(k) for by_lead in table.values() for k in by_lead), default=1.0))
         if key in keys[::2]:
             axes.set_ylabel("1 - RMSE / RMSE of the baseline", fontsize=10)
     for axes in panels[len(keys) :]:
         axes.remove()
-    values = [y for axes in panels[: len(keys)] for line in axes.lines for y in line.get_ydata()]
-    if min(values) < -1:  # one variable far below 0 must not flatten the others
-        panels[0].set_ylim(-1, max(0.1, *values) + 0.05)
-    rows[0].legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=10)
+    values = [y for axes in panels[: len(keys)] for line in axes.lines[1:] for y in line.get_ydata()] or [0.0]
+    # one variable far below 0, or a wide interval, must not flatten the others
+    panels[0].set_ylim(max(-1, min(values) - 0.1), max(0.1, *values) + 0.1)
+    handles = [*panels[0].lines[1::2], Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="")]
+    names = [*table, "open: the 90 % interval holds 0"]
+    rows[0].legend(handles, names, loc="outside lower center", ncols=4, fontsize=10)
     for row, variable in zip(rows[1:], events, strict=True):
         _events(row, variable, table[variable])
     return figure

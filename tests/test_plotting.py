@@ -103,11 +103,13 @@ def test_each_baseline_has_a_panel_and_each_variable_with_events_a_row():
     by_threshold, fss = {"20": 0.5, "40": 0.5}, {t: {"9": 0.2, "33": 0.7} for t in ("20", "40")}
     keys = {f"{o}csi": by_threshold for o in ("", "persistence_", "extrapolation_")} | {"frequency_bias": by_threshold}
     keys |= {f"{o}fss": fss for o in ("", "persistence_", "extrapolation_")}
-    keys |= {"skill_extrapolation": 0.2, "skill_climatology": 0.1, "skill_interval": [0.1, 0.5]}
+    keys |= {"skill_extrapolation": 0.2, "skill_climatology": 0.1}
+    keys |= {"skill_interval": [0.1, 0.5], "best_skill_interval": [-0.1, 0.5]}
     best, persistence, climatology, extrapolation, csi, fss, bias, legend = draw(skill_by_lead(scores_of(**keys))).axes
     titles = [a.get_title().removeprefix("skill against ") for a in (best, persistence, climatology, extrapolation)]
     assert titles == ["the best baseline", "persistence", "climatology by hour of day", "extrapolation"]
-    assert list(climatology.lines[1].get_ydata()) == [0.1, 0.1] and len(persistence.collections) == 1
+    assert list(climatology.lines[1].get_ydata()) == [0.1, 0.1]
+    assert list(best.lines[2].get_xdata()) == [3, 24] and list(persistence.lines[2].get_xdata()) == []  # open markers
     assert list(fss.lines[0].get_ydata()) == [0.7, 0.7] and fss.get_title() == "T2M: FSS over 33 km"
     assert [line.get_linestyle() for line in csi.lines] == ["-", ":", "--"] * 2 and bias.get_ylim() == (0, 2)
     texts = [t.get_text() for t in legend.get_legend().get_texts()]

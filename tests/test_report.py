@@ -190,7 +190,15 @@ def test_the_facts_name_times_outside_test_the_boundary_and_weak_variables():
 
 def test_failed_lines_come_first():
     rows = certificate_rows(scores_of([], [], ["n/a", "PASS", "UNDECIDED", "FAIL"]))
-    assert [r[0] for r in rows] == ["FAIL", "UNDECIDED", "PASS", "n/a"] and rows[0] == ["FAIL", "3, V", "1", "", "", ""]
+    assert [r[0] for r in rows] == ["FAIL", "UNDECIDED", "PASS", "n/a"] and rows[0] == [
+        "FAIL",
+        "3, V",
+        "",
+        "1",
+        "",
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
