@@ -69,8 +69,8 @@ def without_fill(values: np.ndarray) -> dict:
 def attributes_of(variable: Variable, grid: Grid) -> dict:
     """The CF attributes of a variable's array."""
     out = {"units": variable.units, "long_name": variable.long_name, "standard_name": variable.standard_name}
-    out["units_metadata"] = "temperature: on_scale" if variable.units == "K" else ""
     out["grid_mapping"] = "spatial_ref" if grid.projection else ""
+    out["units_metadata"] = "temperature: on_scale" if variable.units == "K" else ""
     return {k: v for k, v in out.items() if v}
 
 

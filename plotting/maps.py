@@ -45,7 +45,7 @@ def wind_map(fields: xr.Dataset, background: str | None = None, colours: str | C
     """Wind barbs (a half feather is 5 kt, a feather 10, a flag 50) over `background`, or over the wind speed.
 
     `fields` holds both wind components of one time under any of their names, and the background. Components are those
-    along the grid, as the map is. The longer side has about 16 barbs. South of the equator they are mirrored.
+    along the grid, as the map is; about 16 barbs stand along the longer side. South of the equator they are mirrored.
     """
     u, v = (pick(fields, name) for name in ("U10", "V10"))
     speed = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
