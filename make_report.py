@@ -78,7 +78,7 @@ def main(cfg: Config) -> None:
 
     # ---- draw, and put the page together
     outcome = report.outcome(scores, records)
-    with rc_context({"text.parse_math": False}):  # the name of a variable is no formula
+    with rc_context({"text.parse_math": False}):  # names of variables are not formulas
         both = forecast is not None and truth is not None
         cases = attempt("cases", lambda: find_cases(folder, forecast, truth), {}) if both else {}
         scored = scores and scores["scores"]

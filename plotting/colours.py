@@ -84,7 +84,7 @@ def reflectivity_colours(colours: str | Colormap | None = None) -> tuple[Colorma
 
 
 def field_colours(variable: str, fields: Sequence[np.ndarray], colours: str | Colormap | None = None):
-    """(colour map, norm, extend) that all `fields` of one variable share; NaN is left out of the limits.
+    """(colour map, norm, extend) that all `fields` of one variable share. The limits do not depend on NaN.
 
     `variable` is any name that the variables table knows, or another; `colours` replaces the map. The limits are the
     0.2 % and 99.8 % quantiles, about zero for a wind component, from zero for CAPE and to zero for CIN.

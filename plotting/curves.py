@@ -41,7 +41,7 @@ def loss_curves(records: list[dict]) -> Figure:
     skill.axhline(0, color="black", linewidth=0.8)
     for name, style in line_styles(dict.fromkeys(name for r in records for name in r.get("skill") or {})).items():
         points = [(r["epoch"], (r.get("skill") or {}).get(name)) for r in records]
-        _line(skill, points, label=name.replace("$", r"\$"), **style)  # a name is no formula
+        _line(skill, points, label=name.replace("$", r"\$"), **style)  # names are not formulas
     _line(
         skill, [(r["epoch"], r.get("score")) for r in records], label="score (chooses best.pt)", color="black", ls=":"
     )

@@ -33,9 +33,8 @@ def read_scores(path: Path, needed: str = "scores.json") -> dict:
     try:
         scores = json.loads(path.read_text())
         lines, tables = scores["certificate"], scores["scores"].values()
-        sound = isinstance(scores["init_times"], list) and all(
-            line["pass"] in RESULTS and {"name", "value", "bar"} <= set(line) for line in lines
-        )
+        sound = isinstance(scores["init_times"], list) and all({"name", "value", "bar"} <= set(line) for line in lines)
+        sound = sound and all(line["pass"] in RESULTS for line in lines)
         sound = sound and all(float(k) >= 0 and isinstance(e, dict) for by_lead in tables for k, e in by_lead.items())
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
