@@ -1,6 +1,6 @@
 """Exported weights forecast like the checkpoint; earth2studio's protocol gives the same forecast."""
 
-import builtins
+import sys
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -95,14 +95,8 @@ def test_the_card_has_license_dates_scores_and_a_model_index_and_escapes_names(b
 
 
 def test_without_safetensors_the_pip_command_is_named(command, best, tmp_path, monkeypatch):
-    original = builtins.__import__
-
-    def refuse(name, *more):
-        if "safetensors" in name:
-            raise ImportError
-        return original(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "safetensors.torch", raising=False)
     code, _, err = command(model_card, "--checkpoint", best, "--out", tmp_path / "out")
     assert code == 2 and "pip install safetensors" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()

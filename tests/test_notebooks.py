@@ -2,11 +2,14 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
 from data.forecast_store import ForecastWriter
+from data.grid import Grid
 from tests.conftest import PROJECT, SEVEN, hour, small_grid, weather, write_store
 
 FOLDER = PROJECT / "notebooks"
@@ -73,3 +76,25 @@ def test_the_notebooks_run_and_show_a_picture_for_every_figure(stores):
         assert any("image/png" in data or "image/gif" in data for data in shown[source]), source
     printed = [o for c in joined.cells for o in c.outputs if o.output_type == "stream"]
     assert [o.text for o in printed] == ["init 2024-05-20T00:00 UTC\n"]  # neither warnings nor noise
+
+
+def test_a_run_of_one_variable_without_latitudes_needs_edits_in_one_cell_only(tmp_path, monkeypatch):
+    times = [hour(n / 12) for n in range(12)]
+    fields = lambda n, t: weather("REFC", t)  # noqa: E731
+    write_store(tmp_path / "store.zarr", fields, times, ["dbz"], Grid((12, 16)))
+    leads = np.arange(4) * np.timedelta64(5, "m")
+    with ForecastWriter(tmp_path / "f.zarr", ["dbz"], Grid((12, 16)), np.array(times[5:6]), leads, {}) as writer:
+        for j, lead in enumerate(leads):
+            writer.write(0, j, fields("dbz", times[5] + lead)[None], np.zeros(1))
+    table = {"dbz": {str(n / 12): {"best_skill": 0.5} for n in range(1, 4)}}
+    (tmp_path / "s.json").write_text(json.dumps({"scores": table, "certificate": [], "init_times": []}))
+    store, forecast, scores = (str(tmp_path / name) for name in ("store.zarr", "f.zarr", "s.json"))
+    edited = {"VARIABLE": "dbz", "FORECAST": forecast, "TRUTH": store, "SCORES": scores, "STORE": store}
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
+    for name in NAMES:
+        names: dict = {}
+        for i, cell in enumerate(c for c in json.loads(Path(name).read_text())["cells"] if c["cell_type"] == "code"):
+            exec("".join(x for x in cell["source"] if not x.startswith("%")), names)
+            names |= {} if i else edited
+    assert (tmp_path / "dbz.gif").exists()

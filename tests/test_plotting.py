@@ -7,17 +7,12 @@ import pytest
 from plotting.colours import line_styles
 from plotting.curves import headline, loss_curves, save_loss_curves, without_skill
 from plotting.scores import skill_by_lead, spectra
+from tests.test_maps import draw
 
 
 def record(epoch: int, **more) -> dict:
     skill = {"REFC": -9.0 / epoch, "T2M": 0.2}
     return {"epoch": epoch, "step": 10 * epoch, "loss": 1.0 / epoch, "skill": skill, "score": 0.1 * epoch} | more
-
-
-def draw(figure):
-    """Lay the figure out and render it, so that whatever cannot be drawn fails here."""
-    figure.canvas.draw()
-    return figure
 
 
 def lines_of(axes) -> dict:
