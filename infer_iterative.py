@@ -32,7 +32,7 @@ from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter, plain
 from data.grid import Grid
 from data.hours import Hours
-from data.metadata import CONVENTIONS, KIND, attributes_of, coordinate_names, coordinates_of, refuse_foreign
+from data.metadata import KIND, attributes_of, coordinate_names, coordinates_of, refuse_foreign
 from data.normalise import Statistics, clip_physical, denormalise, limiter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show, show_duration
@@ -176,7 +176,7 @@ def forecast(
         "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
         "lead_time": ("lead_time", leads, {"standard_name": "forecast_period"}),
     }
-    told = {"Conventions": CONVENTIONS, "variables": list(names), **describe(model, store, boundary), KIND: "forecast"}
+    told = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, boundary), KIND: "forecast"}
     out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in told.items()})
     valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
     out = out.assign_coords(valid_time=valid)

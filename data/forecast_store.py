@@ -27,7 +27,6 @@ import zarr
 
 from data.grid import Grid
 from data.metadata import (
-    CONVENTIONS,
     KIND,
     TIME_UNITS,
     attributes_of,
@@ -63,7 +62,7 @@ class ForecastWriter:
     def _begin(self, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict) -> None:
         """An empty partial store."""
         empty(self.partial)
-        attributes = {"Conventions": CONVENTIONS, "variables": list(self.names), **attributes, KIND: "forecast"}
+        attributes = {"Conventions": "CF-1.11", "variables": list(self.names), **attributes, KIND: "forecast"}
         init_times, lead_times = init_times.astype("datetime64[ns]"), lead_times.astype("timedelta64[ns]")
         valid = {"standard_name": "time", "long_name": "valid time, UTC"}
         coordinates = coordinates_of(grid, [lookup(n) for n in self.names]) | {

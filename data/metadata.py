@@ -20,7 +20,6 @@ COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")  # lossle
 CODECS = (COMPRESSION, Crc32cCodec())  # with a checksum a chunk: a flipped bit is an error, never weather
 KIND = "hourcast_kind"  # attribute that tells our own stores from other people's: "training" or "forecast"
 TIME_UNITS = "seconds since 1970-01-01"
-CONVENTIONS = "CF-1.11"
 
 
 def coordinates_of(grid: Grid, variables: Sequence[Variable] = ()) -> dict:

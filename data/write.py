@@ -23,7 +23,6 @@ import zarr
 
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import (
-    CONVENTIONS,
     KIND,
     TIME_UNITS,
     attributes_of,
@@ -127,7 +126,7 @@ class StoreWriter:
         empty(partial)
         fields = {v: grid.static[v.name].astype(np.float32) for v in STATIC if v.name in grid.static}
         static = {v.name: (grid.dims, x, attributes_of(v, grid), coordinate_names(v, grid)) for v, x in fields.items()}
-        attributes = {"Conventions": CONVENTIONS, "title": "hourcast training store", **attributes, KIND: "training"}
+        attributes = {"Conventions": "CF-1.11", "title": "hourcast training store", **attributes, KIND: "training"}
         write_template(xr.Dataset(static, coordinates_of(grid, [lookup(n) for n in self.names]), attributes), partial)
         group = zarr.open_group(partial, mode="r+")
         for name in self.names:
