@@ -32,7 +32,7 @@ from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter, plain
 from data.grid import Grid
 from data.hours import Hours
-from data.metadata import KIND, attributes_of, coordinates_of, refuse_foreign
+from data.metadata import KIND, attributes_of, coordinate_names, coordinates_of, refuse_foreign
 from data.normalise import Statistics, clip_physical, denormalise, limiter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show, show_duration
@@ -172,16 +172,16 @@ def forecast(
         fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
     dims, grid = ("init_time", "lead_time", *store.grid.dims), store.grid
     leads = (np.arange(steps + 1) * model.lead).astype("timedelta64[ns]")
-    coordinates = coordinates_of(grid) | {
+    coordinates = coordinates_of(grid, [lookup(n) for n in names]) | {
         "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
         "lead_time": ("lead_time", leads, {"standard_name": "forecast_period"}),
     }
-    told = {"Conventions": "CF-1.10", "variables": list(names), **describe(model, store, boundary), KIND: "forecast"}
+    told = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, boundary), KIND: "forecast"}
     out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in told.items()})
     valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
     out = out.assign_coords(valid_time=valid)
     for c, n in enumerate(names):
-        out[n] = (dims, fields[c], attributes_of(lookup(n), grid))
+        out[n] = (dims, fields[c], attributes_of(lookup(n), grid), coordinate_names(lookup(n), grid, "valid_time"))
         long_name = f"share of {n} cells outside the physical bounds before clipping"
         out[f"{n}_clipped_share"] = (dims[:2], clipped[c], {"long_name": long_name, "units": "1"})
     return out
@@ -268,7 +268,9 @@ def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
     perfect = bool(boundary) and Path(boundary).resolve() == Path(store.path).resolve()
     return {
-        "title": "hourcast forecast", "source": f"residual UNet, {model.path}, started from {store.path}",
+        "title": "hourcast forecast",
+        "history": f"python infer_iterative.py --checkpoint {model.path} --zarr {store.path}",
+        "source": f"residual UNet, {model.path}, started from {store.path}",
         "checkpoint_sha256": file_hash(model.path), "checkpoint_step": checkpoint["step"],
         "training_period": " to ".join(checkpoint["split"]["train"]), "lead": checkpoint["lead"],
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],

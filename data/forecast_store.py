@@ -8,6 +8,7 @@
       lead_time       (lead_time,)                  timedelta64
       valid_time      (init_time, lead_time)        init_time + lead_time
       latitude, longitude, y, x, spatial_ref        as in the training store the forecast was started from
+      height_2m, height_10m ()                      m above ground, of the variables that have a height
       attributes      variables, lead, checkpoint_sha256, split, statistics, constants, versions, history
 
 Variables, dimension names of the grid and row order are those of the training store. Everything is written
@@ -30,6 +31,7 @@ from data.metadata import (
     TIME_UNITS,
     attributes_of,
     beside,
+    coordinate_names,
     coordinates_of,
     create_array,
     empty,
@@ -60,10 +62,10 @@ class ForecastWriter:
     def _begin(self, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict) -> None:
         """An empty partial store."""
         empty(self.partial)
-        attributes = {"Conventions": "CF-1.10", "variables": list(self.names), **attributes, KIND: "forecast"}
+        attributes = {"Conventions": "CF-1.11", "variables": list(self.names), **attributes, KIND: "forecast"}
         init_times, lead_times = init_times.astype("datetime64[ns]"), lead_times.astype("timedelta64[ns]")
         valid = {"standard_name": "time", "long_name": "valid time, UTC"}
-        coordinates = coordinates_of(grid) | {
+        coordinates = coordinates_of(grid, [lookup(n) for n in self.names]) | {
             "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time"}),
             "lead_time": ("lead_time", lead_times, {"standard_name": "forecast_period"}),
             "valid_time": (("init_time", "lead_time"), init_times[:, None] + lead_times, valid),
@@ -75,10 +77,10 @@ class ForecastWriter:
         group = zarr.open_group(self.partial, mode="r+")
         dims = ("init_time", "lead_time", *grid.dims)
         shape = (len(init_times), len(lead_times), *grid.shape)
-        extra = " ".join(n for n in ("valid_time", "latitude", "longitude") if n in dataset.coords and n not in dims)
         self.fields, self.clipped = {}, {}
         for name in self.names:
-            about = attributes_of(lookup(name), grid) | {"coordinates": extra}
+            entry = lookup(name)
+            about = attributes_of(entry, grid) | coordinate_names(entry, grid, "valid_time")
             self.fields[name] = create_array(group, name, shape, dims, about)
             about = {"long_name": f"share of {name} cells outside the physical bounds before clipping", "units": "1",
                      "coordinates": "valid_time"}  # fmt: skip

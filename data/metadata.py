@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +22,63 @@ KIND = "hourcast_kind"  # attribute that tells our own stores from other people'
 TIME_UNITS = "seconds since 1970-01-01"
 
 
-def coordinates_of(grid: Grid) -> dict:
-    """The xarray coordinates that describe a grid, in its own dimension names."""
+def coordinates_of(grid: Grid, variables: Sequence[Variable] = ()) -> dict:
+    """The xarray coordinates that describe a grid, in its own dimension names, and the heights of variables."""
     out: dict = {}
     if grid.y is not None and grid.x is not None:
         for dim, axis, values in zip(grid.dims, "yx", (grid.y, grid.x), strict=True):
-            out[dim] = ((dim,), values, {"units": "m", "standard_name": f"projection_{axis}_coordinate"})
+            about = {"units": "m", "standard_name": f"projection_{axis}_coordinate", "axis": axis.upper()}
+            out[dim] = ((dim,), values, about, without_fill(values))
     if grid.latitude is not None:
         fields = {"latitude": (grid.latitude, "degrees_north"), "longitude": (grid.longitude, "degrees_east")}
         for name, (values, units) in fields.items():
-            dims = grid.dims
+            dims, about = grid.dims, {"units": units, "standard_name": name}
             if name in dims:  # a regular grid: one value a row, or a column
                 dims, values = (name,), values[:, 0] if dims.index(name) == 0 else values[0]
-            out[name] = (dims, values, {"units": units, "standard_name": name})
+                about["axis"] = "YX"[name == "longitude"]
+            out[name] = (dims, values, about, without_fill(values))
     if grid.projection:
-        out["spatial_ref"] = ((), np.int32(0), grid.projection)
+        out["spatial_ref"] = ((), np.int32(0), {"long_name": "map projection of the grid"} | grid.projection)
+    for height in sorted({h for v in variables if (h := height_of(v))}):
+        about = {"units": "m", "standard_name": "height", "positive": "up"}
+        out[f"height_{height:g}m"] = ((), height, about, {"_FillValue": None})
     return out
+
+
+def height_of(variable: Variable) -> float | None:
+    """Height above ground in m of a variable that has one."""
+    return variable.grib[2] if variable.grib and variable.grib[1] == "height above ground" else None
+
+
+def without_fill(values: np.ndarray) -> dict:
+    """The encoding of a coordinate, for which CF allows no fill value.
+
+    xarray gives every float array in a NetCDF file a fill value. It gives none to whole numbers with a scale and an
+    offset, so evenly spaced values become such numbers if that reproduces each value bit for bit.
+    """
+    if values.ndim == 1:
+        n, offset = len(values), float(values[0])
+        mean, first = (float(values[-1]) - offset) / max(n - 1, 1), float(values[min(1, n - 1)]) - offset
+        for step in (mean, first, round(mean, 9)):
+            if np.array_equal(np.arange(n) * step + offset, values):
+                return {"dtype": "int32", "scale_factor": step or 1.0, "add_offset": offset}
+    return {"_FillValue": None}
 
 
 def attributes_of(variable: Variable, grid: Grid) -> dict:
     """The CF attributes of a variable's array."""
     out = {"units": variable.units, "long_name": variable.long_name, "standard_name": variable.standard_name}
     out["grid_mapping"] = "spatial_ref" if grid.projection else ""
+    out["units_metadata"] = "temperature: on_scale" if variable.units == "K" else ""
     return {k: v for k, v in out.items() if v}
+
+
+def coordinate_names(variable: Variable, grid: Grid, more: str = "") -> dict:
+    """The attribute that names the coordinates of a variable which are not dimensions; `more` comes first."""
+    places = [n for n in ("latitude", "longitude") if grid.latitude is not None and n not in grid.dims]
+    height = f"height_{height_of(variable):g}m" if height_of(variable) else ""
+    names = " ".join(n for n in (more, *places, height) if n)
+    return {"coordinates": names} if names else {}
 
 
 def write_template(dataset: xr.Dataset, path: Path) -> None:

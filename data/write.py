@@ -27,6 +27,7 @@ from data.metadata import (
     TIME_UNITS,
     attributes_of,
     beside,
+    coordinate_names,
     coordinates_of,
     create_array,
     empty,
@@ -123,13 +124,14 @@ class StoreWriter:
         self.progress.unlink(missing_ok=True)
         partial.mkdir(exist_ok=True)
         empty(partial)
-        static = {v.name: (grid.dims, grid.static[v.name].astype(np.float32), attributes_of(v, grid))
-                  for v in STATIC if v.name in grid.static}  # fmt: skip
-        attributes = {"Conventions": "CF-1.10", **attributes, KIND: "training"}
-        write_template(xr.Dataset(static, coordinates_of(grid), attributes), partial)
+        fields = {v: grid.static[v.name].astype(np.float32) for v in STATIC if v.name in grid.static}
+        static = {v.name: (grid.dims, x, attributes_of(v, grid), coordinate_names(v, grid)) for v, x in fields.items()}
+        attributes = {"Conventions": "CF-1.11", "title": "hourcast training store", **attributes, KIND: "training"}
+        write_template(xr.Dataset(static, coordinates_of(grid, [lookup(n) for n in self.names]), attributes), partial)
         group = zarr.open_group(partial, mode="r+")
         for name in self.names:
-            about_it = attributes_of(lookup(name), grid) | described.get(name, {})
+            entry = lookup(name)
+            about_it = attributes_of(entry, grid) | coordinate_names(entry, grid) | described.get(name, {})
             create_array(group, name, (LENGTH, *grid.shape), ("time", *grid.dims), about_it)
         replace(self.progress, json.dumps(about) + "\n")
 

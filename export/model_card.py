@@ -3,12 +3,11 @@
     python -m export.model_card                                         # the constants below
     python -m export.model_card --checkpoint runs/demo/best.pt --out runs/demo/export
 
-Writes model.safetensors and README.md (the model card) into --out. infer_iterative.load_model takes model.safetensors
+Writes model.safetensors and README.md (the model card) into --out. infer_iterative.load_model reads model.safetensors
 like a checkpoint and gives the same forecasts. Needs `pip install safetensors`.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,9 @@ from data.command import refuse_file_above, run
 from data.metadata import replace
 from data.store import Store
 from data.variables import lookup
+from plotting.curves import is_number
+from plotting.report import facts
+from plotting.scores import read_scores, signed
 from training.checkpoint import file_hash, load_checkpoint
 from training.weights import import_safetensors, save_weights
 
@@ -37,29 +39,16 @@ def main(cfg: Config) -> int:
     import_safetensors("export")
     refuse_file_above(cfg.out, "out")
     checkpoint = load_checkpoint(cfg.checkpoint)
-    scores, scores_note = read_scores(cfg)
+    path = Path(cfg.scores) if cfg.scores else Path(cfg.checkpoint).with_name("scores.json")
+    scores = read_scores(path, "scores") if cfg.scores or path.is_file() else None
     fields, projection, grid_note = read_grid(cfg, checkpoint)
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(checkpoint, out / "model.safetensors", fields, projection)
     replace(out / "README.md", model_card(checkpoint, scores, file_hash(cfg.checkpoint)))
-    print(f"{scores_note}\n{grid_note}\nwrote {out / 'model.safetensors'} and {out / 'README.md'}")
+    print(f"scores from {path}" if scores else f"no {path}: the card has no scores")
+    print(f"{grid_note}\nwrote {out / 'model.safetensors'} and {out / 'README.md'}")
     return 0
-
-
-def read_scores(cfg: Config) -> tuple[dict | None, str]:
-    """The contents of scores.json (None if there is none) and a line that names the file."""
-    path = Path(cfg.scores) if cfg.scores else Path(cfg.checkpoint).with_name("scores.json")
-    if not path.is_file():
-        if cfg.scores:
-            raise ValueError(f"scores: got {path}, no such file, expected a scores.json. Fix: run verify_forecast.py")
-        return None, f"no {path}: the card has no scores"
-    try:
-        scores = json.loads(path.read_text())
-        assert isinstance(scores["scores"], dict) and isinstance(scores["certificate"], list)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"scores: {path} is no scores.json, expected one. Fix: run verify_forecast.py") from error
-    return scores, f"scores from {path}"
 
 
 def read_grid(cfg: Config, checkpoint: dict) -> tuple[dict, dict, str]:
@@ -84,13 +73,13 @@ license: mit
 library_name: hourcast
 pipeline_tag: other
 tags: [weather, forecasting, unet]
----
+{model_index(Path(config["zarr"]).name, scores)}---
 
 # hourcast forecast model
 
-A residual UNet ({parameters / 1e6:.2f} million parameters) that forecasts {len(names)} variables \
-{escape(checkpoint["lead"])} ahead, step by step. Its input is the last {config["history"] + 1} times, the sun's \
-height, the time of day and year, and the terrain where known. The forecast is deterministic: one, no ensemble.
+A residual UNet ({parameters / 1e6:.2f} million parameters). Each step forecasts {len(names)} variables \
+{escape(checkpoint["lead"])} ahead from the last {config["history"] + 1} times. Further input is the height of the \
+sun, the time of day and year, and the terrain if the store has it. The forecast is deterministic.
 
 ## Data
 
@@ -116,7 +105,7 @@ model = load_model("model.safetensors")
 ds = forecast(model, "STORE.zarr", init_time="latest", hours=6)  # an xarray Dataset
 ```
 
-`STORE.zarr` has the same variables, coordinates, static fields and grid spacing.
+`STORE.zarr` needs the same variables, coordinates, static fields and grid spacing.
 
 ## Limits
 
@@ -131,31 +120,42 @@ domain. Not for warnings or any decision about safety.
 """
 
 
+def model_index(dataset: str, scores: dict | None) -> str:
+    """The line of the front matter for Hugging Face's model-index: RMSE and skill at CARD_LEADS; "" without scores.
+
+    It is JSON, which is YAML too and quotes every name.
+    """
+    metrics = [
+        {"type": key, "name": f"{name} {key}, {float(lead):g} h", "value": entry[key]}
+        for name, by_lead in (scores["scores"] if scores else {}).items()
+        for lead, entry in by_lead.items()
+        for key in ("rmse", "best_skill")
+        if lead in CARD_LEADS and is_number(entry.get(key))
+    ]
+    task = {"type": "time-series-forecasting", "name": "weather forecasting"}
+    result = {"task": task, "dataset": {"type": "zarr", "name": dataset, "split": "test"}, "metrics": metrics}
+    return f"model-index: {json.dumps([{'name': 'hourcast', 'results': [result]}])}\n" if metrics else ""
+
+
 def score_section(scores: dict | None) -> str:
-    """The table of skill against persistence by lead time, and the number of certificate lines passed."""
+    """The table of skill by lead time, and the results of the certificate."""
     if scores is None:
         return "Not scored."
-
-    def cell(by_lead: dict, lead: str) -> str:
-        skill = by_lead.get(lead, {}).get("skill")
-        return "-" if skill is None or not math.isfinite(skill) else f"{skill:+.2f}"
-
     table = scores["scores"]
     leads = sorted({k for by_lead in table.values() for k in by_lead}, key=float)
     leads = [k for k in leads if k in CARD_LEADS] or leads[:5]
-    passed = [line["pass"] for line in scores["certificate"]]
+    outside = len(scores.get("outside_test") or [])
     return "\n".join([
-        f"Skill, 1 - RMSE / RMSE of persistence, over {len(scores['init_times'])} initial times, "
-        f"{len(scores.get('outside_test') or []) or 'none'} of them outside the test part:", "",
+        f"Skill against the best baseline, 1 - RMSE / RMSE of the baseline, over {len(scores['init_times'])} initial "
+        f"times. {outside or 'None'} of them {'is' if outside == 1 else 'are'} outside the test part.", "",
         "| variable |" + "".join(f" {float(k):g} h |" for k in leads), "|---|" + "---|" * len(leads),
-        *(f"| {escape(n)} |" + "".join(f" {cell(by_lead, k)} |" for k in leads)
-          for n, by_lead in table.items()), "",
-        f"Certificate: {passed.count(True)} of {len(passed)} lines passed, {passed.count(None)} not available.",
+        *(f"| {escape(n)} |" + "".join(f" {signed(by_lead.get(k, {}).get('best_skill'))} |" for k in leads)
+          for n, by_lead in table.items()), "", facts(scores, [])[0],
     ])  # fmt: skip
 
 
 def escape(text: str) -> str:
-    """Text of a store or a command line for Markdown, shown as it is."""
+    """Text of a store or a command line escaped for Markdown."""
     text = " ".join(str(text).split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#~$" else "&amp;" if c == "&" else c for c in text)
 

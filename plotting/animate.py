@@ -1,4 +1,4 @@
-"""A forecast as a moving picture: GIF without anything more, MP4 where ffmpeg is installed."""
+"""A forecast as a moving picture: a GIF, or an MP4 if ffmpeg is installed."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from data.times import show_duration
 from data.variables import lookup
 from plotting.colours import field_colours
 from plotting.frame import draw_field, frame_of
-from plotting.maps import Truth, colour_bar, describe, show_time, truth_at, unit_of
+from plotting.maps import Truth, colour_bar, describe, richest_case, show_time, truth_at, unit_of
 
 
 def animate(
@@ -26,13 +26,14 @@ def animate(
     frames_per_second: float = 4.0,
     dpi: int = 90,
 ) -> Figure:
-    """Write every lead time of one forecast to `path` (.gif or .mp4), the truth beside it where it is given.
+    """Write every lead time of one forecast to `path` (.gif or .mp4), the truth beside it if it is given.
 
-    One colour scale holds for all frames. Returns the figure as it is at the last lead. The file appears whole or not
-    at all. ValueError for another suffix, and for .mp4 where ffmpeg is missing.
+    One colour scale holds for all frames. `init_time` is by default the one with the highest mean of the variable.
+    Returns the figure of the last lead. The file is complete or absent. ValueError for another suffix, and for .mp4 if
+    ffmpeg is missing.
     """
     path, writer = Path(path), _writer(Path(path), frames_per_second)
-    init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
+    init_time = richest_case(forecast, variable) if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
     floor = np.float32(lookup(variable).scored_floor)
     missing = np.full(case.shape[1:], np.nan, np.float32)
@@ -56,9 +57,9 @@ def animate(
         axes.label_outer()
     colour_bar(figure, images[0], panels, extend, unit_of(forecast[variable]))
     title = figure.suptitle(_title(case, init_time, leads[-1]), fontsize=13)
-    for _ in range(2):  # the first pass does not yet know the sizes of the labels
+    for _ in range(2):  # the first pass does not know the sizes of the labels
         figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, so that nothing moves between frames
+    figure.set_layout_engine("none")  # a fixed layout: nothing moves between frames
 
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

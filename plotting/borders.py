@@ -2,17 +2,10 @@
 
 plotting/borders.npz holds, good to a few kilometres, the coasts and countries of Natural Earth 1:50m
 (naturalearthdata.com, version 4.1) and the states, coasts and Great Lakes of the cartographic boundary files of the US
-Census Bureau (2017), both in the public domain. It is made from two packages of the npm registry, unpacked:
-
-    npm pack world-atlas@2.0.2 us-atlas@3.0.1
-    python -m plotting.borders world-atlas/countries-50m.json us-atlas/states-10m.json
-
-They are TopoJSON, whose arcs are lines between neighbours: an arc of one area is coast, one of two areas is a border.
+Census Bureau (2017), both in the public domain. Its arrays are the first point of each line, the steps from point to
+point east and north in 1/QUANTUM degrees, and the number of points and the kind of each line.
 """
 
-import json
-import sys
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,8 +14,6 @@ from matplotlib.collections import LineCollection
 
 COAST, COUNTRY, STATE = 0, 1, 2  # kinds of line
 QUANTUM = 1000  # steps per degree: 111 m
-LONGEST = 30_000  # steps from one point to the next, within int16
-UNITED_STATES = "840"  # drawn from the finer file
 FILE = Path(__file__).with_name("borders.npz")
 WIDTHS = {COAST: 0.9, COUNTRY: 0.9, STATE: 0.6}  # points
 DEGREE = 7  # of the polynomial that stands for the projection
@@ -48,12 +39,12 @@ def boxes() -> np.ndarray:
 
 
 class Plane:
-    """Longitude and latitude to the plane of a grid, learnt from the grid's own coordinates.
+    """Longitude and latitude to the plane of a grid, fitted to the grid's own coordinates.
 
     x, y: (H,), (W,) coordinates of the plane; latitude, longitude: (H, W) degrees. x and y are fitted as polynomials of
     the stereographic coordinates about the domain's middle, in which every map projection in use for limited areas is
-    smooth; no projection needs to be known. `misfit` is the largest distance in cells between where the fit and where
-    the grid puts its own cells.
+    smooth; no projection needs to be known. `misfit` is the largest error of the fit for the grid's own cells, in
+    cells.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray, latitude: np.ndarray, longitude: np.ndarray):
@@ -70,7 +61,7 @@ class Plane:
         self.misfit = float(np.abs((powers @ self.weights - target) / cell).max())
 
     def __call__(self, longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x, y of points (n,) near the domain; of no use far away from it."""
+        """x, y of points (n,) near the domain; wrong far away from it."""
         return tuple((self._powers(longitude, latitude) @ self.weights).T)
 
     def _stereographic(self, longitude, latitude):
@@ -89,7 +80,7 @@ class Plane:
 
 
 def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
-    """{kind: [(n, 2) x, y]} of the lines that may cross a domain; none where the grid does not fit its plane."""
+    """{kind: [(n, 2) x, y]} of the lines that may cross a domain; none if the grid does not fit its plane."""
     plane = Plane(x, y, latitude, longitude)
     if plane.misfit > 0.5:
         return {}
@@ -105,7 +96,7 @@ def lines_within(x, y, latitude, longitude) -> dict[int, list[np.ndarray]]:
         near = np.all((points > low - MARGIN) & (points < high + MARGIN), axis=1)
         if not near.any():
             continue
-        # A segment is drawn where one of its ends is near, so that no line ends inside the map.
+        # A segment is drawn if one of its ends is near, so that no line ends inside the map.
         drawn = near | np.r_[near[1:], False] | np.r_[False, near[:-1]]
         for part in np.split(np.arange(len(line)), 1 + np.flatnonzero(np.diff(drawn.astype(int)))):
             if drawn[part[0]] and len(part) > 1:
@@ -124,51 +115,3 @@ def draw_borders(axes, lines: dict[int, list[np.ndarray]], weight: float = 1.0) 
 
 def _turn(degrees):
     return (degrees + 180.0) % 360.0 - 180.0
-
-
-# ---- making the file
-
-
-def lines_of(topology: dict, collection: str, border: int, leave_out: str = "") -> list[tuple[int, np.ndarray]]:
-    """(kind, line) of every arc of a collection: coast, or `border` if two areas share the arc. Lines are (n, 2)
-    longitude and latitude in degrees."""
-
-    def arcs_of(item) -> set[int]:  # a negative number is an arc walked backwards
-        return {item if item >= 0 else ~item} if isinstance(item, int) else set().union(*map(arcs_of, item))
-
-    uses, left_out = Counter(), set()
-    for geometry in topology["objects"][collection]["geometries"]:
-        numbers = arcs_of(geometry.get("arcs", []))
-        uses.update(numbers)
-        left_out |= numbers if leave_out and geometry.get("id") == leave_out else set()
-    scale, shift = (np.array(topology["transform"][k]) for k in ("scale", "translate"))
-    lines = {i: np.cumsum(np.array(topology["arcs"][i]), axis=0) * scale + shift for i in sorted(set(uses) - left_out)}
-    return [(border if uses[i] > 1 else COAST, line) for i, line in lines.items()]
-
-
-def pack(lines: list[tuple[int, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The lines as arrays: first points (lines, 2), steps from point to point east and north, all in QUANTUM, and the
-    number of points and kind of each line. A line is cut where a step is too long (along the edge of the map)."""
-    parts = []
-    for kind, line in lines:
-        points = np.round(line * QUANTUM).astype(np.int32)
-        points = points[np.r_[True, np.any(np.diff(points, axis=0) != 0, axis=1)]]
-        cuts = 1 + np.flatnonzero(np.abs(np.diff(points, axis=0)).max(axis=1) > LONGEST)
-        parts += [(kind, part) for part in np.split(points, cuts) if len(part) > 1]
-    east, north = np.concatenate([np.diff(part, axis=0) for _, part in parts]).astype(np.int16).T
-    return {
-        "firsts": np.array([part[0] for _, part in parts]), "east": east, "north": north,
-        "lengths": np.array([len(part) for _, part in parts], np.int32),
-        "kinds": np.array([kind for kind, _ in parts], np.int8),
-    }  # fmt: skip
-
-
-def main(countries: str, states: str) -> None:
-    world, nation = (json.loads(Path(p).read_text()) for p in (countries, states))
-    lines = lines_of(world, "countries", COUNTRY, UNITED_STATES) + lines_of(nation, "states", STATE)
-    np.savez_compressed(FILE, **pack(lines))
-    print(f"wrote {FILE}: {len(lines)} lines")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,18 +1,18 @@
 """Which colours a field is drawn in.
 
 Reflectivity has the table of the US National Weather Service, which every American radar display uses; it is not made
-for eyes with a colour-vision deficiency, so any other map can be asked for by name ("ChaseSpectral" or
-"HomeyerRainbow" of cmweather, or one of matplotlib's, "cividis" say). The other fields have maps that such eyes can
-read (ColorBrewer and matplotlib).
+for eyes with a colour-vision deficiency. Any other map can be given by name: "ChaseSpectral" or "HomeyerRainbow" of
+cmweather, or one of matplotlib's, such as "cividis". The other fields have maps that such eyes can read (ColorBrewer
+and matplotlib).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 
-from data.variables import lookup
+from data.variables import TABLE, lookup
 
 # Reflectivity in steps of 5 dBZ from 5 to 75: the NWS table as Py-ART, MetPy and cmweather ("NWSRef") have it.
 REFLECTIVITY_LEVELS = np.arange(5, 80, 5)
@@ -24,11 +24,32 @@ NO_ECHO, BEYOND = "white", "black"  # below 5 dBZ; 75 dBZ and more, black as in 
 MASKED = "0.8"  # grey, cells without a value
 ERROR = "RdBu_r"  # blue too low, red too high
 
-# Eight colours that eyes with any common deficiency tell apart, without the yellow, which is faint on white.
-# Source: Okabe & Ito (2008), Color Universal Design.
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS = "osD^vPX"
-MAPS = {"T2M": "RdYlBu_r", "D2M": "BrBG", "CAPE": "YlOrRd", "CIN": "PuBu_r", "orography": "cividis"}
+# A hue stands for a variable: Okabe & Ito (2008), without the yellow, which is faint, and the black, which stands for
+# totals. Steps of one quantity (thresholds, wavelengths) have shades of one map, baselines have dashes.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c564b")
+MARKERS = "osD^vPXp"
+BASELINE_DASHES = {"persistence": ":", "extrapolation": "--"}
+# Maps of a quantity without a natural zero have one direction; only winds and errors diverge, about zero.
+MAPS = {"T2M": "YlOrRd", "D2M": "YlGnBu", "CAPE": "RdPu", "CIN": "PuBu_r", "RAIN": "Blues", "orography": "cividis"}
+
+
+def line_styles(variables: Iterable[str]) -> dict[str, dict]:
+    """Colour and marker of the line of each variable: the same in every figure, told apart by shape too. Variables
+    that the table does not know take those that are free."""
+    variables, table = list(variables), [v.name for v in TABLE]
+    known = {n: table.index(lookup(n).name) for n in variables if lookup(n).name in table}
+    free = [c for c in range(len(LINES)) if c not in known.values()] or [0]
+    others = {n: free[i % len(free)] for i, n in enumerate(v for v in variables if v not in known)}
+    return {n: _style(LINES[c % len(LINES)], c) for n, c in (known | others).items()}
+
+
+def step_styles(count: int) -> list[dict]:
+    """Colours and markers of `count` steps of one quantity, from light to dark."""
+    return [_style(shade, c) for c, shade in enumerate(matplotlib.colormaps["viridis_r"](np.linspace(0.25, 1, count)))]
+
+
+def _style(colour, c: int) -> dict:
+    return {"color": colour, "marker": MARKERS[c % len(MARKERS)], "linewidth": 1.6, "markersize": 4}
 
 
 def colour_map(name: str | Colormap) -> Colormap:
@@ -63,7 +84,7 @@ def reflectivity_colours(colours: str | Colormap | None = None) -> tuple[Colorma
 
 
 def field_colours(variable: str, fields: Sequence[np.ndarray], colours: str | Colormap | None = None):
-    """(colour map, norm, extend) that all `fields` of one variable share; NaN is left out of the limits.
+    """(colour map, norm, extend) that all `fields` of one variable share. The limits do not depend on NaN.
 
     `variable` is any name that the variables table knows, or another; `colours` replaces the map. The limits are the
     0.2 % and 99.8 % quantiles, about zero for a wind component, from zero for CAPE and to zero for CIN.

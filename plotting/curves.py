@@ -5,14 +5,13 @@ import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-LINE = {"linewidth": 1.4, "marker": "o", "markersize": 3}
-STYLES = ("-", "--", "-.", ":")
+from plotting.colours import line_styles
 
 
 def best_record(records: list[dict]) -> dict | None:
-    """The record of best.pt: with the highest score, of the roll-out epochs as soon as there is one."""
+    """The record of best.pt: the one with the highest score, from the roll-out epochs if there are any."""
     last = [r for r in records if r.get("own_forecasts")] or records
     return max((r for r in last if is_number(r.get("score"))), key=lambda r: r["score"], default=None)
 
@@ -24,60 +23,60 @@ def without_skill(records: list[dict]) -> list[str]:
 
 
 def loss_curves(records: list[dict]) -> Figure:
-    """Two panels with one point per validation: loss with its terms, and skill by variable.
+    """Two panels: the training loss, and the validation skill of each variable.
 
-    `records` are the objects of log.jsonl, oldest first. What a record lacks, or holds as NaN, is left out. A grey
-    line marks the epoch of best.pt, a grey area the roll-out epochs.
+    `records` are the objects of log.jsonl, oldest first. Each gives a point at its epoch; a list `epoch_losses` in a
+    record gives one more for each epoch before it. Values that are missing or not finite give no point. The loss is in
+    units of persistence at the same lead, so values before and during roll-out training can be compared. A grey area
+    marks the roll-out epochs, a dotted line the epoch of best.pt. ValueError if there is no record.
     """
     if not records:
         raise ValueError("loss_curves: got no record, expected at least one. Fix: draw after the first validation")
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 5.0), layout="constrained")
     loss, skill = figure.subplots(1, 2)
-    _line(loss, records, "loss", "loss", color="black", linewidth=2.2)
-    for n, term in enumerate(_inner(records, "terms")):
-        _line(loss, records, term, "terms", term, linestyle=STYLES[(n + 1) % 4])
-    positive = all(y > 0 for line in loss.lines for y in line.get_ydata())
-    loss.set(title="loss and its terms", ylabel="loss (1: as persistence)", yscale="log" if positive else "linear")
-    if positive:
-        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        loss.yaxis.set_minor_locator(NullLocator())
-        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _line(loss, _losses(records), color="black", linewidth=2, marker="o", markersize=3)
+    loss.axhline(1, color="black", linewidth=0.8)
+    loss.set(title="training loss (1: as large as that of persistence)", ylabel="loss / loss of persistence, same lead")
 
     skill.axhline(0, color="black", linewidth=0.8)
-    for c, variable in enumerate(_inner(records, "skill")):
-        _line(skill, records, variable, "skill", variable, color=f"C{c}")
-    _line(skill, records, "score (chooses best.pt)", "score", color="black", linestyle=":", marker=None)
+    for name, style in line_styles(dict.fromkeys(name for r in records for name in r.get("skill") or {})).items():
+        points = [(r["epoch"], (r.get("skill") or {}).get(name)) for r in records]
+        _line(skill, points, label=name.replace("$", r"\$"), **style)  # names are not formulas
+    _line(
+        skill, [(r["epoch"], r.get("score")) for r in records], label="score (chooses best.pt)", color="black", ls=":"
+    )
     _keep_in_view(skill)
-    skill.set(title="validation skill against persistence (0: as good)", ylabel="1 - RMSE / RMSE of persistence")
+    skill.set(title="validation skill (0: as good as persistence)", ylabel="1 - RMSE / RMSE of persistence")
 
     best, epochs = best_record(records), [r["epoch"] for r in records]
-    rollouts = [r["epoch"] for r in records if r.get("own_forecasts")]
+    rollouts = [e for e, r in zip(epochs, records, strict=True) if r.get("own_forecasts")]
     for panel in (loss, skill):
         if rollouts:
             before = max((e for e in epochs if e < rollouts[0]), default=0)
-            panel.axvspan(before, rollouts[-1], color="0.93", zorder=0, label="roll-out epochs")
+            label = "roll-out training" if panel is loss else None
+            panel.axvspan(before, rollouts[-1], color="0.92", zorder=0, label=label)
         if best is not None:
-            panel.axvline(best["epoch"], color="0.7", linewidth=1, zorder=0)
+            panel.axvline(best["epoch"], color="0.5", linestyle=(0, (1, 2)), zorder=0)
         panel.set_xlabel("epoch")
-        panel.set_xlim(0, max(epochs) + max(1, max(epochs) // 50))
+        panel.set_xlim(0, 1.03 * max(epochs))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(fontsize=8, ncols=2)
+    if any(panel.get_legend_handles_labels()[0] for panel in (loss, skill)):
+        figure.legend(loc="outside lower center", ncols=10, fontsize=9)
     figure.suptitle(headline(records), fontsize=13)
     return figure
 
 
 def headline(records: list[dict]) -> str:
-    """The state of a run in one line: epoch, loss, score, and which epoch best.pt has."""
+    """The state of a run in one line: epoch, loss, score, and the epoch of best.pt."""
     last, best = records[-1], best_record(records)
-    parts = [f"epoch {last['epoch']}"]
+    parts = [f"epoch {last['epoch']:g}"]
     if is_number(last.get("loss")):
         parts.append(f"loss {last['loss']:.3f}")
     if is_number(last.get("score")):
         parts.append(f"score {last['score']:+.3f}")
     if best is not None and best is not last:
-        parts.append(f"best.pt {best['score']:+.3f} of epoch {best['epoch']} (grey line)")
+        parts.append(f"best.pt {best['score']:+.3f} of epoch {best['epoch']:g} (dotted line)")
     return ", ".join(parts)
 
 
@@ -89,30 +88,28 @@ def save_loss_curves(records: list[dict], path: Path) -> None:
 
 
 def is_number(value) -> bool:
+    """Whether a value read from JSON is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _line(axes, records: list[dict], label: str, *keys: str, **style) -> None:
-    """One line over the records that have records[...][key][key]; nothing if none has."""
+def _losses(records: list[dict]) -> list[tuple]:
+    """(epoch, loss) of every record and of the epochs before it that it lists."""
     points = []
-    for record in records:
-        value = record
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if is_number(value):
-            points.append((record["epoch"], value))
+    for r in records:
+        listed = r.get("epoch_losses") or [r.get("loss")]
+        points += [(r["epoch"] - len(listed) + 1 + i, value) for i, value in enumerate(listed)]
+    return points
+
+
+def _line(axes, points: list[tuple], **style) -> None:
+    """One line through the points whose value is finite; nothing if there is none."""
+    points = [p for p in points if is_number(p[1])]
     if points:
-        style = LINE | ({"marker": None} if len(points) > 40 else {}) | style
-        axes.plot(*zip(*points, strict=True), label=label.replace("$", r"\$"), **style)  # a name is no formula
-
-
-def _inner(records: list[dict], key: str) -> list[str]:
-    """The names under `key` in any record, in order of appearance."""
-    return list(dict.fromkeys(name for r in records for name in r.get(key) or {}))
+        axes.plot(*zip(*points, strict=True), markevery=0.02, **style)  # no markers closer than 2 % of the diagonal
 
 
 def _keep_in_view(axes) -> None:
-    """Skills far below 0, usual in the first epochs, must not flatten everything after them."""
+    """Limit the axis if early skills far below 0, which are usual, would flatten the later ones."""
     values = [y for line in axes.lines for y in line.get_ydata()]
     newest = min(line.get_ydata()[-1] for line in axes.lines)
     if min(values) < -1:

@@ -1,4 +1,4 @@
-"""The plane of a map: where cells lie, what is written along its edges, coastlines and borders over it."""
+"""The plane of a map: places of the cells, labels of the edges, coastlines and borders."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +17,8 @@ STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)  # degrees between lines of equal l
 
 @dataclass
 class Frame:
-    """The plane of a grid. Where x and y are known, that is the grid's own projection (Lambert for HRRR), so that cells
-    are drawn as they are, without interpolation; a regular grid is drawn in degrees; another in cells."""
+    """The plane of a grid: its own projection (Lambert for HRRR) if x and y are known, degrees for a regular grid, else
+    cells. Cells are drawn without interpolation."""
 
     grid: Grid
     x: np.ndarray  # (W,) km, degrees or columns
@@ -61,7 +61,7 @@ class Frame:
 
     @cached_property
     def border_lines(self) -> dict[int, list[np.ndarray]]:
-        """Coastlines and borders in this plane, none where there are no latitudes."""
+        """Coastlines and borders in this plane; none without latitudes."""
         if not self.lines or self.grid.latitude is None:
             return {}
         if self.units != "degrees":
@@ -105,7 +105,7 @@ def draw_field(axes, values: np.ndarray, frame: Frame, colours, norm):
 
 
 def label_edges(axes, frame: Frame) -> None:
-    """Latitude and longitude along the left and lower edge with lines across; x and y where these are not known."""
+    """Latitude and longitude along the left and lower edge with lines across; x and y if there are none."""
     left, right, low, high = frame.extent
     axes.set(xlim=(left, right), ylim=(low, high))
     axes.tick_params(labelsize=10, length=3)

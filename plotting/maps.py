@@ -1,7 +1,7 @@
 """Maps: one function per figure, xarray in, matplotlib Figure out.
 
 A field is what a store gives for one time: `forecast.REFC.sel(init_time=..., lead_time="3h")` of a forecast store,
-`store.T2M.sel(time=...)` of a training store or of any NetCDF file; its coordinates tell where it lies and when it is.
+`store.T2M.sel(time=...)` of a training store or of any NetCDF file; its coordinates say where and when.
 """
 
 import re
@@ -50,7 +50,6 @@ def wind_map(fields: xr.Dataset, background: str | None = None, colours: str | C
     u, v = (pick(fields, name) for name in ("U10", "V10"))
     speed = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
     under = speed if background is None else pick(fields, background)
-    colours = colours or ("YlGnBu" if background is None else None)
     figure, axes, frame = _map(under, f"{describe(under)}, wind barbs in knots", colours)
     H, W = under.shape
     every = max(1, round(max(H, W) / 16))
@@ -80,16 +79,17 @@ def forecast_panels(
     init_time: np.datetime64 | None = None,
     extrapolation: Callable[[np.timedelta64], np.ndarray | None] | None = None,
     colours: str | Colormap | None = None,
+    persistence: bool = True,
 ) -> Figure:
-    """One row per lead time: truth, forecast, persistence, extrapolation where it is given, and the error.
+    """One row per lead time: truth, forecast, persistence, extrapolation if it is given, and the error.
 
-    `forecast` is an opened forecast store, `truth` an opened training store or a function of the valid
-    time that gives a (y, x) field, or None where there is none; `extrapolation` a function of the lead time, likewise.
-    `leads` are timedelta64; `init_time` is the first one where it is not given. The analysis is the persistence
-    panel. All but the error share one scale, and all are raised to the floor of the scores (0 dBZ). North is up
-    whatever the order of the rows.
+    `forecast` is an opened forecast store. `truth` is an opened training store, or a function of the valid time that
+    gives a (y, x) field or None; `extrapolation` is such a function of the lead time. `leads` are timedelta64.
+    `init_time` is by default the one with the highest mean of the variable (`richest_case`). The persistence panel
+    shows the analysis. All panels but the error share one scale and are raised to the floor of the scores (0 dBZ).
+    North is up whatever the order of the rows.
     """
-    init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
+    init_time = richest_case(forecast, variable) if init_time is None else np.datetime64(init_time)
     case = forecast[variable].sel(init_time=init_time)
     frame = frame_of(forecast, case.dims[1:])
     frame.weight = 0.6
@@ -100,8 +100,9 @@ def forecast_panels(
         shown = {
             "truth": truth_at(truth, variable, init_time + lead),
             "forecast": case.sel(lead_time=lead).values,
-            "persistence": analysis,
-        } | ({"extrapolation": extrapolation(lead)} if extrapolation else {})
+            **({"persistence": analysis} if persistence else {}),
+            **({"extrapolation": extrapolation(lead)} if extrapolation else {}),
+        }
         # raised to the floor of the scores: -10 dBZ and 0 are both no echo, and no error
         shown = {k: none if x is None else np.maximum(x, floor) for k, x in shown.items()}
         rows.append(shown | {"forecast - truth": shown["forecast"] - shown["truth"]})
@@ -134,8 +135,15 @@ def forecast_panels(
     return figure
 
 
+def richest_case(forecast: xr.Dataset, variable: str) -> np.datetime64:
+    """The initial time whose analysis has the highest mean of a variable: for reflectivity, the most storms."""
+    analyses = (forecast[variable].variable[i, 0].values for i in range(forecast.sizes["init_time"]))
+    means = [x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in analyses]
+    return forecast["init_time"].values[int(np.argmax(means))]
+
+
 def pick(fields: xr.Dataset, name: str) -> xr.DataArray:
-    """The array of a dataset that has this name or is the same variable under another; ValueError where none is."""
+    """The array of a dataset that has this name, or is the same variable under another; ValueError if none does."""
     if name in fields.data_vars:
         return fields[name]
     found = [n for n in fields.data_vars if lookup(str(n)).name == lookup(name).name]
@@ -148,7 +156,7 @@ def pick(fields: xr.Dataset, name: str) -> xr.DataArray:
 
 
 def when(field: xr.DataArray) -> str:
-    """Initial, lead and valid time of a field as far as its coordinates tell them."""
+    """Initial, lead and valid time of a field, as far as its coordinates hold them."""
     at = {k: field[k].values for k in ("init_time", "lead_time", "valid_time", "time") if k in field.coords}
     at = {k: v for k, v in at.items() if np.ndim(v) == 0 and np.asarray(v).dtype.kind in "mM"}
     if "init_time" in at and "lead_time" in at:
@@ -178,7 +186,7 @@ def _map(field: xr.DataArray, title: str, colours=None, lines: bool = True):
 
 
 def _contours(axes, frame, values: np.ndarray, colour: str, levels) -> None:
-    """Labelled contours; none where the field does not cross a level."""
+    """Labelled contours; none if the field does not cross a level."""
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     crossed = high > low if isinstance(levels, int) else any(low < level < high for level in levels)

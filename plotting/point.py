@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from data.grid import EARTH_RADIUS, Grid, read_grid
 from data.variables import lookup
-from plotting.colours import LINES
+from plotting.colours import line_styles
 from plotting.maps import KNOT, pick, show_time, unit_of
 
 GROUPS = (("T2M", "D2M"), ("U10", "V10"), ("REFC",), ("CAPE",), ("CIN",))  # one panel each
@@ -16,7 +16,7 @@ GROUPS = (("T2M", "D2M"), ("U10", "V10"), ("REFC",), ("CAPE",), ("CIN",))  # one
 def nearest_cell(grid: Grid, latitude: float, longitude: float) -> tuple[int, int, float]:
     """Row, column and distance in km of the cell whose middle is nearest to a place (degrees).
 
-    ValueError where the grid has no latitudes, or where the place is more than one cell outside of it.
+    ValueError if the grid has no latitudes, or if the place is more than one cell outside of it.
     """
     if grid.latitude is None:
         raise ValueError(
@@ -47,8 +47,8 @@ def meteogram(
 ) -> Figure:
     """All variables at the cell nearest to a place (degrees), or at `cell` (row, column), against valid time.
 
-    `forecast` is an opened forecast store, `init_time` its first one where not given; `truth`, an opened training
-    store, is drawn as dots where it has the hour. Wind is shown as speed, with barbs (knots) at the top.
+    `forecast` is an opened forecast store, `init_time` by default its first one. `truth` is an opened training store;
+    its hours are dots. Wind is shown as speed, with barbs (knots) at the top.
     """
     init_time = forecast["init_time"].values[0] if init_time is None else np.datetime64(init_time)
     case = forecast.sel(init_time=init_time)
@@ -67,7 +67,7 @@ def meteogram(
     valid = init_time + case["lead_time"].values
     actual = truth.isel(time=np.flatnonzero(np.isin(truth["time"].values, valid))) if truth is not None else None
     known = {lookup(str(n)).name for n in actual.data_vars} if actual is not None and actual.sizes["time"] else set()
-    groups = _groups(names)
+    groups, styles = _groups(names), line_styles(names)
     figure = Figure(figsize=(7, 1.9 * len(groups) + 1.1), layout="constrained")
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
@@ -79,10 +79,11 @@ def meteogram(
             _barbs(axes, valid, *lines.values())
             lines = {"wind speed": np.hypot(*lines.values())}
             dots = {"wind speed": np.hypot(*dots.values())} if len(dots) == 2 else {}
-        for c, (name, values) in enumerate(lines.items()):
-            axes.plot(valid, values, color=LINES[c], linewidth=1.8, marker="." if len(valid) < 3 else None, label=name)
+        for name, values in lines.items():
+            colour = styles[name]["color"] if name in styles else "black"
+            axes.plot(valid, values, color=colour, linewidth=1.8, marker="." if len(valid) < 3 else None, label=name)
             if name in dots:
-                style = {"color": LINES[c], "markersize": 4, "mfc": "white", "label": f"{name}, truth"}
+                style = {"color": colour, "markersize": 4, "mfc": "white", "label": f"{name}, truth"}
                 axes.plot(actual["time"].values, dots[name], "o", **style)
         if np.isnan(np.concatenate(list(lines.values()))).all():
             axes.text(0.5, 0.5, "masked cell", transform=axes.transAxes, ha="center", va="center", fontsize=11)

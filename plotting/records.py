@@ -1,4 +1,4 @@
-"""What a training store holds: which hours, and which values."""
+"""The hours and the values of a training store."""
 
 import numpy as np
 import xarray as xr
@@ -55,8 +55,7 @@ def coverage(dataset: xr.Dataset, split: dict | None = None) -> Figure:
 def distributions(dataset: xr.Dataset, variables: list[str] | None = None, times: int = 24) -> Figure:
     """Histogram of every (time, y, x) variable over `times` times spread over the store, count on a log scale.
 
-    The titles say how many cells have no value, and how many hold exactly the value where cells pile up (no echo, no
-    CAPE).
+    The titles give the share of cells without a value and the share at the bound of the variable (no echo, no CAPE).
     """
     names = variables or [str(n) for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dims[0] == "time"]
     if not names:
@@ -72,7 +71,7 @@ def distributions(dataset: xr.Dataset, variables: list[str] | None = None, times
     for axes, name in zip(panels, names, strict=False):
         values = dataset[name].isel(time=chosen).values.astype(np.float64)
         finite = values[np.isfinite(values)]
-        axes.hist(finite, bins=50, color=LINES[0], log=True, histtype="stepfilled")
+        axes.hist(finite, bins=50, color="0.45", log=True, histtype="stepfilled")
         notes = []
         if finite.size < values.size:
             notes.append(f"{1 - finite.size / values.size:.0%} without a value")
@@ -93,6 +92,6 @@ def distributions(dataset: xr.Dataset, variables: list[str] | None = None, times
 
 
 def _gaps(times: np.ndarray) -> int:
-    """Places where the distance between neighbours is longer than the usual one."""
+    """The number of steps between neighbouring times that are longer than the usual one."""
     steps = np.diff(np.sort(times))
     return int((steps > np.median(steps)).sum()) if len(steps) else 0

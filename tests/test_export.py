@@ -1,7 +1,6 @@
 """Exported weights forecast like the checkpoint; earth2studio's protocol gives the same forecast."""
 
-import builtins
-import json
+import sys
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -78,26 +77,26 @@ def test_a_file_without_our_weights_is_refused(exported, tmp_path):
         load_model(tmp_path / "none.safetensors")
 
 
-def test_the_card_has_license_dates_and_scores_and_escapes_names(best, tmp_path):
-    scores = {"certificate": [{"pass": True}, {"pass": None}], "init_times": ["2024-05-22T00:00"], "outside_test": [],
-              "scores": {"T2M": {"1": {"skill": 0.25}}, "<b>|x": {"1": {"skill": None}}}}  # fmt: skip
-    (tmp_path / "scores.json").write_text(json.dumps(scores))
-    found, _ = model_card.read_scores(model_card.Config(str(best), scores=str(tmp_path / "scores.json")))
-    card = model_card.model_card(load_checkpoint(best), found, "0" * 64)
-    assert card.startswith("---\nlicense: mit\n") and "| T2M | +0.25 |" in card
-    assert "<b>" not in card and r"| \<b\>\|x | - |" in card
-    assert "1 of 2 lines passed, 1 not available" in card and "2024-05-20T00:00 to 2024-05-21T17:00 UTC" in card
+def test_the_card_has_license_dates_scores_and_a_model_index_and_escapes_names(best):
+    yaml = pytest.importorskip("yaml")
+    lines = [{"name": "a", "value": 1.0, "bar": "", "pass": result} for result in ("PASS", "UNDECIDED")]
+    table = {"T2M": {"1": {"rmse": 0.5, "best_skill": 0.25}}, '<b>|x: "': {"1": {"rmse": 2.0, "best_skill": None}}}
+    scores = {"certificate": lines, "init_times": ["2024-05-22T00:00"], "outside_test": [], "scores": table}
+    card = model_card.model_card(load_checkpoint(best), scores, "0" * 64)
+    assert "| T2M | +0.25 |" in card and "<b>" not in card.split("---")[2] and r"| \<b\>\|x: " in card
+    assert "Certificate: 1 UNDECIDED, 1 PASS." in card and "2024-05-20T00:00 to 2024-05-21T17:00 UTC" in card
+    front = yaml.safe_load(card.split("---")[1])
+    (result,) = front["model-index"][0]["results"]  # the keys that huggingface_hub asks for
+    assert front["license"] == "mit" and {"type", "name"} <= set(result["dataset"]) and result["task"]["type"]
+    metrics = {m["name"]: (m["type"], m["value"]) for m in result["metrics"]}
+    assert metrics == {"T2M rmse, 1 h": ("rmse", 0.5), "T2M best_skill, 1 h": ("best_skill", 0.25),
+                       '<b>|x: " rmse, 1 h': ("rmse", 2.0)}  # fmt: skip
+    assert "model-index" not in model_card.model_card(load_checkpoint(best), None, "0" * 64)
 
 
 def test_without_safetensors_the_pip_command_is_named(command, best, tmp_path, monkeypatch):
-    original = builtins.__import__
-
-    def refuse(name, *more):
-        if "safetensors" in name:
-            raise ImportError
-        return original(name, *more)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "safetensors.torch", raising=False)
     code, _, err = command(model_card, "--checkpoint", best, "--out", tmp_path / "out")
     assert code == 2 and "pip install safetensors" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -11,10 +11,11 @@ from plotting.colours import (
     NWS_REFLECTIVITY,
     REFLECTIVITY_LEVELS,
     colour_map,
+    error_colours,
     field_colours,
     reflectivity_colours,
 )
-from plotting.maps import convection_map, field_map, forecast_panels, wind_map
+from plotting.maps import convection_map, field_map, forecast_panels, richest_case, wind_map
 from tests.conftest import PROJECT, hour, small_grid, weather
 
 HOUR = np.timedelta64(1, "h")
@@ -100,9 +101,18 @@ def test_reflectivity_stands_beside_its_extrapolation_and_no_echo_is_no_error():
 
 def test_five_minute_leads_and_a_single_lead_are_drawn():
     forecast = forecast_of(lambda h: 20.0 + h, "REFC", coordinates=False, step=np.timedelta64(5, "m"))
-    figure = draw(forecast_panels(forecast, lambda t: None, "REFC", [np.timedelta64(5, "m")]))
+    figure = draw(forecast_panels(forecast, lambda t: None, "REFC", [np.timedelta64(5, "m")], persistence=False))
     assert figure.axes[0].get_ylabel().startswith("+5 min, valid\n2024-05-20\n00:05 UTC")
     assert figure.axes[0].get_xlabel() == "x (cell)"
+    assert [a.get_title() for a in figure.axes[:3]] == ["truth", "forecast", "forecast - truth"]
+
+
+def test_without_an_initial_time_the_one_with_the_highest_mean_is_drawn():
+    means = {0: 280.0, 2: 282.0, 1: 281.0, 9: np.nan}
+    cases = [forecast_of(lambda h, m=m: m).assign_coords(init_time=[hour(k)]) for k, m in means.items()]
+    forecast = xr.concat(cases, "init_time")
+    assert richest_case(forecast, "T2M") == hour(2)
+    assert "init 2024-05-20 02:00 UTC" in texts(forecast_panels(forecast, lambda t: None, "T2M", LEADS))
 
 
 # ---- colours
@@ -111,8 +121,17 @@ def test_reflectivity_has_the_table_of_the_weather_service():
     theirs = colour_map("NWSRef")(np.linspace(0, 1, 15))  # interpolated among 256 shades
     assert np.abs(theirs - [to_rgba(c) for c in (*NWS_REFLECTIVITY, BEYOND)]).max() < 10 / 255
     colours, norm = reflectivity_colours()
-    shown = [to_hex(colours(norm(v))) for v in (4.9, 5, 22, 51, 74.9, 75)]
-    assert shown == ["#ffffff", "#00ecec", "#00ff00", "#ff0000", "#9955c9", "#000000"]
+    values = np.ma.masked_invalid([np.nan, 0, 4.9, 5, 22, 51, 74.9, 75])
+    assert [to_hex(c) for c in colours(norm(values))] == [
+        "#cccccc",
+        "#ffffff",
+        "#ffffff",
+        "#00ecec",
+        "#00ff00",
+        "#ff0000",
+        "#9955c9",
+        "#000000",
+    ]
 
 
 @pytest.mark.parametrize("name", ["ChaseSpectral", "HomeyerRainbow", "cividis"])
@@ -122,13 +141,17 @@ def test_another_table_is_one_argument_away(name):
     image = field_map(seven().REFC, colours=name).axes[0].images[0]
     shades = image.cmap(image.norm(np.array([-10.0, 7, 72])))
     assert np.all(shades[0] == 1) and np.array_equal(image.norm.boundaries, REFLECTIVITY_LEVELS)
-    assert np.allclose(shades[1], colour_map(name)(0.0))
-    assert not np.allclose(shades[1], shades[2])
-
-
-def test_an_unknown_colour_map_is_refused():
+    assert np.allclose(shades[1], colour_map(name)(0.0)) and not np.allclose(shades[1], shades[2])
     with pytest.raises(ValueError, match=r"colours: got 'rainbows', .*Fix"):
         field_map(seven().T2M, colours="rainbows")
+
+
+@pytest.mark.parametrize("name", ["T2M", "D2M", "CAPE", "CIN", "RAIN", "U10", "V10", "error"])
+def test_only_winds_and_errors_have_colours_that_diverge(name):
+    table = (error_colours if name == "error" else lambda x: field_colours(name, x))([np.ones((2, 2))])[0]
+    steps = np.diff(table(np.linspace(0, 1, 9))[:, :3] @ [0.2126, 0.7152, 0.0722])  # of the lightness
+    diverges = np.all(steps[:4] > 0) and np.all(steps[4:] < 0)
+    assert diverges if name in ("U10", "V10", "error") else np.all(steps > 0) or np.all(steps < 0)
 
 
 def test_limits_fit_the_field():
@@ -139,16 +162,6 @@ def test_limits_fit_the_field():
         for empty in (np.zeros((2, 2)), np.full((2, 2), np.nan)):
             norm = field_colours(name, [empty])[1]
             assert norm.vmin < norm.vmax, name
-
-
-def test_masked_cells_are_grey_and_the_driest_are_white():
-    field = seven().REFC
-    field[:] = 52.0
-    field[0], field[1] = 0.0, np.nan
-    image = field_map(field).axes[0].images[0]
-    colours = image.cmap(image.norm(image.get_array()))
-    assert to_hex(colours[0, 0]) == "#ffffff" and to_hex(colours[1, 0]) == "#cccccc"
-    assert to_hex(colours[5, 5]) == "#ff0000"
 
 
 # ---- one time

@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.grid import HRRR_X0, HRRR_Y0, Grid, lambert_latlon
 from plotting.animate import animate
-from plotting.borders import COAST, STATE, Plane, borders, lines_of, lines_within, pack
+from plotting.borders import COAST, STATE, Plane, lines_within
 from plotting.maps import field_map, forecast_panels, wind_map
 from plotting.point import meteogram, nearest_cell
 from plotting.records import coverage, distributions
@@ -60,18 +60,6 @@ def test_coasts_are_drawn_in_degrees_on_a_regular_grid_and_not_where_the_plane_i
     assert lines_within(x, y, np.random.default_rng(0).permuted(latitude), longitude) == {}
 
 
-def test_the_border_file_is_made_of_arcs_that_are_coast_alone_and_borders_between_two():
-    arcs = [[[0, 0], [1, 1]], [[1, 1], [1, 0]], [[5, 5], [1, 0]]]
-    areas = [{"id": "a", "arcs": [[0, 1]]}, {"id": "b", "arcs": [[[-1, 2]]]}]  # -1: the first arc, walked backwards
-    topology = {"objects": {"c": {"geometries": areas}}, "transform": {"scale": [1, 1], "translate": [10, 20]}}
-    lines = lines_of(topology | {"arcs": arcs}, "c", STATE)
-    assert [kind for kind, _ in lines] == [STATE, COAST, COAST] and lines[0][1].tolist() == [[10, 20], [11, 21]]
-    assert len(lines_of(topology | {"arcs": arcs}, "c", STATE, leave_out="b")) == 1
-    packed = pack([*lines, (COAST, np.array([[0.0, 0.0], [1.0, 0.0], [99.0, 0.0], [99.5, 0.0]]))])  # cut in two
-    assert packed["lengths"].tolist() == [2, 2, 2, 2, 2] and packed["east"].tolist() == [1000, 1000, 1000, 1000, 500]
-    assert len(pack(borders())["kinds"]) == len(borders())
-
-
 # ---- a place
 def test_the_nearest_cell_is_the_one_a_search_over_all_finds():
     grid = small_grid()
@@ -86,25 +74,19 @@ def test_the_nearest_cell_is_the_one_a_search_over_all_finds():
 
 
 def test_a_meteogram_shows_the_cell_and_the_truth_of_its_times():
-    place = np.arange(192.0).reshape(12, 16)
+    place, grid = np.arange(192.0).reshape(12, 16), small_grid()
+    place[0, 0] = np.nan
     forecast = forecast_of(lambda h: 1000 * h + place)
     truth = xr.Dataset({"t2m": (("time", "y", "x"), place[None] + 7)}, {"time": [hour(2)]})
-    grid = small_grid()
     figure = draw(meteogram(forecast, grid.latitude[5, 2], grid.longitude[5, 2], truth=truth))
     line, dots = figure.axes[0].lines
     assert list(line.get_ydata()) == [82, 1082, 2082, 3082] and list(dots.get_ydata()) == [89]
-    assert (
-        dots.get_xdata()[0] == hour(2) and "cell 5, 2" in figure.get_suptitle() and figure.axes[0].get_ylabel() == "K"
-    )
-
-
-def test_a_meteogram_goes_by_cell_where_there_is_no_latitude_and_names_a_masked_cell():
-    field = np.full((12, 16), 20.0)
-    field[0, 0] = np.nan
-    forecast = forecast_of(lambda h: field, "dbz", coordinates=False, step=np.timedelta64(5, "m"), leads=2)
-    assert draw(meteogram(forecast, cell=(0, 0))).axes[0].texts[0].get_text() == "masked cell"
+    assert dots.get_xdata()[0] == hour(2) and figure.axes[0].get_ylabel() == "K"
+    assert "cell 5, 2" in figure.get_suptitle() and "init 2024-05-20 00:00 UTC" in figure.get_suptitle()
+    bare = forecast_of(lambda h: place, "dbz", coordinates=False, step=np.timedelta64(5, "m"), leads=2)
+    assert draw(meteogram(bare, cell=(0, 0))).axes[0].texts[0].get_text() == "masked cell"
     with pytest.raises(ValueError, match=r"Fix: name the cell, cell=\(row, column\)"):
-        meteogram(forecast, 35.0, -97.0)
+        meteogram(bare, 35.0, -97.0)
 
 
 # ---- moving pictures
@@ -119,16 +101,14 @@ def test_an_animation_has_a_frame_per_lead_and_leaves_nothing_half_written(tmp_p
     with pytest.raises(ValueError, match=r"expected a name that ends in .gif or .mp4"):
         animate(tmp_path / "refc.png", forecast, "REFC")
 
+    monkeypatch.setattr("plotting.animate.FFMpegWriter.isAvailable", lambda: False)
+    with pytest.raises(ValueError, match=r"ffmpeg is not installed.*refc\.gif"):
+        animate(tmp_path / "refc.mp4", forecast, "REFC")
+
     monkeypatch.setattr("plotting.animate.os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         animate(tmp_path / "refc.gif", forecast, "REFC", dpi=30)
     assert [f.name for f in tmp_path.iterdir()] == ["refc.gif"]
-
-
-def test_mp4_without_ffmpeg_is_refused_with_the_gif_as_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("plotting.animate.FFMpegWriter.isAvailable", lambda: False)
-    with pytest.raises(ValueError, match=r"ffmpeg is not installed.*refc\.gif"):
-        animate(tmp_path / "refc.mp4", forecast_of(lambda h: 0.0, "REFC"), "REFC")
 
 
 # ---- what a store holds

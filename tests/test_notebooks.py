@@ -2,11 +2,14 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
 from data.forecast_store import ForecastWriter
+from data.grid import Grid
 from tests.conftest import PROJECT, SEVEN, hour, small_grid, weather, write_store
 
 FOLDER = PROJECT / "notebooks"
@@ -14,7 +17,7 @@ SMALL = """%config InlineBackend.print_figure_kwargs = {"bbox_inches": None}
 import matplotlib
 matplotlib.rcParams["figure.dpi"] = 30"""  # pictures are looked at by nobody here
 FIGURES = ("field_map", "wind_map", "convection_map", "forecast_panels", "meteogram", "skill_by_lead", "spectra",
-           "Image", "coverage", "distributions", "forecast[VARIABLE]", "store.T2M")  # fmt: skip
+           "Image", "coverage", "distributions", "fields[VARIABLE]", "store[VARIABLE]")  # fmt: skip
 NAMES = sorted(p.name for p in FOLDER.glob("*.ipynb"))
 
 
@@ -30,7 +33,8 @@ def stores(tmp_path_factory) -> dict[str, str]:
                 fields = [weather(n, init + lead) * (1 - 0.01 * j) for n in SEVEN]
                 writer.write(i, j, np.stack(fields), np.zeros(len(SEVEN)))
     entry = {"skill": 0.5, "skill_yesterday": None, "power_ratio": {"2-5": 0.9}, "coherence": {"2-5": 0.5}}
-    scores = {"scores": {n: {str(h): entry for h in range(1, 4)} for n in SEVEN[:3]}}
+    table = {n: {str(h): entry for h in range(1, 4)} for n in SEVEN[:3]}
+    scores = {"scores": table, "certificate": [], "init_times": []}
     (folder / "scores.json").write_text(json.dumps(scores))
     names = {"FORECAST": "forecast.zarr", "TRUTH": "store.zarr", "SCORES": "scores.json", "STORE": "store.zarr"}
     return {constant: str(folder / name) for constant, name in names.items()}
@@ -71,4 +75,26 @@ def test_the_notebooks_run_and_show_a_picture_for_every_figure(stores):
     for source in figures:
         assert any("image/png" in data or "image/gif" in data for data in shown[source]), source
     printed = [o for c in joined.cells for o in c.outputs if o.output_type == "stream"]
-    assert [o.text for o in printed] == ["started 2024-05-20T00:00 UTC\n"]  # neither warnings nor noise
+    assert [o.text for o in printed] == ["init 2024-05-20T00:00 UTC\n"]  # neither warnings nor noise
+
+
+def test_a_run_of_one_variable_without_latitudes_needs_edits_in_one_cell_only(tmp_path, monkeypatch):
+    times = [hour(n / 12) for n in range(12)]
+    fields = lambda n, t: weather("REFC", t)  # noqa: E731
+    write_store(tmp_path / "store.zarr", fields, times, ["dbz"], Grid((12, 16)))
+    leads = np.arange(4) * np.timedelta64(5, "m")
+    with ForecastWriter(tmp_path / "f.zarr", ["dbz"], Grid((12, 16)), np.array(times[5:6]), leads, {}) as writer:
+        for j, lead in enumerate(leads):
+            writer.write(0, j, fields("dbz", times[5] + lead)[None], np.zeros(1))
+    table = {"dbz": {str(n / 12): {"best_skill": 0.5} for n in range(1, 4)}}
+    (tmp_path / "s.json").write_text(json.dumps({"scores": table, "certificate": [], "init_times": []}))
+    store, forecast, scores = (str(tmp_path / name) for name in ("store.zarr", "f.zarr", "s.json"))
+    edited = {"VARIABLE": "dbz", "FORECAST": forecast, "TRUTH": store, "SCORES": scores, "STORE": store}
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "agg")
+    for name in NAMES:
+        names: dict = {}
+        for i, cell in enumerate(c for c in json.loads(Path(name).read_text())["cells"] if c["cell_type"] == "code"):
+            exec("".join(x for x in cell["source"] if not x.startswith("%")), names)
+            names |= {} if i else edited
+    assert (tmp_path / "dbz.gif").exists()
