@@ -28,9 +28,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.command import fault, refuse_file_above
-from data.grid import Grid
+from data.grid import Grid, same_grid
 from data.sources import HOUR, HourUnavailable, Source, listed, refuse_unknown
-from data.sources.grib import Field, decode, import_gribberish, locate, note_winds, scan
+from data.sources.messages import decode, import_eccodes, locate, scan, wind_references
 from data.times import show
 from data.variables import STATIC, TABLE, Variable
 
@@ -57,7 +57,7 @@ class ArchiveHours(Source):
         if first is None or last is None:
             expected, fix = "both with --source archive", "--start 2024-05-20 --end 2024-05-21T23"
             raise fault("start/end", "none", expected, fix)
-        import_gribberish()  # before anything is fetched
+        import_eccodes()  # before anything is fetched
         refuse_unknown(cfg.variables)
         refuse_file_above(cfg.out, "out")
         self.transfer = Transfer(cfg.url)
@@ -69,7 +69,8 @@ class ArchiveHours(Source):
         self.paths: dict[np.datetime64, str] = {}
         self.coming: dict[np.datetime64, Future] = {}  # files under way
         self.grid: Grid | None = None
-        self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
+        self.described: dict[str, dict] = {}
+        self.sections: set[str] = set()  # hashes of sections that were found to describe that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
         size = sum(r.end - r.start for t in self.times for n in self.names if (r := self.hours[t][n]).end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
@@ -136,7 +137,6 @@ class ArchiveHours(Source):
             self.grid.static = {n: values for n, values in found.items() if not np.isnan(values).any()}
             gone = [v.name for v in STATIC if v.name not in self.grid.static]
             self.notes += [f"{name} is not stored: not in {self.paths[time]}, or not in every cell" for name in gone]
-            self.notes += note_winds(self.one, self.names)
             return
         raise fault("start/end", f"none of the first {TRIED} hours whole ({why})", "one", "--start later")
 
@@ -158,16 +158,17 @@ class ArchiveHours(Source):
         try:
             fields = scan(file) if names else []
             for name in names:
-                right = (f for f in fields if f.matches(KNOWN[name]) and f.valid_time == time)
+                right = (f for f in fields if f.name == name and f.valid_time == time)
                 found = next((f for f in right if f.lead_time == HOUR * self.forecast_hour), None)
                 if found is None:
                     raise ValueError(f"got no {name} for {show(time)} where the inventory has it, expected one")
-                if self.grid is None:
-                    self.one: Field = found
-                    self.grid = locate(found)
-                elif found.grid_section not in self.sections and not found.on_grid_of(self.one, self.grid):
+                self.grid = self.grid or locate(found)
+                winds = wind_references([found])
+                if found.grid not in self.sections and not same_grid(self.grid, locate(found)):
                     raise ValueError("got another grid than that of the first hour, expected one grid")
-                self.sections.add(found.grid_section)
+                if winds != {n: self.described.setdefault(n, kind) for n, kind in winds.items()}:
+                    raise ValueError(f"got {winds}, expected winds as in the first hour")
+                self.sections.add(found.grid)
                 out[name] = decode(found)
         except ValueError as error:
             file.unlink(missing_ok=True)  # the next attempt fetches it again

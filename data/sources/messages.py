@@ -1,0 +1,312 @@
+"""Fields of GRIB files, editions 1 and 2, found and decoded by eccodes.
+
+A field is identified by its message (parameter, level, times), never by its position in the file or by the file's name.
+What stands between messages (bulletin headers, padding) is passed over. Source: WMO Manual on Codes I.2, FM 92 GRIB;
+eccodes' keys (ECMWF).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from data.command import fault
+from data.grid import Grid
+from data.variables import lookup
+
+SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
+HEADER = 256  # bytes that may stand before the first message: a bulletin header
+
+# eccodes' shortName, which implies the unit and, for 2t to 10v, the height -> our name, levels. In edition 1 fields at
+# 2 m and 10 m may say "surface".
+SURFACE, HEIGHT, COLUMN = ("surface",), ("heightAboveGround", "surface"), ("atmosphere", "atmosphereSingleLayer")
+NAMES = {
+    "refc": ("REFC", COLUMN), "2t": ("T2M", HEIGHT), "2d": ("D2M", HEIGHT), "10u": ("U10", HEIGHT),
+    "10v": ("V10", HEIGHT), "cape": ("CAPE", SURFACE), "cin": ("CIN", SURFACE), "orog": ("orography", SURFACE),
+    "lsm": ("land_sea_mask", SURFACE),
+}  # fmt: skip
+SPHERES = ("regular_ll", "rotated_ll", "regular_gg", "rotated_gg")  # grids of latitudes and longitudes
+PLANES = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "albers")
+MISSING = -1e34  # what eccodes puts where a field has no value
+I_NEGATIVE, J_POSITIVE, COLUMNS_FIRST, IN_TURN, OFFSET = 0x80, 0x40, 0x20, 0x10, 0x0F  # scanning mode, flag table 3.4
+WINDS_ON_GRID = 0x08  # resolution and component flags, flag table 3.3
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One instantaneous field of a variable of the table, on its level, and where it lies."""
+
+    path: Path
+    offset: int  # bytes from the start of the file to its message
+    part: int  # 0, or its place in a message that holds several fields
+    name: str  # in the variables table
+    reference_time: np.datetime64  # the run, ns
+    valid_time: np.datetime64  # ns
+    grid: str  # hash of the section that describes the grid
+    wind: str  # what the components of vectors follow: "grid" (its x and y) or "earth" (east and north)
+
+    @property
+    def lead_time(self) -> np.timedelta64:
+        return self.valid_time - self.reference_time
+
+
+def is_grib(path: Path) -> bool:
+    """Whether the file begins with GRIB or with a bulletin header before it; ValueError for one that is called GRIB but
+    is something else."""
+    with open(path, "rb") as file:
+        head = file.read(HEADER)
+    start = head.find(b"GRIB")
+    found = start >= 0 and head[start + 7 : start + 8] in (b"\1", b"\2")  # the edition: no text that speaks of GRIB
+    if not found and path.suffix.lower() in SUFFIXES:
+        raise damaged(path, 0, repr(head[:16]) if head else "an empty file", "a message that begins with b'GRIB'")
+    return found
+
+
+def scan(path: Path, passed: Counter | None = None) -> list[Field]:
+    """Every instantaneous field of a variable of the table on its level, in the order of the file; no values are read.
+
+    Averages, accumulations, extremes and layers such as 180-0 mb above ground are passed over; `passed` counts them in
+    words. Raises ValueError, naming file and offset, for a file that is cut short or damaged.
+    """
+    fields, passed, last, part = [], Counter() if passed is None else passed, -1, 0
+    with readable(path, 0) as where:
+        for message in messages(path):
+            where.append(int(codes().codes_get_double(message, "offset")))
+            last, part = where[-1], part + 1 if where[-1] == last else 0
+            words = [str(get(message, key, "unknown")) for key in ("shortName", "typeOfLevel", "edition")]
+            name, levels = NAMES.get(words[0], ("", ()))
+            if words[1] not in levels:
+                passed[f"{words[0]} on {words[1]} (GRIB edition {words[2]}), not in the table"] += 1
+            elif get(message, "totalNumber", 0) or get(message, "number", 0):
+                passed["ensemble members; a store holds one deterministic forecast"] += 1
+            elif get(message, "stepType") != "instant" or get(message, "productDefinitionTemplateNumber", 0):
+                passed[f"{name} that is no instantaneous value"] += 1
+            else:
+                clocks = [(get(message, f"{n}Date"), get(message, f"{n}Time")) for n in ("data", "validity")]
+                times = [read_time(path, last, date, clock) for date, clock in clocks]
+                follows = get(message, "resolutionAndComponentFlags", 0) & WINDS_ON_GRID
+                fields.append(Field(path, last, part, name, *times, get(message, "md5GridSection"),
+                                    "grid" if follows else "earth"))  # fmt: skip
+    return fields
+
+
+def decode(field: Field) -> np.ndarray:
+    """The values (y, x) float32 in the table's unit, rows south to north, columns west to east, NaN where there is
+    none."""
+    with opened(field) as message:
+        rows, columns, mode = read_shape(field, message)
+        codes().codes_set_double(message, "missingValue", MISSING)
+        values = codes().codes_get_double_array(message, "values")
+        if np.isinf(values).any():
+            raise damaged(field.path, field.offset, "infinite values", "finite ones")
+        values = np.where(values == MISSING, np.nan, values).astype(np.float32)
+        out = values.reshape((columns, rows) if mode & COLUMNS_FIRST else (rows, columns))
+        if mode & IN_TURN:
+            out[1::2] = out[1::2, ::-1].copy()
+        out = out.T if mode & COLUMNS_FIRST else out
+        out = out[:: 1 if mode & J_POSITIVE else -1, :: -1 if mode & I_NEGATIVE else 1]
+        return np.roll(out, -first_column(message, columns, mode), axis=1)
+
+
+def wind_references(fields: list[Field]) -> dict[str, dict]:
+    """{name: attributes} that tell what the components of the winds follow; ValueError naming two files that differ."""
+    winds = [f for f in fields if -1 in (lookup(f.name).parity_x, lookup(f.name).parity_y)]
+    kinds = {f.wind: f for f in winds}
+    if len(kinds) > 1:
+        where = " and ".join(str(f.path) for f in kinds.values())
+        raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
+    return {f.name: {"wind_reference": f.wind} for f in winds}
+
+
+# --- grids ---
+
+
+def read_shape(field: Field, message: int) -> tuple[int, int, int]:
+    """Rows, columns and scanning mode; ValueError for a grid without rows of one length."""
+    kind, mode = get(message, "gridType", "none"), get(message, "scanningMode", 0)
+    rows, columns = (get(message, key, 0) for key in ("Nj", "Ni"))
+    size = codes().codes_get_size(message, "values")
+    if kind not in (*SPHERES, *PLANES) or mode & OFFSET or rows * columns != size:
+        got = f"the grid type {kind} with {size} values in scanning mode {mode}"
+        expected = f"rows of one length on one of {', '.join((*SPHERES, *PLANES))}"
+        fix = "interpolate it: `wgrib2 FILE -new_grid_winds earth -new_grid latlon LON:NX:DX LAT:NY:DY NEW`"
+        raise fault(f"{field.path}: the message at byte {field.offset}", got, expected, fix)
+    return rows, columns, mode
+
+
+def first_column(message: int, columns: int, mode: int) -> int:
+    """The westernmost column, counted from 180 W, if rows go around the whole Earth; else 0."""
+    if get(message, "gridType") not in ("regular_ll", "regular_gg"):
+        return 0
+    ends = [get(message, f"longitudeOf{which}GridPointInDegrees") for which in ("First", "Last")]
+    west, east = ends[::-1] if mode & I_NEGATIVE else ends
+    step = (east - west) % 360 / max(columns - 1, 1)
+    around = abs(step * columns - 360) < step / 2
+    return int(np.argmin((west + step * np.arange(columns) + 180) % 360)) if around else 0
+
+
+def locate(field: Field) -> Grid:
+    """The grid of a field: latitude and longitude, and x, y (m) and projection if it lies in a plane."""
+    with opened(field) as message:
+        rows, columns, mode = read_shape(field, message)
+        grid, first, north = Grid((rows, columns)), 0, mode & J_POSITIVE
+        if get(message, "gridType") in PLANES:
+            project(field, message, mode, grid)
+        else:
+            first = first_column(message, columns, mode)
+            ends = [f"longitudeOf{which}GridPoint" for which in ("First", "Last")]
+            turned = [get(message, key) for key in ends[:: -1 if mode & I_NEGATIVE else 1]]
+            for key, value in [*zip(ends, turned, strict=True), ("iScansNegatively", 0)]:
+                codes().codes_set_long(message, key, value)
+        if grid.latitude is None:
+            for bit, key in ((COLUMNS_FIRST, "jPointsAreConsecutive"), (IN_TURN, "alternativeRowScanning")):
+                if mode & bit:  # eccodes' coordinates do not follow these
+                    codes().codes_set_long(message, key, 0)
+            found = (codes().codes_get_double_array(message, key) for key in ("latitudes", "longitudes"))
+            found = (v.reshape(rows, columns)[:: 1 if north else -1] for v in found)
+            grid.latitude, grid.longitude = (np.roll(v, -first, axis=1) for v in found)
+    grid.longitude = (grid.longitude + 180.0) % 360.0 - 180.0
+    return grid
+
+
+def project(field: Field, message: int, mode: int, grid: Grid) -> None:
+    """Fill x, y (m) and projection, and latitude and longitude unless eccodes gives them. Lambert on a sphere, counted
+    from its southwest corner, needs no further package."""
+    rows, columns = grid.shape
+    text, pyproj = get(message, "projString"), import_pyproj()
+    terms = {k: v for k, _, v in (term.lstrip("+").partition("=") for term in text.split())}
+    corner = [get(message, f"{n}itudeOfFirstGridPointInDegrees") for n in ("lat", "long")]
+    sphere = terms["proj"] == "lcc" and "R" in terms
+    southwest = mode & (I_NEGATIVE | J_POSITIVE) == J_POSITIVE
+    if pyproj is None and not (sphere and southwest):
+        where, fix = f"{field.path}: the grid {text}", ".venv/bin/python -m pip install pyproj"
+        raise fault(where, "no package pyproj", "it, to compute latitudes and longitudes", fix)
+    if sphere:
+        numbers = {k: float(terms[k]) for k in ("lat_0", "lat_1", "lat_2", "lon_0", "R")}
+        x, y = lambert_xy(*corner, **numbers)
+        parallels = sorted({numbers["lat_1"], numbers["lat_2"]})
+        grid.projection = {
+            "grid_mapping_name": "lambert_conformal_conic",
+            "standard_parallel": parallels[0] if len(parallels) == 1 else parallels,
+            "latitude_of_projection_origin": numbers["lat_0"],
+            "longitude_of_central_meridian": numbers["lon_0"],
+            "earth_radius": numbers["R"],
+        }
+    else:
+        x, y = pyproj.Proj(text)(*corner[::-1])
+        known = pyproj.CRS(text).to_cf().items()
+        grid.projection = {k: v for k, v in known if k != "crs_wkt" and v != "unknown"}
+    dx, dy = (get(message, f"D{a}InMetres") or get(message, f"D{b}InMetres") for a, b in ("xi", "yj"))
+    grid.x = x + dx * (np.arange(columns) - (columns - 1) * bool(mode & I_NEGATIVE))
+    grid.y = y + dy * (np.arange(rows) - (rows - 1) * (not mode & J_POSITIVE))
+    if not southwest:  # eccodes counts every plane from the southwest
+        grid.longitude, grid.latitude = pyproj.Proj(text)(*np.meshgrid(grid.x, grid.y), inverse=True)
+
+
+def lambert_xy(latitude, longitude, lat_0, lat_1, lat_2, lon_0, R) -> tuple[float, float]:
+    """x and y (m) of a point (degrees) on a spherical Lambert conformal conic.
+
+    Source: Snyder, Map Projections: A Working Manual (USGS PP 1395), eqs. 14-1 to 15-3.
+    """
+    phi_1, phi_2 = np.radians(lat_1), np.radians(lat_2)
+    t, t_0, t_1, t_2 = (np.tan(np.pi / 4 + np.radians(v) / 2) for v in (latitude, lat_0, lat_1, lat_2))
+    n = np.sin(phi_1) if lat_1 == lat_2 else np.log(np.cos(phi_1) / np.cos(phi_2)) / np.log(t_2 / t_1)
+    scale = R * np.cos(phi_1) * t_1**n / n
+    theta = n * np.radians((longitude - lon_0 + 180) % 360 - 180)
+    return scale / t**n * np.sin(theta), scale / t_0**n - scale / t**n * np.cos(theta)
+
+
+# --- eccodes ---
+
+
+def import_pyproj():
+    """The package, or None if it is not installed."""
+    try:
+        import pyproj
+    except ImportError:
+        return None
+    return pyproj
+
+
+@cache
+def import_eccodes():
+    """The package; ValueError if it is not installed."""
+    import_pyproj()  # first: in the other order the interpreter crashes at its end, as both bring a PROJ library
+    try:
+        import eccodes
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it does not find its own library
+        fix = ".venv/bin/python -m pip install eccodes"
+        raise fault("GRIB", f"no package eccodes ({error})", "it", fix) from None
+    eccodes.codes_grib_multi_support_on()
+    return eccodes
+
+
+codes = import_eccodes
+
+
+def get(message: int, key: str, default=None):
+    """A key of a message in its own type, `default` if the message does not have it."""
+    try:
+        return codes().codes_get(message, key)
+    except codes().KeyValueNotFoundError:
+        return default
+
+
+def messages(path: Path, offset: int = 0) -> Iterator[int]:
+    """Handles of the fields of a file from an offset on, each valid until the next."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        codes().codes_grib_multi_support_reset_file(file)  # eccodes may remember another file at the same address
+        while (message := codes().codes_grib_new_from_file(file)) is not None:
+            try:
+                yield message
+            finally:
+                codes().codes_release(message)
+
+
+@contextmanager
+def opened(field: Field) -> Iterator[int]:
+    """The handle of one field; ValueError for one that eccodes cannot read."""
+    found = messages(field.path, field.offset)
+    with readable(field.path, field.offset):
+        try:
+            for _ in range(field.part + 1):
+                message = next(found)
+            yield message
+        finally:
+            found.close()
+
+
+@contextmanager
+def readable(path: Path, offset: int) -> Iterator[list[int]]:
+    """ValueError that names the file and the last of the yielded offsets if eccodes fails meanwhile; its own lines on
+    stderr are not shown."""
+    where, kept, null = [offset], os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield where
+    except codes().CodesInternalError as error:
+        raise damaged(path, where[-1], f"{error} ({type(error).__name__})", "whole messages") from None
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def read_time(path: Path, offset: int, date: int, clock: int) -> np.datetime64:
+    """YYYYMMDD and HHMM as a time, ns."""
+    text = f"{date:08d}"
+    try:
+        return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:]}T{clock // 100:02d}:{clock % 100:02d}", "ns")
+    except ValueError:
+        raise damaged(path, offset, f"the date {date}", "a date") from None
+
+
+def damaged(path: Path, offset: int, got: str, expected: str) -> ValueError:
+    where = f"{path}: GRIB message at or after byte {offset}"
+    return fault(where, got, expected, "get this file again from its source, or move it out of the folder")
