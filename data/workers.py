@@ -20,6 +20,7 @@ import numpy as np
 
 from data.command import fault, raised_by_us
 from data.sources import HourUnavailable
+from data.variables import lookup
 from data.write import Staging
 
 PATIENCE = "10s"  # for a scheduler to answer
@@ -99,6 +100,8 @@ def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
         fields = hours.load(time)
     except HourUnavailable as error:
         return Done(time, lost=str(error))
+    if wrong := implausible(fields):
+        return Done(time, lost=wrong)
     done = Done(time)
     if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
         fields["CIN"] = 0.0 - fields["CIN"]
@@ -108,6 +111,20 @@ def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
     staging.write(time, fields)
     done.missing = {n: cells for n, values in fields.items() if (cells := int(np.isnan(values).sum()))}
     return done
+
+
+def implausible(fields: dict[str, np.ndarray]) -> str:
+    """Why an hour cannot be in the table's units, or "": the mean of a field is beyond the physical bounds of its
+    variable (of either sign, but for kelvin, as the sign of CIN and the value for no echo differ between sources)."""
+    for name, values in fields.items():
+        variable = lookup(name)
+        size = max(abs(variable.lower), abs(variable.upper))
+        low, high = (variable.lower, variable.upper) if variable.units == "K" else (-size, size)
+        mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+        if mean < low or mean > high:
+            where = f"the mean of {name} is {mean:.4g}, expected {low:g} to {high:g} {variable.units}"
+            return where.replace(" K", " kelvin; is it Celsius?") if variable.units == "K" else where
+    return ""
 
 
 def repair_dew_points(values: np.ndarray) -> tuple[np.ndarray, int]:

@@ -15,14 +15,13 @@ from conftest import hour
 from data import build_hrrr
 from data.sources import HourUnavailable, archive
 from data.sources.archive import ArchiveHours, Transfer, find, parse_index
-from data.sources.grib import PARAMETERS, GribHours, decode, scan
-from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE, lookup
+from data.sources.grib import GribHours
+from data.sources.messages import decode, scan
+from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE
 
 pytestmark = pytest.mark.real_data
 
 DAY = "2018-07-22"
-LEVELS = {1: "surface", 103: "{:g} m above ground", 10: "entire atmosphere", 200: "entire atmosphere"}
-NAMES = {numbers: name for name, numbers in PARAMETERS.items()}
 
 
 def inventory(path, kind="1 hour fcst") -> str:
@@ -30,8 +29,9 @@ def inventory(path, kind="1 hour fcst") -> str:
     data, known, lines, start = path.read_bytes(), {f.offset: f for f in scan(path)}, [], 0
     while start < len(data):
         name, level, f = "XYZ", "unknown level", known.get(start)
-        if f and f.parameter in NAMES and f.surface in LEVELS:
-            name, level = NAMES[f.parameter], LEVELS[f.surface].format(f.level)
+        if f:
+            name, kind_of_level, height = archive.KNOWN[f.name].grib
+            level = archive.LEVELS[kind_of_level][0].format(height)
         run = path.parent.name[5:] + path.name[6:8]
         lines.append(f"{len(lines) + 1}:{start}:d={run}:{name}:{level}:{kind}:\n")
         start += struct.unpack(">Q", data[start + 8 : start + 16])[0]
@@ -171,7 +171,7 @@ def test_the_command_builds_a_store_of_analyses_and_names_the_hour_it_leaves_out
     assert code == 0, error
     store = xr.open_zarr(out)
     assert list(store.time.values) == [hour(n, DAY) for n in (0, 1, 3)] and set(store.forecast_hour.values) == {0}
-    first = next(f for f in scan(runs[0]) if f.matches(lookup("T2M")))
+    first = next(f for f in scan(runs[0]) if f.name == "T2M")
     np.testing.assert_array_equal(store.T2M[0], decode(first).astype(np.float32))
     assert f"left out: {DAY}T02:00, {site.url}/hrrr.20180722/conus/hrrr.t02z.wrfsfcf00.grib2" in said
     assert "f00 (analyses)" in said and "wrote 3 hours" in said and site.url in store.attrs["source"]
@@ -189,7 +189,7 @@ def test_each_fault_of_a_server_is_mended_or_named(site, runs, tmp_path):
     del site.files[address[1]], site.files[address[1] + ".idx"]
     site.faults = {address[0]: ["short"], address[2]: ["503", "429"], address[3] + ".idx": ["500"]}
     body = bytearray(site.files[address[4]])
-    t2m = next(f for f in scan(runs[4]) if f.matches(lookup("T2M")))
+    t2m = next(f for f in scan(runs[4]) if f.name == "T2M")
     body[t2m.offset : t2m.offset + 4] = b"BIRG"
     site.files[address[4]] = bytes(body)
     site.files[address[5] + ".idx"] = site.files[address[6] + ".idx"]  # of another run
@@ -219,13 +219,13 @@ def test_messages_that_are_whole_but_not_what_the_inventory_says_are_left_out(si
     address = [site.add(path) for path in runs[:4]]
     site.files[address[1]] = runs[2].read_bytes()[: len(site.files[address[1]])]  # another run under this name
     body = bytearray(site.files[address[3]])
-    cape = next(f for f in scan(runs[3]) if f.matches(lookup("CAPE")))
+    cape = next(f for f in scan(runs[3]) if f.name == "CAPE")
     body[cape.offset + 16 + 4] = 99  # Section 1 calls itself 99: the frame is whole, the message is not
     site.files[address[3]] = bytes(body)
     hours = ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(4, DAY))
     fields, skipped = load_all(hours)
     assert list(fields) == [hour(1, DAY), hour(3, DAY)]
-    assert len(skipped) == 2 and "t01z" in skipped[0] and "t03z" in skipped[1] and "Section 99" in skipped[1]
+    assert len(skipped) == 2 and "t01z" in skipped[0] and "t03z" in skipped[1] and "no CAPE" in skipped[1]
 
 
 def test_a_second_start_fetches_nothing_again(site, runs, tmp_path):
