@@ -4,6 +4,7 @@ import pickle
 import struct
 import threading
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -71,10 +72,10 @@ class Handler(BaseHTTPRequestHandler):
             body = b"no such key"
         elif wanted and fault != "whole":
             first, last = wanted.removeprefix("bytes=").split("-")
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+            headers["Content-Range"] = f"bytes {first}-{last or len(body) - 1}/{len(body)}"
             status, body = 206, body[int(first) : int(last) + 1 if last else None]
         self.send_response(status)
-        for name, value in {"Content-Length": len(body), **headers}.items():
+        for name, value in {"Content-Length": len(body), "ETag": '"1"', **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         cut = fault == "short"
@@ -93,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr(archive, "PAUSE", 0.01)
+    monkeypatch.setattr(archive, "PAUSE", timedelta(milliseconds=10))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.site, server.handle_error = True, Server(), lambda *_: None
     server.site.url = f"http://127.0.0.1:{server.server_port}/hrrr"
@@ -199,11 +200,10 @@ def test_each_fault_of_a_server_is_mended_or_named(site, runs, tmp_path):
     fields, skipped = load_all(hours)
     assert list(fields) == [hour(n, DAY) for n in (1, 3, 4, 8)]
     notes = "\n".join(hours.notes)
-    assert f"left out: {DAY}T02:00, " in notes and "t01z.wrfsfcf01.grib2.idx: absent (HTTP 404)" in notes
+    assert f"left out: {DAY}T02:00, " in notes and "t01z.wrfsfcf01.grib2.idx: absent" in notes
     assert "t05z.wrfsfcf01.grib2.idx: got run 2018072206, expected 2018072205" in notes
     assert "t06z.wrfsfcf01.grib2.idx: got '" in notes
     assert len(skipped) == 1 and "t04z.wrfsfcf01.grib2" in skipped[0] and "BIRG" in skipped[0]
-    assert f"{archive.TRIES} tries" in skipped[0]
 
     site.files[address[4]] = runs[4].read_bytes()  # mended: the same command fetches that hour and no other
     site.requests.clear()
@@ -266,10 +266,10 @@ def test_an_archive_that_no_longer_answers_ends_the_command_instead_of_making_a_
     address = [site.add(path) for path in runs]
     site.faults = {a: ["503"] * 99 for a in address[1:]}
     hours = ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(8, DAY))
-    with pytest.raises(ValueError, match=r"url: .*HTTP 503 in 2 tries.*Fix: .*same command again") as caught:
+    with pytest.raises(ValueError, match=r"url: .*503.*in 2 tries.*Fix: .*same command again") as caught:
         load_all(hours)
     assert not isinstance(caught.value, HourUnavailable)
-    with pytest.raises(ValueError, match=r"url: .*Connection refused.*Fix"):
+    with pytest.raises(ValueError, match=r"url: .*error sending request.*Fix"):
         ArchiveHours(options(site, tmp_path, url="http://127.0.0.1:9/hrrr"), hour(1, DAY), hour(8, DAY))
 
 
@@ -290,7 +290,7 @@ def test_options_that_cannot_work_say_so(site, runs, tmp_path, more, hours, said
 def test_a_server_without_byte_ranges_is_refused_before_a_whole_file_comes(site, runs, tmp_path):
     address = site.add(runs[0])
     site.faults = {address: ["whole"] * 99}
-    with pytest.raises(ValueError, match=r"url: got HTTP 200 .*expected 206, a byte range"):
+    with pytest.raises(ValueError, match=r"url: got a whole file .*expected a byte range"):
         ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(1, DAY))
 
 
@@ -333,8 +333,9 @@ def test_fields_that_share_a_message_share_its_bytes_and_the_last_record_is_open
     assert transfer.get(path, (records[-1].start, None)) == runs[0].read_bytes()[records[-1].start :]
     with pytest.raises(HourUnavailable, match="at byte 0 got 121555 bytes of a message of 2987"):
         transfer.get(path, (0, None))  # as the last line of an inventory that is cut short
-    whole = runs[0].read_bytes()[: records[0].end]
-    assert not archive.framing(whole) and all(map(archive.framing, (whole[1:], whole[:-1], whole + b"7777", b"")))
+    for span in ((1, records[0].end), (0, records[0].end - 1)):
+        with pytest.raises(HourUnavailable, match="at byte [01] got "):
+            transfer.get(path, span)
 
 
 def test_the_command_with_two_processes_equals_the_files_and_names_a_lost_hour(site, runs, real, tmp_path, command):

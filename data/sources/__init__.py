@@ -1,5 +1,6 @@
 """What `python -m data.build_hrrr --source` chooses, and what all sources share."""
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,15 @@ def counted(paths) -> str:
 def outside(time: np.datetime64, first: np.datetime64 | None, last: np.datetime64 | None) -> bool:
     """Whether a time is before the first or after the last wanted one."""
     return (first is not None and time < first) or (last is not None and time > last)
+
+
+def need(package: str):
+    """The module of a package that one source alone needs; ValueError if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: eccodes without its library
+        fix = f".venv/bin/python -m pip install {package}"
+        raise fault("source", f"no package {package} ({error})", "it", fix) from None
 
 
 def refuse_missing_path(path: str, expected: str) -> None:

@@ -8,7 +8,7 @@ eccodes' keys (ECMWF).
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from data.command import fault
 from data.grid import Grid
+from data.sources import need
 from data.variables import lookup
 
 SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
@@ -156,7 +157,7 @@ def locate(field: Field) -> Grid:
         rows, columns, mode = read_shape(field, message)
         grid, first, north = Grid((rows, columns)), 0, mode & J_POSITIVE
         if get(message, "gridType") in PLANES:
-            project(field, message, mode, grid)
+            project(message, mode, grid)
         else:
             first = first_column(message, columns, mode)
             ends = [f"longitudeOf{which}GridPoint" for which in ("First", "Last")]
@@ -174,18 +175,16 @@ def locate(field: Field) -> Grid:
     return grid
 
 
-def project(field: Field, message: int, mode: int, grid: Grid) -> None:
+def project(message: int, mode: int, grid: Grid) -> None:
     """Fill x, y (m) and projection, and latitude and longitude unless eccodes gives them. Lambert on a sphere, counted
     from its southwest corner, needs no further package."""
     rows, columns = grid.shape
-    text, pyproj = get(message, "projString"), import_pyproj()
+    text = get(message, "projString")
     terms = {k: v for k, _, v in (term.lstrip("+").partition("=") for term in text.split())}
     corner = [get(message, f"{n}itudeOfFirstGridPointInDegrees") for n in ("lat", "long")]
     sphere = terms["proj"] == "lcc" and "R" in terms
     southwest = mode & (I_NEGATIVE | J_POSITIVE) == J_POSITIVE
-    if pyproj is None and not (sphere and southwest):
-        where, fix = f"{field.path}: the grid {text}", ".venv/bin/python -m pip install pyproj"
-        raise fault(where, "no package pyproj", "it, to compute latitudes and longitudes", fix)
+    pyproj = None if sphere and southwest else need("pyproj")
     if sphere:
         numbers = {k: float(terms[k]) for k in ("lat_0", "lat_1", "lat_2", "lon_0", "R")}
         x, y = lambert_xy(*corner, **numbers)
@@ -224,24 +223,12 @@ def lambert_xy(latitude, longitude, lat_0, lat_1, lat_2, lon_0, R) -> tuple[floa
 # --- eccodes ---
 
 
-def import_pyproj():
-    """The package, or None if it is not installed."""
-    try:
-        import pyproj
-    except ImportError:
-        return None
-    return pyproj
-
-
 @cache
 def import_eccodes():
     """The package; ValueError if it is not installed."""
-    import_pyproj()  # first: in the other order the interpreter crashes at its end, as both bring a PROJ library
-    try:
-        import eccodes
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it does not find its own library
-        fix = ".venv/bin/python -m pip install eccodes"
-        raise fault("GRIB", f"no package eccodes ({error})", "it", fix) from None
+    with suppress(ValueError):  # first: in the other order the interpreter crashes at its end, as both bring PROJ
+        need("pyproj")
+    eccodes = need("eccodes")
     eccodes.codes_grib_multi_support_on()
     return eccodes
 
