@@ -1,4 +1,4 @@
-"""Make a training store from weather data: HRRR GRIB2 files or archive, hrrrzarr, any zarr or NetCDF that xarray reads.
+"""Make a training store from weather data: GRIB files, the HRRR archive, hrrrzarr, zarr or NetCDF.
 
     python -m data.build_hrrr --source grib --path hrrr_grib --out data/hrrr.zarr
     python -m data.build_hrrr --path hrrr_grib --out july.zarr --start 2018-07-01 --end 2018-07-31T23 --forecast_hour 1
@@ -15,6 +15,7 @@ Hours are built in several processes, or by the workers of a Dask cluster (--das
 same.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -36,13 +37,14 @@ from data.times import parse_time, show
 from data.workers import Done, build
 from data.write import StoreWriter
 
+TOLD = 4  # items of a line of the report; the notes before it have them all
 SOURCES = {"grib": GribHours, "zarr": ZarrHours, "hrrrzarr": UtahHours, "archive": ArchiveHours}
 
 
 @dataclass
 class Config:
     source: Literal["grib", "zarr", "hrrrzarr", "archive"] = "grib"  # what --path holds; archive: what --url serves
-    path: str = "data/grib"  # folder of GRIB2 or hrrrzarr files, a zarr store, a NetCDF file or folder of them
+    path: str = "data/grib"  # folder of GRIB or hrrrzarr files, a zarr store, a NetCDF file or folder of them
     url: str = "https://noaa-hrrr-bdp-pds.s3.amazonaws.com"  # archive: NOAA's bucket, a mirror or a local server
     out: str = "data/hrrr.zarr"  # the store to write; one that is there is extended by later hours
     replace: bool = False  # build it anew; the store that is there is replaced when the new one is complete
@@ -87,14 +89,17 @@ def main(cfg: Config) -> None:
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):
-            got, fix = f"none of {len(lost)} hours whole ({lost[0]})", "another --start and --end, or try again later"
+            got, fix = f"none of {len(lost)} hours whole ({lost[0]})", "mend the source, or another --start and --end"
             raise fault("start/end", got, "one or more", fix)
 
     # --- what came of it ---
     written = Store(cfg.out)
     hours.close()
-    for note in [*mended(done), *listed(lost), *missing(done), *written.notes]:
+    for note in [*listed(lost), *missing(done), *written.notes]:
         print(f"note: {note}")
+    read = f"read: {len(done)} hours, {kind}, of {' '.join(hours.names)}, {height} x {width} cells"
+    why = [f"left out: {len(lost)} hours of those read (first {lost[0].removeprefix('left out: ')})"] if lost else []
+    print(*report([read, *hours.notes, *why, *changed(done)]), sep="\n")
     size = sum(p.stat().st_size for p in Path(cfg.out).rglob("*") if p.is_file()) / 1e6
     print(f"wrote {len(done) - len(lost)} hours, {kind}, to {cfg.out}, "
           f"which has {written.dataset.sizes['time']} hours, {size:.1f} MB")  # fmt: skip
@@ -138,14 +143,32 @@ def progress(results, todo: list[np.datetime64], hours: Source):
         yield one
 
 
-def mended(done: list[Done]) -> list[str]:
-    """Lines about what was changed."""
+def report(notes: list[str]) -> list[str]:
+    """What was read, turned, converted, missing and left out: a line each, of the notes that begin with these words."""
+    lines = []
+    for word in ("read", "turned", "converted", "missing", "left out"):
+        texts = [n.removeprefix(f"{word}: ") for n in notes if n.startswith(f"{word}: ")]
+        more = f"; and {len(texts) - TOLD} more" if len(texts) > TOLD else ""
+        lines.append(f"{word + ':':11s}{'; '.join(texts[:TOLD]) or 'nothing'}{more}")
+    return lines
+
+
+def changed(done: list[Done]) -> list[str]:
+    """Lines for the report about values that were changed or are missing."""
     out = []
     if turned := sum(one.turned for one in done):
-        out.append(f"CIN was positive in {turned} hours; its sign was turned, so that it is zero or negative")
+        out.append(f"turned: CIN was positive in {turned} hours; its sign was turned, so that it is zero or negative")
     if repaired := [one for one in done if one.repaired]:
-        out.append(f"{sum(one.repaired for one in repaired)} broken dew points in {len(repaired)} hours (first "
-                   f"{show(repaired[0].time)}) were replaced by the median of the 5 x 5 cells around them")  # fmt: skip
+        out.append(f"converted: {sum(one.repaired for one in repaired)} broken dew points in {len(repaired)} hours "
+                   f"(first {show(repaired[0].time)}) to the median of the 5 x 5 cells around them")  # fmt: skip
+    counts = Counter(name for one in done for name in one.missing)
+    out += [f"missing: cells of {name} in {n} hours, stored as NaN" for name, n in counts.items()]
+    strange = [(name, n, one.time) for one in done for name, n in one.beyond.items()]
+    for name in dict.fromkeys(name for name, *_ in strange):
+        those = [(n, time) for other, n, time in strange if other == name]
+        out.append(f"missing: {sum(n for n, _ in those)} cells of {name} in {len(those)} hours (first "
+                   f"{show(those[0][1])}) are beyond its bounds and stored as they are; if they stand for missing "
+                   "values, declare these in the source")  # fmt: skip
     return out
 
 

@@ -41,6 +41,7 @@ class Done:
 
     time: np.datetime64
     missing: dict[str, int] = field(default_factory=dict)  # cells that are NaN, by variable
+    beyond: dict[str, int] = field(default_factory=dict)  # cells beyond the bounds, by variable
     turned: bool = False  # the sign of CIN
     repaired: int = 0  # dew points
     lost: str = ""  # why the hour is left out; "" if it was written
@@ -110,20 +111,27 @@ def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
         fields["D2M"], done.repaired = repair_dew_points(fields["D2M"])
     staging.write(time, fields)
     done.missing = {n: cells for n, values in fields.items() if (cells := int(np.isnan(values).sum()))}
+    outside = {n: (values < limits(n)[0]) | (values > limits(n)[1]) for n, values in fields.items()}
+    done.beyond = {n: cells for n, where in outside.items() if (cells := int(where.sum()))}
     return done
 
 
+def limits(name: str) -> tuple[float, float]:
+    """Bounds that values of a variable keep in any source: its physical bounds, of either sign but for kelvin, as the
+    sign of CIN and the value for no echo differ between sources."""
+    variable = lookup(name)
+    size = max(abs(variable.lower), abs(variable.upper))
+    return (variable.lower, variable.upper) if variable.units == "K" else (-size, size)
+
+
 def implausible(fields: dict[str, np.ndarray]) -> str:
-    """Why an hour cannot be in the table's units, or "": the mean of a field is beyond the physical bounds of its
-    variable (of either sign, but for kelvin, as the sign of CIN and the value for no echo differ between sources)."""
+    """Why an hour cannot be in the table's units, or "": the mean of a field is beyond the limits of its variable."""
     for name, values in fields.items():
-        variable = lookup(name)
-        size = max(abs(variable.lower), abs(variable.upper))
-        low, high = (variable.lower, variable.upper) if variable.units == "K" else (-size, size)
+        low, high = limits(name)
         mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
         if mean < low or mean > high:
-            where = f"the mean of {name} is {mean:.4g}, expected {low:g} to {high:g} {variable.units}"
-            return where.replace(" K", " kelvin; is it Celsius?") if variable.units == "K" else where
+            unit = lookup(name).units.replace("K", "kelvin; is it Celsius?")
+            return f"the mean of {name} is {mean:.4g}, expected {low:g} to {high:g} {unit}"
     return ""
 
 

@@ -44,6 +44,7 @@ from data.variables import STATIC, TABLE, lookup
 LENGTH = 2**35  # seconds, a thousand years: the length of the partial store's first axis
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
 TOGETHER = 2  # variables that are compressed at the same time
+WIND = "wind_reference"  # attribute of winds: "grid" if they point along its x and y, "earth" if east and north
 MOVING = "moving"  # line of the progress file: every hour is complete and is being put in place
 
 
@@ -106,10 +107,10 @@ class StoreWriter:
             extends = None  # hours of the finished store that is extended
             if self.resumable and self.path.exists() and not replace_old:
                 extends = count_hours(self.path)
-                self.todo = left_to_write(self.path, names, grid, forecast_hour, self.todo)
+                self.todo = left_to_write(self.path, names, grid, described or {}, forecast_hour, self.todo)
             self.idle = extends is not None and not self.todo
             # Whatever has to be equal for two builds to be one.
-            about = {"names": names, "grid": grid_hash(grid), "extends": extends,
+            about = {"names": names, "grid": grid_hash(grid), "extends": extends, "described": described or {},
                      "source": str(attributes.get("source", "")), "forecast_hour": forecast_hour}  # fmt: skip
             if not self.idle and not (self.resumable and self._resume(about)):
                 self._begin(about, described or {}, attributes)
@@ -275,7 +276,9 @@ def count_hours(path: Path) -> int:
     return int(json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]["time"]["shape"][0])
 
 
-def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: list) -> list[np.datetime64]:
+def left_to_write(
+    path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list
+) -> list[np.datetime64]:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
     dataset = open_zarr(path)
     held = field_names(dataset)
@@ -289,6 +292,8 @@ def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: lis
         wrong = f"holds {' '.join(held)}, got {' '.join(names)} to add, expected the same"
     elif not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
         wrong = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
+    elif winds := [n for n in held if dataset[n].attrs.get(WIND, default := described.get(n, {}).get(WIND)) != default]:
+        wrong = f"holds {winds[0]} along the {dataset[winds[0]].attrs[WIND]}, got others, expected the same"
     elif kinds != [forecast_hour]:
         wrong = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
     elif early:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from data.command import fault
 from data.grid import same_grid
 from data.sources import HOUR, Source, counted, outside, refuse_missing_path, refuse_unknown
-from data.sources.messages import Field, decode, import_eccodes, is_grib, locate, scan, wind_references
+from data.sources.messages import Field, decode, import_eccodes, is_grib, locate, read_order, scan, wind_references
 from data.times import hours_of, show
 from data.variables import STATIC, TABLE
 
@@ -73,6 +73,7 @@ class GribHours(Source):
                 raise fault(f"{used[0].path} and {other.path}", "different grids", "one grid", "a folder for each")
             seen.add(other.grid)
         self.described = wind_references(used)
+        self.notes += read_order(used[0])
         for name, found in static.items():
             self.grid.static[name] = decode(found)
             if np.isnan(self.grid.static[name]).any():

@@ -140,6 +140,16 @@ def read_shape(field: Field, message: int) -> tuple[int, int, int]:
     return rows, columns, mode
 
 
+def read_order(field: Field) -> list[str]:
+    """A note about rows and columns that are turned."""
+    words = {J_POSITIVE: "rows ran from north to south", I_NEGATIVE: "columns ran from east to west",
+             COLUMNS_FIRST: "columns came one after the other", IN_TURN: "every second row ran backwards"}  # fmt: skip
+    with opened(field) as message:
+        mode = read_shape(field, message)[2] ^ J_POSITIVE
+    found = [text for bit, text in words.items() if mode & bit]
+    return [f"turned: {', '.join(found)}"] * bool(found)
+
+
 def first_column(message: int, columns: int, mode: int) -> int:
     """The westernmost column, counted from 180 W, if rows go around the whole Earth; else 0."""
     if get(message, "gridType") not in ("regular_ll", "regular_gg"):
