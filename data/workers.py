@@ -97,23 +97,31 @@ def checked(results) -> Iterator[Done]:
 
 def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
     """Read one hour of a source, mend it and write it. ValueError if the source cannot be read."""
+    fields, done = load(hours, time)
+    if not done.lost:
+        staging.write(time, fields)
+    return done
+
+
+def load(hours, time: np.datetime64) -> tuple[dict[str, np.ndarray], Done]:
+    """One hour of a source, mended, and what came of it."""
+    done = Done(time)
     try:
         fields = hours.load(time)
+        done.lost = implausible(fields)
     except HourUnavailable as error:
-        return Done(time, lost=str(error))
-    if wrong := implausible(fields):
-        return Done(time, lost=wrong)
-    done = Done(time)
+        fields, done.lost = {}, str(error)
+    if done.lost:
+        return fields, done
     if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
         fields["CIN"] = 0.0 - fields["CIN"]
         done.turned = True
     if "D2M" in fields:
         fields["D2M"], done.repaired = repair_dew_points(fields["D2M"])
-    staging.write(time, fields)
     done.missing = {n: cells for n, values in fields.items() if (cells := int(np.isnan(values).sum()))}
     outside = {n: (values < limits(n)[0]) | (values > limits(n)[1]) for n, values in fields.items()}
     done.beyond = {n: cells for n, where in outside.items() if (cells := int(where.sum()))}
-    return done
+    return fields, done
 
 
 def limits(name: str) -> tuple[float, float]:

@@ -334,7 +334,7 @@ def test_fields_that_share_a_message_share_its_bytes_and_the_last_record_is_open
     with pytest.raises(HourUnavailable, match="at byte 0 got 121555 bytes of a message of 2987"):
         transfer.get(path, (0, None))  # as the last line of an inventory that is cut short
     for span in ((1, records[0].end), (0, records[0].end - 1)):
-        with pytest.raises(HourUnavailable, match="at byte [01] got "):
+        with pytest.raises(HourUnavailable, match=r"at byte [01] got "):
             transfer.get(path, span)
 
 

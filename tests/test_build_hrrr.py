@@ -153,22 +153,6 @@ def values_of(message: bytes) -> np.ndarray:
     return (reference + (bits @ (1 << np.arange(width)[::-1])) * 2.0**binary) * 10.0**-decimal
 
 
-def test_the_same_parameter_on_other_levels_before_the_wanted_one_is_passed_over(real, folder, build):
-    found = hourly(real, 0)
-    cape, t2m = found[find(found, CAPE)], found[find(found, T2M)]
-    # The traps have another reference value, so other numbers, and first and second levels of their own.
-    trap_cape, trap_t2m = (edit(m, 5, {12: struct.pack(">f", 5e6)}) for m in (cape, t2m))
-    traps = [
-        edit(trap_cape, 4, {23: b"\x6c\0" + struct.pack(">I", 18000) + b"\x6c\0\0\0\0\0"}),  # 180-0 mb above ground
-        edit(trap_cape, 4, {29: b"\x67\0" + struct.pack(">I", 3000)}),  # surface to 3000 m
-        edit(trap_t2m, 4, {23: b"\x67\0" + struct.pack(">I", 10)}),  # 10 m
-    ]
-    write(folder / "a.grib2", [*traps, *found])
-    store = build()[3]
-    for name, message in (("CAPE", cape), ("T2M", t2m)):
-        assert np.array_equal(store[name][0].values.ravel(), values_of(message).astype(np.float32))
-
-
 LEADS = [  # lead time and unit of each file of one run, options, hours stored, kind, what is said
     ([[(1, 1)], [(2, 1)], [(3, 1)]], (), [1], 1, "f02; a store holds f00 or f01, in 1 file"),
     ([[(0, 1)], [(0, 1)], [(0, 1)], [(1, 1)]], (), [0, 1, 2], 0, "left out: 1 hours of f01"),

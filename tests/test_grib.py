@@ -1,10 +1,13 @@
 """Fields of GRIB files: what eccodes writes is read as eccodes has it, turned to one order, or refused by name."""
 
+import json
+
 import numpy as np
 import pyproj  # before eccodes, see data/sources/messages.py
 import pytest
 import xarray as xr
 
+import verify_forecast
 from data import build_hrrr
 from data.sources import messages
 from data.sources.messages import decode, locate, scan
@@ -123,9 +126,7 @@ def test_every_scanning_mode_becomes_rows_from_the_south_and_columns_from_the_we
         )
         longitude, latitude = np.meshgrid(np.arange(10.0, 18), np.arange(40.0, 46))
         if kind == "rotated_ll":
-            turned = pyproj.Proj(
-                "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=35 +lon_0=247"
-            )
+            turned = pyproj.Proj("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=35 +lon_0=247")
             longitude, latitude = turned(*np.radians([longitude, latitude]), inverse=True)
     (field,) = scan(write(tmp_path / "a.grib2", data))
     grid = locate(field)
@@ -278,3 +279,24 @@ def test_hours_in_celsius_are_left_out(tmp_path, command):
     code, out, _ = command(build_hrrr, "--path", tmp_path / "a.grib2", "--out", tmp_path / "s.zarr")
     assert code == 0 and "mean of T2M is 30.35, expected 180 to 340 kelvin" in out
     assert xr.open_zarr(tmp_path / "s.zarr").sizes["time"] == 2
+
+
+def test_leads_of_several_runs_become_a_forecast_store_that_is_scored(tmp_path, command):
+    for run in range(4):
+        for lead in range(4):
+            valid = 280 + 5 * np.sin(NUMBERS / 5 + run + lead) + 0.1 * lead
+            if (run, lead) != (3, 2):
+                write(tmp_path / f"{run}-{lead}.grib2", message(valid, dataTime=100 * run, forecastTime=lead))
+    code, out, err = command(build_hrrr, "--path", tmp_path, "--leads", "2-3", "--out", tmp_path / "noaa.zarr")
+    assert code == 0 and "wrote 3 runs" in out and "1 runs that lack a lead time" in out, err
+    found = xr.open_zarr(tmp_path / "noaa.zarr")
+    assert found.T2M.dims == ("init_time", "lead_time", "y", "x")
+    assert list(found.lead_time.values / np.timedelta64(1, "h")) == [0, 2, 3]
+    expected = 280 + 5 * np.sin(NUMBERS[::-1] / 5 + 1 + 3) + 0.3
+    assert np.allclose(found.T2M.sel(init_time="2024-05-20T01", lead_time="3h"), expected, atol=0.01)
+    assert command(build_hrrr, "--path", tmp_path, "--forecast_hour", 0, "--out", tmp_path / "truth.zarr")[0] == 0
+    code, _, err = command(verify_forecast, "--forecast", tmp_path / "noaa.zarr", "--zarr", tmp_path / "truth.zarr",
+                           "--out", tmp_path / "scores.json", "--figures", False)  # fmt: skip
+    assert code == 0, err
+    score = json.loads((tmp_path / "scores.json").read_text())["scores"]["T2M"]["3"]
+    assert score["bias"] == pytest.approx(0.3, abs=0.01) and score["n_cases"] == 1

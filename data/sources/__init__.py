@@ -59,17 +59,18 @@ class Source:
             kind = int(cfg.forecast_hour)
         others = [k for k in fields if k != kind and fields[k]]
         if not fields[kind]:
-            expected = f"{len(fields[1 - kind])} hours of {KINDS[1 - kind]}"
-            raise fault("forecast_hour", f"no hour of {KINDS[kind]}", expected, f"--forecast_hour {1 - kind}")
-        self.notes += [f"{KINDS[kind]} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
-                       f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
+            expected = " or ".join(f"{len(fields[k])} hours of {kind_of(k)}" for k in others) or "some"
+            fix = f"--forecast_hour {others[0]}" if others else "a source that has them"
+            raise fault("forecast_hour", f"no hour of {kind_of(kind)}", expected, fix)
+        self.notes += [f"{kind_of(kind)} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
+                       f"{kind_of(k)}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
         every = [v.name for v in TABLE]
         every += sorted(count.keys() - {v.name for v in (*TABLE, *STATIC)})
         for name in wanted - count.keys():
             expected = f"some of {' '.join(n for n in every if n in count)}. Nearest: {nearest(name, count)}"
-            raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")
+            raise fault("variables", f"{name}, which no hour of {kind_of(kind)} has", expected, "name others")
         self.names = [n for n in every if (n in wanted if wanted else count[n] * 2 > len(hours))]
         absent = [f"{n} ({count[n]} of {len(hours)} hours)" for n in every if n not in self.names]
         if absent and not wanted:
@@ -95,6 +96,11 @@ class Source:
         if twice:
             self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
                               f"{counted({path(b) for *_, b in twice})}")  # fmt: skip
+
+
+def kind_of(lead: int) -> str:
+    """A lead time in hours, in words."""
+    return KINDS.get(lead, f"f{lead:02d} ({lead}-hour forecasts)")
 
 
 def listed(lines: list[str]) -> list[str]:

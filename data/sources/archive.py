@@ -56,8 +56,8 @@ class ArchiveHours(Source):
         refuse_file_above(cfg.out, "out")
         self.transfer = Transfer(cfg.url)
         self.source = f"HRRR GRIB2 messages from {self.transfer.base}"
-        self.forecast_hour = int(cfg.forecast_hour == "1")  # auto: analyses
-        self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
+        self.forecast_hour = 0 if cfg.forecast_hour == "auto" else int(cfg.forecast_hour)
+        self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * (self.forecast_hour == 1)
         # a folder for each archive: files of the same name need not be the same
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.paths: dict[np.datetime64, str] = {}

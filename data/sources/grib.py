@@ -23,17 +23,18 @@ class GribHours(Source):
         refuse_unknown(cfg.variables)
         import_eccodes()
         self.source, self.notes = "GRIB files", []
-        fields, static, twice = self._index(cfg.path, first, last)
+        fields, static, twice = self._index(cfg, first, last)
         self.choose(fields, cfg)
         self.refuse_contradictions(twice, lambda name, field: decode(field), lambda field: field.path)
         self._locate(static)
 
-    def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, dict, list]:
+    def _index(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, dict, list]:
         """Fields by kind, time and variable from the headers of every file; static fields; (time, variable, the field
         that is used, another) for those that occur twice. Notes what is left out."""
+        path, kinds = cfg.path, {0, 1} if cfg.forecast_hour == "auto" else {0, 1, int(cfg.forecast_hour)}
         everything = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
         files = [p for p in everything if is_grib(p)]
-        fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {0: {}, 1: {}}
+        fields: dict[int, dict[np.datetime64, dict[str, Field]]] = {k: {} for k in kinds}
         static, twice, beyond, left = {}, [], set(), {}  # left: reason -> files
         for file in tqdm(files, desc="headers", unit="file", disable=None):
             passed: Counter = Counter()

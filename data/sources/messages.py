@@ -74,7 +74,17 @@ def scan(path: Path, passed: Counter | None = None) -> list[Field]:
     Averages, accumulations, extremes and layers such as 180-0 mb above ground are passed over; `passed` counts them in
     words. Raises ValueError, naming file and offset, for a file that is cut short or damaged.
     """
-    fields, passed, last, part = [], Counter() if passed is None else passed, -1, 0
+    about = path.stat()
+    fields, others = read_headers(path, about.st_mtime_ns, about.st_size)
+    if passed is not None:
+        passed.update(others)
+    return fields
+
+
+@cache
+def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Counter]:
+    """What `scan` gives, once for each file: a build of forecasts asks for every lead time."""
+    fields, passed, last, part = [], Counter(), -1, 0
     with readable(path, 0) as where:
         for message in messages(path):
             where.append(int(codes().codes_get_double(message, "offset")))
@@ -93,7 +103,7 @@ def scan(path: Path, passed: Counter | None = None) -> list[Field]:
                 follows = get(message, "resolutionAndComponentFlags", 0) & WINDS_ON_GRID
                 fields.append(Field(path, last, part, name, *times, get(message, "md5GridSection"),
                                     "grid" if follows else "earth"))  # fmt: skip
-    return fields
+    return fields, passed
 
 
 def decode(field: Field) -> np.ndarray:
