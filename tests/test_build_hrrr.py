@@ -214,6 +214,13 @@ def test_options_that_cannot_work_are_refused(real, folder, build, options, part
     assert part in build(*options)[2]
 
 
+def test_values_that_complex_packing_marks_as_missing_are_nan(real, folder):
+    refc = messages(next((real / "hrrr_conus").glob("*.grib2")))[0]
+    write(folder / "a.grib2", [edit(refc, 5, {23: b"\1"})])  # numbers of ones alone now mean a missing value
+    (field,) = scan(folder / "a.grib2")
+    assert np.isnan(decode(field)).sum() == 1906
+
+
 def test_folders_without_grib_and_a_taken_path_are_refused(folder, build, tmp_path, monkeypatch, real, command):
     (folder / "notes.txt").write_text("nothing")
     assert "1 files that are not GRIB" in build()[2]

@@ -59,6 +59,8 @@ class Field:
 def is_grib(path: Path) -> bool:
     """Whether the file begins with GRIB or with a bulletin header before it; ValueError for one that is called GRIB but
     is something else."""
+    if path.name.startswith("._"):  # what macOS leaves beside a file
+        return False
     with open(path, "rb") as file:
         head = file.read(HEADER)
     start = head.find(b"GRIB")
@@ -145,7 +147,8 @@ def read_shape(field: Field, message: int) -> tuple[int, int, int]:
     if kind not in (*SPHERES, *PLANES) or mode & OFFSET or rows * columns != size:
         got = f"the grid type {kind} with {size} values in scanning mode {mode}"
         expected = f"rows of one length on one of {', '.join((*SPHERES, *PLANES))}"
-        fix = "interpolate it: `wgrib2 FILE -new_grid_winds earth -new_grid latlon LON:NX:DX LAT:NY:DY NEW`"
+        fix = ("interpolate it first: `wgrib2 FILE -new_grid_winds earth -new_grid latlon LON:NX:DX LAT:NY:DY NEW`, "
+               "or `cdo remapbil,GRID FILE NEW`")  # fmt: skip
         raise fault(f"{field.path}: the message at byte {field.offset}", got, expected, fix)
     return rows, columns, mode
 
