@@ -23,6 +23,7 @@ import zarr
 
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import (
+    CODECS,
     KIND,
     TIME_UNITS,
     attributes_of,
@@ -43,6 +44,11 @@ from data.variables import STATIC, TABLE, lookup
 
 LENGTH = 2**35  # seconds, a thousand years: the length of the partial store's first axis
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
+ALONG_TIME = (
+    ("time", "int64", {"standard_name": "time", "long_name": "valid time, UTC", "units": TIME_UNITS,
+                       "calendar": "proleptic_gregorian"}),
+    ("forecast_hour", "int8", {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}),
+)  # fmt: skip
 TOGETHER = 2  # variables that are compressed at the same time
 WIND = "wind_reference"  # attribute of winds: "grid" if they point along its x and y, "earth" if east and north
 MOVING = "moving"  # line of the progress file: every hour is complete and is being put in place
@@ -132,6 +138,9 @@ class StoreWriter:
         for name in self.names:
             about_it = attributes_of(lookup(name), grid) | described.get(name, {})
             create_array(group, name, (LENGTH, *grid.shape), ("time", *grid.dims), about_it)
+        for name, dtype, about_it in ALONG_TIME:
+            group.create_array(name, shape=(0,), chunks=(TIME_CHUNK,), dtype=dtype, compressors=CODECS,
+                               dimension_names=("time",), attributes=about_it)  # fmt: skip
         replace(self.progress, json.dumps(about) + "\n")
 
     def _resume(self, about: dict) -> bool:
@@ -228,47 +237,32 @@ def complete_move(path: Path) -> None:
             for index, time in enumerate(hours):
                 if (chunk := partial / name / "c" / str(place_of(time))).exists():
                     chunk.rename(into / name / "c" / str(first + index))
+        if new or count_hours(path) < first + len(hours):
+            set_hours(into, partial, names, first, hours)
         if new:
-            shorten(partial, names, hours)
             publish(partial, path)
-        elif count_hours(path) < first + len(hours):
-            lengthen(path, partial, names, first, hours)
     shutil.rmtree(partial, ignore_errors=True)
     progress.unlink()
 
 
-def shorten(partial: Path, names: list[str], hours: dict[np.datetime64, int]) -> None:
-    """Give the arrays of a new store their length, and the store its time coordinate and the kind of every hour."""
-    for name in names:
-        metadata = json.loads((partial / name / "zarr.json").read_text())
-        metadata["shape"][0] = len(hours)
-        replace(partial / name / "zarr.json", json.dumps(metadata))
-    for name in ("time", "forecast_hour"):  # half of an earlier try: xarray would keep what is there
-        shutil.rmtree(partial / name, ignore_errors=True)
-    kinds = {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}
-    attributes = json.loads((partial / "zarr.json").read_text())["attributes"]
-    out = xr.Dataset(
-        {"forecast_hour": ("time", np.asarray(list(hours.values()), np.int8), kinds)},
-        {"time": ("time", list(hours), {"standard_name": "time", "long_name": "valid time, UTC"})}, attributes,
-    )  # fmt: skip
-    out["time"].encoding = {"units": TIME_UNITS, "dtype": "int64", "chunks": (TIME_CHUNK,)}
-    out["forecast_hour"].encoding = {"chunks": (TIME_CHUNK,)}
-    write_template(out, partial)
-
-
-def lengthen(path: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
-    """Let the metadata of `path` reach over the hours that now lie behind its first ones."""
-    root = json.loads((path / "zarr.json").read_text())
-    metadata, last = root["consolidated_metadata"]["metadata"], first + len(hours)
-    for name in (*names, "forecast_hour", "time"):
-        metadata[name]["shape"][0] = last
-        replace(path / name / "zarr.json", json.dumps(metadata[name]))
-    seconds = [int(t.astype("datetime64[s]").astype("int64")) for t in hours]
-    zarr.open_array(path / "time", mode="r+")[first:last] = np.asarray(seconds, np.int64)
-    zarr.open_array(path / "forecast_hour", mode="r+")[first:last] = np.asarray(list(hours.values()), np.int8)
-    added = json.loads((partial / "zarr.json").read_text())["attributes"].get("history", "")
-    root["attributes"]["history"] = "\n".join(x for x in (root["attributes"].get("history", ""), added) if x)
-    replace(path / "zarr.json", json.dumps(root))  # now the hours are visible
+def set_hours(folder: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
+    """Let the arrays of a store reach over the hours that lie behind its first ones, and write their times and kinds.
+    Readers of a finished store see them with the last step, which consolidates its metadata."""
+    root, added = (json.loads((place / "zarr.json").read_text()) for place in (folder, partial))
+    visible = root.get("consolidated_metadata")
+    for name in (*names, "time", "forecast_hour"):
+        metadata = json.loads((folder / name / "zarr.json").read_text())
+        metadata["shape"][0] = first + len(hours)
+        replace(folder / name / "zarr.json", json.dumps(metadata))
+        if visible:
+            visible["metadata"][name]["shape"][0] = first + len(hours)
+    seconds = [t.astype("datetime64[s]").astype("int64") for t in hours]
+    for name, values in (("time", seconds), ("forecast_hour", list(hours.values()))):
+        zarr.open_array(folder / name, mode="r+")[first : first + len(hours)] = values
+    if visible:
+        lines = [d["attributes"].get("history", "") for d in (root, added)]
+        root["attributes"]["history"] = "\n".join(x for x in lines if x)
+        replace(folder / "zarr.json", json.dumps(root))
 
 
 def count_hours(path: Path) -> int:

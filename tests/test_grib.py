@@ -314,3 +314,17 @@ def test_leads_of_several_runs_become_a_forecast_store_that_is_scored(tmp_path, 
     assert code == 0, err
     score = json.loads((tmp_path / "scores.json").read_text())["scores"]["T2M"]["3"]
     assert score["bias"] == pytest.approx(0.3, abs=0.01) and score["n_cases"] == 1
+
+
+def test_a_store_is_not_extended_by_winds_of_the_other_kind(tmp_path, command):
+    wind = {"parameterCategory": 2, "parameterNumber": 2, "scaledValueOfFirstFixedSurface": 10}
+    for hour, along in ((0, 1), (1, 0)):
+        (tmp_path / str(hour)).mkdir()
+        write(tmp_path / str(hour) / "a.grib2", message(NUMBERS, dataTime=100 * hour, **wind, uvRelativeToGrid=along))
+    out = ("--out", tmp_path / "s.zarr")
+    assert command(build_hrrr, "--path", tmp_path / "0", *out)[0] == 0
+    assert xr.open_zarr(tmp_path / "s.zarr").U10.attrs["wind_reference"] == "grid"
+    code, _, err = command(build_hrrr, "--path", tmp_path / "1", *out)
+    assert code == 2 and "holds U10 along the grid, got others" in err
+    code, _, err = command(build_hrrr, "--path", tmp_path, "--out", tmp_path / "both.zarr")
+    assert code == 2 and "winds along the grid and winds to the east and north" in err
