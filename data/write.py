@@ -89,8 +89,8 @@ class StoreWriter:
         with StoreWriter(path, ["T2M"], grid, {"source": "..."}) as store:
             store.write(np.datetime64("2024-01-01T00"), {"T2M": field}, forecast_hour=0)
 
-    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: attributes of
-    variables that the table does not know.
+    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: further
+    attributes of variables, such as wind_reference.
 
     With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an exception keeps
     the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo` has the times

@@ -34,8 +34,8 @@ class Source:
     forecast_hour: int  # 0 analyses, 1 1-hour forecasts
     names: list[str]  # variables, as they are stored
     grid: Grid  # rows south to north
-    notes: list[str]  # lines to print before the work
-    described: dict[str, dict] = {}  # noqa: RUF012  # attributes of variables that the table does not know
+    notes: list[str]  # lines to print before the work; the report repeats "turned: ", "converted: " and "left out: "
+    described: dict[str, dict] = {}  # noqa: RUF012  # further attributes of variables, such as wind_reference
     together = 1  # hours in a row that one process should get, because they are decoded or fetched together
     cache_bytes = 0  # memory of what is read ahead, in all processes together
 

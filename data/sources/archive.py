@@ -23,10 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.command import fault, refuse_file_above
-from data.grid import Grid, same_grid
 from data.metadata import replace
-from data.sources import HOUR, HourUnavailable, Source, listed, need, refuse_unknown
-from data.sources.messages import decode, import_eccodes, locate, scan, wind_references
+from data.sources import HOUR, HourUnavailable, listed, need, refuse_unknown
+from data.sources.messages import OneGrid, decode, import_eccodes, scan
 from data.times import show
 from data.variables import STATIC, TABLE, Variable
 
@@ -41,13 +40,14 @@ LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surf
 KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
 
 
-class ArchiveHours(Source):
+class ArchiveHours(OneGrid):
     """The hours first to last of the archive at cfg.url; `load` fetches and decodes one. ValueError for options that
     cannot work, for an archive without any of the hours and for one that does not answer."""
 
     together = AHEAD
 
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        super().__init__()
         if first is None or last is None:
             expected, fix = "both with --source archive", "--start 2024-05-20 --end 2024-05-21T23"
             raise fault("start/end", "none", expected, fix)
@@ -62,9 +62,6 @@ class ArchiveHours(Source):
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.paths: dict[np.datetime64, str] = {}
         self.coming: dict[np.datetime64, Future] = {}  # files under way
-        self.grid: Grid | None = None
-        self.described: dict[str, dict] = {}
-        self.sections: set[str] = set()  # hashes of sections that were found to describe that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
         size = sum(r.end - r.start for t in self.times for n in self.names if (r := self.hours[t][n]).end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
@@ -156,13 +153,7 @@ class ArchiveHours(Source):
                 found = next((f for f in right if f.lead_time == HOUR * self.forecast_hour), None)
                 if found is None:
                     raise ValueError(f"got no {name} for {show(time)} where the inventory has it, expected one")
-                self.grid = self.grid or locate(found)
-                winds = wind_references([found])
-                if found.grid not in self.sections and not same_grid(self.grid, locate(found)):
-                    raise ValueError("got another grid than that of the first hour, expected one grid")
-                if winds != {n: self.described.setdefault(n, kind) for n, kind in winds.items()}:
-                    raise ValueError(f"got {winds}, expected winds as in the first hour")
-                self.sections.add(found.grid)
+                self.accept(found)
                 out[name] = decode(found)
         except ValueError as error:
             file.unlink(missing_ok=True)  # the next attempt fetches it again

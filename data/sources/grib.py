@@ -7,18 +7,18 @@ import numpy as np
 from tqdm import tqdm
 
 from data.command import fault
-from data.grid import same_grid
-from data.sources import HOUR, Source, counted, outside, refuse_missing_path, refuse_unknown
-from data.sources.messages import Field, decode, import_eccodes, is_grib, locate, read_order, scan, wind_references
+from data.sources import HOUR, counted, outside, refuse_missing_path, refuse_unknown
+from data.sources.messages import Field, OneGrid, decode, import_eccodes, is_grib, read_order, scan
 from data.times import hours_of, show
 from data.variables import STATIC, TABLE
 
 
-class GribHours(Source):
+class GribHours(OneGrid):
     """The hours that a folder of GRIB files holds; `load` decodes one. ValueError for a folder without usable hours, a
     damaged file, two different fields for one hour and variable, or more than one grid."""
 
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        super().__init__()
         refuse_missing_path(cfg.path, "a folder of GRIB files")
         refuse_unknown(cfg.variables)
         import_eccodes()
@@ -68,12 +68,8 @@ class GribHours(Source):
         """The one grid of all fields that are used, with its static fields, and what the winds follow; ValueError
         naming two fields that differ."""
         used = [self.hours[t][n] for t in self.times for n in self.names]
-        self.grid, seen = locate(used[0]), {used[0].grid}
-        for other in [*used, *static.values()]:
-            if other.grid not in seen and not same_grid(self.grid, locate(other)):
-                raise fault(f"{used[0].path} and {other.path}", "different grids", "one grid", "a folder for each")
-            seen.add(other.grid)
-        self.described = wind_references(used)
+        for field in [*used, *static.values()]:
+            self.accept(field)
         self.notes += read_order(used[0])
         for name, found in static.items():
             self.grid.static[name] = decode(found)

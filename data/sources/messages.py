@@ -6,6 +6,7 @@ eccodes' keys (ECMWF).
 """
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,23 +17,20 @@ from pathlib import Path
 import numpy as np
 
 from data.command import fault
-from data.grid import Grid
-from data.sources import need
-from data.variables import lookup
+from data.grid import Grid, same_grid
+from data.sources import Source, need
+from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE, lookup
 
 SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
 HEADER = 256  # bytes that may stand before the first message: a bulletin header
 
-# eccodes' shortName, which implies the unit and, for 2t to 10v, the height -> our name, levels. In edition 1 fields at
-# 2 m and 10 m may say "surface".
-SURFACE, HEIGHT, COLUMN = ("surface",), ("heightAboveGround", "surface"), ("atmosphere", "atmosphereSingleLayer")
-NAMES = {
-    "refc": ("REFC", COLUMN), "2t": ("T2M", HEIGHT), "2d": ("D2M", HEIGHT), "10u": ("U10", HEIGHT),
-    "10v": ("V10", HEIGHT), "cape": ("CAPE", SURFACE), "cin": ("CIN", SURFACE), "orog": ("orography", SURFACE),
-    "lsm": ("land_sea_mask", SURFACE),
-}  # fmt: skip
+# A message is known by eccodes' shortName, one of the table's aliases, and by its level; a shortName implies a unit.
+KNOWN = {alias: v for v in TABLE if v.grib for alias in v.aliases} | {"orog": OROGRAPHY, "lsm": LAND_SEA_MASK}
+LEVELS = {"ground or water surface": ("surface",), "height above ground": ("heightAboveGround",),
+          "entire atmosphere": ("atmosphere", "atmosphereSingleLayer")}  # fmt: skip
 SPHERES = ("regular_ll", "rotated_ll", "regular_gg", "rotated_gg")  # grids of latitudes and longitudes
 PLANES = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "albers")
+LOCK = threading.RLock()  # eccodes' memory of a file and stderr are the process's own: one thread at a time
 MISSING = -1e34  # what eccodes puts where a field has no value
 I_NEGATIVE, J_POSITIVE, COLUMNS_FIRST, IN_TURN, OFFSET = 0x80, 0x40, 0x20, 0x10, 0x0F  # scanning mode, flag table 3.4
 WINDS_ON_GRID = 0x08  # resolution and component flags, flag table 3.3
@@ -91,10 +89,9 @@ def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Co
         for message in messages(path):
             where.append(int(codes().codes_get_double(message, "offset")))
             last, part = where[-1], part + 1 if where[-1] == last else 0
-            words = [str(get(message, key, "unknown")) for key in ("shortName", "typeOfLevel", "edition")]
-            name, levels = NAMES.get(words[0], ("", ()))
-            if words[1] not in levels:
-                passed[f"{words[0]} on {words[1]} (GRIB edition {words[2]}), not in the table"] += 1
+            words = [get(message, key, "unknown") for key in ("shortName", "typeOfLevel", "edition")]
+            if not (name := match(message, *words)):
+                passed["{} on {} (GRIB edition {}), not in the table".format(*words)] += 1
             elif get(message, "totalNumber", 0) or get(message, "number", 0):
                 passed["ensemble members; a store holds one deterministic forecast"] += 1
             elif get(message, "stepType") != "instant" or get(message, "productDefinitionTemplateNumber", 0):
@@ -106,6 +103,16 @@ def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Co
                 fields.append(Field(path, last, part, name, *times, get(message, "md5GridSection"),
                                     "grid" if follows else "earth"))  # fmt: skip
     return fields, passed
+
+
+def match(message: int, name: str, kind: str, edition: int) -> str:
+    """The table's name of a message, or "" if it is not in the table or on another level."""
+    if not (variable := KNOWN.get(name)):
+        return ""
+    _, level_type, level = variable.grib
+    height = codes().codes_get_double(message, "level") == level
+    at_surface = edition == 1 and kind == "surface" and name[0].isdigit()  # 2t says itself where it is
+    return variable.name if (kind in LEVELS[level_type] and height) or at_surface else ""
 
 
 def decode(field: Field) -> np.ndarray:
@@ -126,14 +133,26 @@ def decode(field: Field) -> np.ndarray:
         return np.roll(out, -first_column(message, columns, mode), axis=1)
 
 
-def wind_references(fields: list[Field]) -> dict[str, dict]:
-    """{name: attributes} that tell what the components of the winds follow; ValueError naming two files that differ."""
-    winds = [f for f in fields if -1 in (lookup(f.name).parity_x, lookup(f.name).parity_y)]
-    kinds = {f.wind: f for f in winds}
-    if len(kinds) > 1:
-        where = " and ".join(str(f.path) for f in kinds.values())
-        raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
-    return {f.name: {"wind_reference": f.wind} for f in winds}
+class OneGrid(Source):
+    """A source of fields that lie on one grid, with winds of one kind."""
+
+    def __init__(self):
+        self.grid, self.first, self.described = None, None, {}
+        self.seen: set[str] = set()  # hashes of sections that describe this grid
+
+    def accept(self, field: Field) -> None:
+        """Take note of the grid and the winds of a field; ValueError naming two files that differ."""
+        self.first, self.grid = self.first or field, self.grid or locate(field)
+        where = f"{self.first.path} and {field.path}"
+        if field.grid not in self.seen and not same_grid(self.grid, locate(field)):
+            raise fault(where, "different grids", "one grid", "a folder for each")
+        self.seen.add(field.grid)
+        if -1 not in (lookup(field.name).parity_x, lookup(field.name).parity_y):
+            return  # no component of a vector
+        about = {"wind_reference": field.wind}
+        if any(other != about for other in self.described.values()):
+            raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
+        self.described[field.name] = about
 
 
 # --- grids ---
@@ -296,6 +315,7 @@ def opened(field: Field) -> Iterator[int]:
 def readable(path: Path, offset: int) -> Iterator[list[int]]:
     """ValueError that names the file and the last of the yielded offsets if eccodes fails meanwhile; its own lines on
     stderr are not shown."""
+    LOCK.acquire()
     where, kept, null = [offset], os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -306,6 +326,7 @@ def readable(path: Path, offset: int) -> Iterator[list[int]]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
+        LOCK.release()
 
 
 def read_time(path: Path, offset: int, date: int, clock: int) -> np.datetime64:
