@@ -25,7 +25,8 @@ from tqdm import tqdm
 from data.command import fault, refuse_file_above
 from data.metadata import replace
 from data.sources import HOUR, HourUnavailable, listed, need, refuse_unknown
-from data.sources.messages import OneGrid, decode, import_eccodes, scan
+from data.sources.grib import OneGrid
+from data.sources.messages import decode, import_eccodes, scan
 from data.times import show
 from data.variables import STATIC, TABLE, Variable
 

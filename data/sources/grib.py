@@ -7,10 +7,33 @@ import numpy as np
 from tqdm import tqdm
 
 from data.command import fault
-from data.sources import HOUR, counted, outside, refuse_missing_path, refuse_unknown
-from data.sources.messages import Field, OneGrid, decode, import_eccodes, is_grib, read_order, scan
+from data.grid import same_grid
+from data.sources import HOUR, Source, counted, outside, refuse_missing_path, refuse_unknown
+from data.sources.messages import Field, decode, import_eccodes, is_grib, locate, read_order, scan
 from data.times import hours_of, show
-from data.variables import STATIC, TABLE
+from data.variables import STATIC, TABLE, lookup
+
+
+class OneGrid(Source):
+    """A source of fields that lie on one grid, with winds of one kind."""
+
+    def __init__(self):
+        self.grid, self.first, self.described = None, None, {}
+        self.seen: set[str] = set()  # hashes of sections that describe this grid
+
+    def accept(self, field: Field) -> None:
+        """Take note of the grid and the winds of a field; ValueError naming two files that differ."""
+        self.first, self.grid = self.first or field, self.grid or locate(field)
+        where = f"{self.first.path} and {field.path}"
+        if field.grid not in self.seen and not same_grid(self.grid, locate(field)):
+            raise fault(where, "different grids", "one grid", "a folder for each")
+        self.seen.add(field.grid)
+        if -1 not in (lookup(field.name).parity_x, lookup(field.name).parity_y):
+            return  # no component of a vector
+        about = {"wind_reference": field.wind}
+        if any(other != about for other in self.described.values()):
+            raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
+        self.described[field.name] = about
 
 
 class GribHours(OneGrid):

@@ -6,6 +6,7 @@ eccodes' keys (ECMWF).
 """
 
 import os
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from data.command import fault
-from data.grid import Grid, same_grid
-from data.sources import Source, need
-from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE, lookup
+from data.grid import Grid
+from data.sources import need
+from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE
 
 SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
 HEADER = 256  # bytes that may stand before the first message: a bulletin header
@@ -30,7 +31,7 @@ LEVELS = {"ground or water surface": ("surface",), "height above ground": ("heig
           "entire atmosphere": ("atmosphere", "atmosphereSingleLayer")}  # fmt: skip
 SPHERES = ("regular_ll", "rotated_ll", "regular_gg", "rotated_gg")  # grids of latitudes and longitudes
 PLANES = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "albers")
-LOCK = threading.RLock()  # eccodes' memory of a file and stderr are the process's own: one thread at a time
+LOCK = threading.RLock()  # eccodes and stderr are the process's own: one thread at a time
 MISSING = -1e34  # what eccodes puts where a field has no value
 I_NEGATIVE, J_POSITIVE, COLUMNS_FIRST, IN_TURN, OFFSET = 0x80, 0x40, 0x20, 0x10, 0x0F  # scanning mode, flag table 3.4
 WINDS_ON_GRID = 0x08  # resolution and component flags, flag table 3.3
@@ -84,11 +85,10 @@ def scan(path: Path, passed: Counter | None = None) -> list[Field]:
 @cache
 def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Counter]:
     """What `scan` gives, once for each file: a build of forecasts asks for every lead time."""
-    fields, passed, last, part = [], Counter(), -1, 0
+    fields, passed = [], Counter()
     with readable(path, 0) as where:
-        for message in messages(path):
-            where.append(int(codes().codes_get_double(message, "offset")))
-            last, part = where[-1], part + 1 if where[-1] == last else 0
+        for offset, part, message in messages(path):
+            where.append(offset)
             words = [get(message, key, "unknown") for key in ("shortName", "typeOfLevel", "edition")]
             if not (name := match(message, *words)):
                 passed["{} on {} (GRIB edition {}), not in the table".format(*words)] += 1
@@ -98,9 +98,9 @@ def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Co
                 passed[f"{name} that is no instantaneous value"] += 1
             else:
                 clocks = [(get(message, f"{n}Date"), get(message, f"{n}Time")) for n in ("data", "validity")]
-                times = [read_time(path, last, date, clock) for date, clock in clocks]
+                times = [read_time(path, offset, date, clock) for date, clock in clocks]
                 follows = get(message, "resolutionAndComponentFlags", 0) & WINDS_ON_GRID
-                fields.append(Field(path, last, part, name, *times, get(message, "md5GridSection"),
+                fields.append(Field(path, offset, part, name, *times, get(message, "md5GridSection"),
                                     "grid" if follows else "earth"))  # fmt: skip
     return fields, passed
 
@@ -131,28 +131,6 @@ def decode(field: Field) -> np.ndarray:
         out = out.T if mode & COLUMNS_FIRST else out
         out = out[:: 1 if mode & J_POSITIVE else -1, :: -1 if mode & I_NEGATIVE else 1]
         return np.roll(out, -first_column(message, columns, mode), axis=1)
-
-
-class OneGrid(Source):
-    """A source of fields that lie on one grid, with winds of one kind."""
-
-    def __init__(self):
-        self.grid, self.first, self.described = None, None, {}
-        self.seen: set[str] = set()  # hashes of sections that describe this grid
-
-    def accept(self, field: Field) -> None:
-        """Take note of the grid and the winds of a field; ValueError naming two files that differ."""
-        self.first, self.grid = self.first or field, self.grid or locate(field)
-        where = f"{self.first.path} and {field.path}"
-        if field.grid not in self.seen and not same_grid(self.grid, locate(field)):
-            raise fault(where, "different grids", "one grid", "a folder for each")
-        self.seen.add(field.grid)
-        if -1 not in (lookup(field.name).parity_x, lookup(field.name).parity_y):
-            return  # no component of a vector
-        about = {"wind_reference": field.wind}
-        if any(other != about for other in self.described.values()):
-            raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
-        self.described[field.name] = about
 
 
 # --- grids ---
@@ -271,7 +249,6 @@ def import_eccodes():
     with suppress(ValueError):  # first: in the other order the interpreter crashes at its end, as both bring PROJ
         need("pyproj")
     eccodes = need("eccodes")
-    eccodes.codes_grib_multi_support_on()
     return eccodes
 
 
@@ -286,16 +263,46 @@ def get(message: int, key: str, default=None):
         return default
 
 
-def messages(path: Path, offset: int = 0) -> Iterator[int]:
-    """Handles of the fields of a file from an offset on, each valid until the next."""
+def messages(path: Path, offset: int = 0) -> Iterator[tuple[int, int, int]]:
+    """(offset of the message, place in it, handle) of each field of a file from an offset on; a handle is valid until
+    the next. ValueError for a message whose sections do not fill it."""
+    codes().codes_grib_multi_support_off()  # others in this process may have switched it on
     with open(path, "rb") as file:
         file.seek(offset)
-        codes().codes_grib_multi_support_reset_file(file)  # eccodes may remember another file at the same address
         while (message := codes().codes_grib_new_from_file(file)) is not None:
             try:
-                yield message
+                start = int(codes().codes_get_double(message, "offset"))
+                parts = split(codes().codes_get_message(message)) if get(message, "edition") == 2 else [b""]
+                if not parts:
+                    raise damaged(path, start, "sections that do not fill their message", "whole messages")
+                if len(parts) == 1:
+                    yield start, 0, message
+                for n, part in enumerate(parts if len(parts) > 1 else []):
+                    field = codes().codes_new_from_message(part)
+                    try:
+                        yield start, n, field
+                    finally:
+                        codes().codes_release(field)
             finally:
                 codes().codes_release(message)
+
+
+def split(message: bytes) -> list[bytes]:
+    """A message of edition 2 as messages of one field each; none if its sections do not fill it. (eccodes can do this
+    too, but corrupts memory if such a message is damaged.)"""
+    held: dict[int, bytes] = {}
+    parts, start, number = [], 16, 0
+    while start + 5 < len(message):
+        length, number = struct.unpack(">IB", message[start : start + 5])
+        if length < 5 or not 1 <= number <= 7 or start + length > len(message) - 4:
+            return []
+        if number != 6 or message[start + 5] != 254 or 6 not in held:  # 254: the bitmap before holds again
+            held[number] = message[start : start + length]
+        start += length
+        if number == 7:
+            body = b"".join(held[n] for n in sorted(held))
+            parts.append(message[:8] + struct.pack(">Q", len(body) + 20) + body + b"7777")
+    return parts if number == 7 and start + 4 == len(message) else []
 
 
 @contextmanager
@@ -304,9 +311,7 @@ def opened(field: Field) -> Iterator[int]:
     found = messages(field.path, field.offset)
     with readable(field.path, field.offset):
         try:
-            for _ in range(field.part + 1):
-                message = next(found)
-            yield message
+            yield next(message for _, part, message in found if part == field.part)
         finally:
             found.close()
 
