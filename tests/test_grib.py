@@ -1,11 +1,15 @@
 """Fields of GRIB files: what eccodes writes is read as eccodes has it, turned to one order, or refused by name."""
 
 import json
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import pyproj  # before eccodes, see data/sources/messages.py
 import pytest
 import xarray as xr
+from conftest import PROJECT
 
 import verify_forecast
 from data import build_hrrr
@@ -328,3 +332,14 @@ def test_a_store_is_not_extended_by_winds_of_the_other_kind(tmp_path, command):
     assert code == 2 and "holds U10 along the grid, got others" in err
     code, _, err = command(build_hrrr, "--path", tmp_path, "--out", tmp_path / "both.zarr")
     assert code == 2 and "winds along the grid and winds to the east and north" in err
+
+
+def test_a_message_that_ends_eccodes_ends_the_command_in_one_line(tmp_path):
+    """In a process of its own: eccodes aborts at group lengths of 255 bits."""
+    data = bytearray(message(280 + 20 * np.sin(NUMBERS), packing="grid_complex_spatial_differencing"))
+    section = data.index(struct.pack(">IB", 49, 5))
+    data[section + 46] = 255  # octet 47
+    write(tmp_path / "a.grib2", bytes(data))
+    call = [sys.executable, "-m", "data.build_hrrr", "--path", tmp_path / "a.grib2", "--out", tmp_path / "s.zarr"]
+    done = subprocess.run(call, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: " in done.stderr.splitlines()[-1] and "a.grib2: GRIB message" in done.stderr

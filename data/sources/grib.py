@@ -9,9 +9,12 @@ from tqdm import tqdm
 from data.command import fault
 from data.grid import same_grid
 from data.sources import HOUR, Source, counted, outside, refuse_missing_path, refuse_unknown
-from data.sources.messages import Field, decode, import_eccodes, is_grib, locate, read_order, scan
+from data.sources.messages import Field, damaged, decode, import_eccodes, locate, read_order, scan
 from data.times import hours_of, show
 from data.variables import STATIC, TABLE, lookup
+
+SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
+HEADER = 256  # bytes that may stand before the first message: a bulletin header
 
 
 class OneGrid(Source):
@@ -65,7 +68,7 @@ class GribHours(OneGrid):
                 lead, time = hours_of(one.lead_time), one.valid_time
                 if one.name in [v.name for v in STATIC]:
                     static.setdefault(one.name, one)
-                elif one.lead_time % HOUR or time != time.astype("datetime64[h]"):
+                elif np.isnat(one.lead_time) or one.lead_time % HOUR or time != time.astype("datetime64[h]"):
                     left.setdefault("fields between the hours (sub-hourly output)", []).append(file)
                 elif lead not in fields:
                     left.setdefault(f"lead time f{lead:02.0f}; a store holds f00 or f01", []).append(file)
@@ -102,3 +105,17 @@ class GribHours(OneGrid):
 
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
         return {name: decode(self.hours[time][name]) for name in self.names}
+
+
+def is_grib(path: Path) -> bool:
+    """Whether the file begins with GRIB or with a bulletin header before it; ValueError for one that is called GRIB but
+    is something else."""
+    if path.name.startswith("._"):  # what macOS leaves beside a file
+        return False
+    with open(path, "rb") as file:
+        head = file.read(HEADER)
+    start = head.find(b"GRIB")
+    found = start >= 0 and head[start + 7 : start + 8] in (b"\1", b"\2")  # the edition: no text that speaks of GRIB
+    if not found and path.suffix.lower() in SUFFIXES:
+        raise damaged(path, 0, repr(head[:16]) if head else "an empty file", "a message that begins with b'GRIB'")
+    return found

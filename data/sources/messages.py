@@ -5,25 +5,25 @@ What stands between messages (bulletin headers, padding) is passed over. Source:
 eccodes' keys (ECMWF).
 """
 
+import ctypes
 import os
+import signal
 import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from data.command import fault
-from data.grid import Grid
+from data.grid import Grid, lambert_xy
 from data.sources import need
 from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE
-
-SUFFIXES = (".grib2", ".grb2", ".grib", ".grb", ".grib1")  # a file of these names that is not GRIB inside is refused
-HEADER = 256  # bytes that may stand before the first message: a bulletin header
 
 # A message is known by eccodes' shortName, one of the table's aliases, and by its level; a shortName implies a unit.
 KNOWN = {alias: v for v in TABLE if v.grib for alias in v.aliases} | {"orog": OROGRAPHY, "lsm": LAND_SEA_MASK}
@@ -31,6 +31,11 @@ LEVELS = {"ground or water surface": ("surface",), "height above ground": ("heig
           "entire atmosphere": ("atmosphere", "atmosphereSingleLayer")}  # fmt: skip
 SPHERES = ("regular_ll", "rotated_ll", "regular_gg", "rotated_gg")  # grids of latitudes and longitudes
 PLANES = ("lambert", "polar_stereographic", "mercator", "lambert_azimuthal_equal_area", "albers")
+DEADLY = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE)
+HANDLER, LIBC = ctypes.CFUNCTYPE(None, ctypes.c_int), ctypes.CDLL(None)
+LIBC.signal.restype, LIBC.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+SECONDS = {0: 60, 1: 3600, 2: 86400, 10: 3 * 3600, 11: 6 * 3600, 12: 12 * 3600, 13: 1}  # per unit of lead time
+LARGEST = 10**8  # cells of a field: more are a damaged header
 LOCK = threading.RLock()  # eccodes and stderr are the process's own: one thread at a time
 MISSING = -1e34  # what eccodes puts where a field has no value
 I_NEGATIVE, J_POSITIVE, COLUMNS_FIRST, IN_TURN, OFFSET = 0x80, 0x40, 0x20, 0x10, 0x0F  # scanning mode, flag table 3.4
@@ -53,20 +58,6 @@ class Field:
     @property
     def lead_time(self) -> np.timedelta64:
         return self.valid_time - self.reference_time
-
-
-def is_grib(path: Path) -> bool:
-    """Whether the file begins with GRIB or with a bulletin header before it; ValueError for one that is called GRIB but
-    is something else."""
-    if path.name.startswith("._"):  # what macOS leaves beside a file
-        return False
-    with open(path, "rb") as file:
-        head = file.read(HEADER)
-    start = head.find(b"GRIB")
-    found = start >= 0 and head[start + 7 : start + 8] in (b"\1", b"\2")  # the edition: no text that speaks of GRIB
-    if not found and path.suffix.lower() in SUFFIXES:
-        raise damaged(path, 0, repr(head[:16]) if head else "an empty file", "a message that begins with b'GRIB'")
-    return found
 
 
 def scan(path: Path, passed: Counter | None = None) -> list[Field]:
@@ -97,10 +88,10 @@ def read_headers(path: Path, _changed: int, _size: int) -> tuple[list[Field], Co
             elif get(message, "stepType") != "instant" or get(message, "productDefinitionTemplateNumber", 0):
                 passed[f"{name} that is no instantaneous value"] += 1
             else:
-                clocks = [(get(message, f"{n}Date"), get(message, f"{n}Time")) for n in ("data", "validity")]
-                times = [read_time(path, offset, date, clock) for date, clock in clocks]
+                run = read_time(path, offset, get(message, "dataDate"), get(message, "dataTime"))
+                lead = read_lead(message, words[2])
                 follows = get(message, "resolutionAndComponentFlags", 0) & WINDS_ON_GRID
-                fields.append(Field(path, offset, part, name, *times, get(message, "md5GridSection"),
+                fields.append(Field(path, offset, part, name, run, run + lead, get(message, "md5GridSection"),
                                     "grid" if follows else "earth"))  # fmt: skip
     return fields, passed
 
@@ -140,12 +131,11 @@ def read_shape(field: Field, message: int) -> tuple[int, int, int]:
     """Rows, columns and scanning mode; ValueError for a grid without rows of one length."""
     kind, mode = get(message, "gridType", "none"), get(message, "scanningMode", 0)
     rows, columns = (get(message, key, 0) for key in ("Nj", "Ni"))
-    size = codes().codes_get_size(message, "values")
+    size = codes().codes_get_size(message, "values") if rows * columns < LARGEST else 0
     if kind not in (*SPHERES, *PLANES) or mode & OFFSET or rows * columns != size:
         got = f"the grid type {kind} with {size} values in scanning mode {mode}"
         expected = f"rows of one length on one of {', '.join((*SPHERES, *PLANES))}"
-        fix = ("interpolate it first: `wgrib2 FILE -new_grid_winds earth -new_grid latlon LON:NX:DX LAT:NY:DY NEW`, "
-               "or `cdo remapbil,GRID FILE NEW`")  # fmt: skip
+        fix = "interpolate it first, with `wgrib2 FILE -new_grid_winds earth -new_grid latlon LON:NX:DX LAT:NY:DY NEW`"
         raise fault(f"{field.path}: the message at byte {field.offset}", got, expected, fix)
     return rows, columns, mode
 
@@ -155,8 +145,7 @@ def read_order(field: Field) -> list[str]:
     words = {J_POSITIVE: "rows ran from north to south", I_NEGATIVE: "columns ran from east to west",
              COLUMNS_FIRST: "columns came one after the other", IN_TURN: "every second row ran backwards"}  # fmt: skip
     with opened(field) as message:
-        mode = read_shape(field, message)[2] ^ J_POSITIVE
-    found = [text for bit, text in words.items() if mode & bit]
+        found = [text for bit, text in words.items() if (read_shape(field, message)[2] ^ J_POSITIVE) & bit]
     return [f"turned: {', '.join(found)}"] * bool(found)
 
 
@@ -218,26 +207,12 @@ def project(message: int, mode: int, grid: Grid) -> None:
         }
     else:
         x, y = pyproj.Proj(text)(*corner[::-1])
-        known = pyproj.CRS(text).to_cf().items()
-        grid.projection = {k: v for k, v in known if k != "crs_wkt" and v != "unknown"}
+        grid.projection = {k: v for k, v in pyproj.CRS(text).to_cf().items() if k != "crs_wkt" and v != "unknown"}
     dx, dy = (get(message, f"D{a}InMetres") or get(message, f"D{b}InMetres") for a, b in ("xi", "yj"))
     grid.x = x + dx * (np.arange(columns) - (columns - 1) * bool(mode & I_NEGATIVE))
     grid.y = y + dy * (np.arange(rows) - (rows - 1) * (not mode & J_POSITIVE))
     if not southwest:  # eccodes counts every plane from the southwest
         grid.longitude, grid.latitude = pyproj.Proj(text)(*np.meshgrid(grid.x, grid.y), inverse=True)
-
-
-def lambert_xy(latitude, longitude, lat_0, lat_1, lat_2, lon_0, R) -> tuple[float, float]:
-    """x and y (m) of a point (degrees) on a spherical Lambert conformal conic.
-
-    Source: Snyder, Map Projections: A Working Manual (USGS PP 1395), eqs. 14-1 to 15-3.
-    """
-    phi_1, phi_2 = np.radians(lat_1), np.radians(lat_2)
-    t, t_0, t_1, t_2 = (np.tan(np.pi / 4 + np.radians(v) / 2) for v in (latitude, lat_0, lat_1, lat_2))
-    n = np.sin(phi_1) if lat_1 == lat_2 else np.log(np.cos(phi_1) / np.cos(phi_2)) / np.log(t_2 / t_1)
-    scale = R * np.cos(phi_1) * t_1**n / n
-    theta = n * np.radians((longitude - lon_0 + 180) % 360 - 180)
-    return scale / t**n * np.sin(theta), scale / t_0**n - scale / t**n * np.cos(theta)
 
 
 # --- eccodes ---
@@ -277,7 +252,7 @@ def messages(path: Path, offset: int = 0) -> Iterator[tuple[int, int, int]]:
                     raise damaged(path, start, "sections that do not fill their message", "whole messages")
                 if len(parts) == 1:
                     yield start, 0, message
-                for n, part in enumerate(parts if len(parts) > 1 else []):
+                for n, part in enumerate(parts if len(parts) > 1 else ()):
                     field = codes().codes_new_from_message(part)
                     try:
                         yield start, n, field
@@ -319,9 +294,16 @@ def opened(field: Field) -> Iterator[int]:
 @contextmanager
 def readable(path: Path, offset: int) -> Iterator[list[int]]:
     """ValueError that names the file and the last of the yielded offsets if eccodes fails meanwhile; its own lines on
-    stderr are not shown."""
+    stderr are not shown. Some damaged messages make it abort: the process then ends with that line and exit code 2."""
     LOCK.acquire()
     where, kept, null = [offset], os.dup(2), os.open(os.devnull, os.O_WRONLY)
+
+    def end(_: int) -> None:
+        os.write(kept, f"error: {damaged(path, where[-1], 'one that eccodes cannot read', 'a whole one')}\n".encode())
+        os._exit(2)
+
+    handler = HANDLER(end)
+    before = [(number, LIBC.signal(number, ctypes.cast(handler, ctypes.c_void_p))) for number in DEADLY]
     os.dup2(null, 2)
     try:
         yield where
@@ -329,16 +311,25 @@ def readable(path: Path, offset: int) -> Iterator[list[int]]:
         raise damaged(path, where[-1], f"{error} ({type(error).__name__})", "whole messages") from None
     finally:
         os.dup2(kept, 2)
+        for number, other in before:
+            LIBC.signal(number, other)
         os.close(kept)
         os.close(null)
         LOCK.release()
 
 
+def read_lead(message: int, edition: int) -> np.timedelta64:
+    """The lead time, ns; NaT in a unit such as months. (eccodes' validityTime may take for ever on a damaged one.)"""
+    keys = ("forecastTime",) if edition == 2 else ("P1", "P2") if get(message, "timeRangeIndicator") == 10 else ("P1",)
+    count = sum(get(message, key) * 256**n for n, key in enumerate(keys[::-1]))  # in edition 1 of one or two octets
+    seconds = SECONDS.get(get(message, "indicatorOfUnitOfTimeRange"))
+    return np.timedelta64("NaT" if seconds is None else count * seconds, "s").astype("timedelta64[ns]")
+
+
 def read_time(path: Path, offset: int, date: int, clock: int) -> np.datetime64:
     """YYYYMMDD and HHMM as a time, ns."""
-    text = f"{date:08d}"
     try:
-        return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:]}T{clock // 100:02d}:{clock % 100:02d}", "ns")
+        return np.datetime64(datetime.strptime(f"{date:08d}{clock:04d}", "%Y%m%d%H%M"), "ns")
     except ValueError:
         raise damaged(path, offset, f"the date {date}", "a date") from None
 
