@@ -373,6 +373,7 @@ def stores(rng: Random, folder: Path) -> str:
 
 # GRIB: category, number, type and value of the level
 NUMBERS = {"REFC": (16, 196, 10, 0), "T2M": (0, 0, 103, 2), "U10": (2, 2, 103, 10), "CAPE": (7, 6, 1, 0)}
+LOWEST = {"T2M": 200.0}  # K: what the messages add to their numbers
 
 
 def message(name: str, field: np.ndarray, hour: int, lead: int, northward: bool) -> bytes:
@@ -387,7 +388,7 @@ def message(name: str, field: np.ndarray, hour: int, lead: int, northward: bool)
         1: struct.pack(">HHBBBHBBBBBBB", 7, 0, 2, 1, 1, 2024, 5, 20, hour, 0, 0, 0, 1),
         3: struct.pack(">BIBBH", 0, rows * columns, 0, 0, 0) + grid,
         4: struct.pack(">IBBBBBHBBIBBIBBI", 0, category, number, 2, *bytes(4), 1, lead, surface, 0, level, 255, 0, 0),
-        5: struct.pack(">IHfHHBB", rows * columns, 0, 0.0, 0, 0, 8, 0), 6: b"\xff",
+        5: struct.pack(">IHfHHBB", rows * columns, 0, LOWEST.get(name, 0.0), 0, 0, 8, 0), 6: b"\xff",
         7: field[:: 1 if northward else -1].astype(">u1").tobytes(),
     }  # fmt: skip
     body = b"".join(struct.pack(">IB", len(content) + 5, n) + content for n, content in sections.items())
@@ -407,14 +408,14 @@ def grib(rng: Random, folder: Path) -> str:
     (folder / "hours.grib2").write_bytes(data)
     code, text = command(build_hrrr, {"path": folder, "out": folder / "s.zarr", "processes": 1})
     check((folder / "s.zarr").exists() == (code == 0), f"exit code {code}, but a store: {text}")
-    gone = how in ("random", "empty", "append") or (how == "cut" and len(data) % len(messages[0]))
+    gone = how in ("random", "empty") or (how == "cut" and len(data) % len(messages[0]) > 16)  # else mere padding
     result = outcome("accepted" if data == sound else "refused" if gone else "either", code, text)
     if data != sound:
         return result
     store = Store(folder / "s.zarr")
     for (name, hour), field in fields.items():
         got = store.load(np.datetime64("2024-05-20", "ns") + (hour + lead) * 60 * MINUTE, [name])[0]
-        check(np.array_equal(got, field), f"{name} of hour {hour}: {got}")
+        check(np.array_equal(got, field + LOWEST.get(name, 0)), f"{name} of hour {hour}: {got}")
     check(np.allclose(store.grid.latitude, 40 + 0.03 * y, atol=1e-4), f"latitude: {store.grid.latitude[:, 0]}")
     check(np.allclose(store.grid.longitude, 0.03 * x - 110, atol=1e-4), f"longitude: {store.grid.longitude[0]}")
     return result

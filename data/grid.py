@@ -92,6 +92,19 @@ def lambert_latlon(x: np.ndarray, y: np.ndarray, latitude_0=38.5, longitude_0=26
     return np.degrees(latitude), (longitude + 180.0) % 360.0 - 180.0
 
 
+def lambert_xy(latitude, longitude, lat_0, lat_1, lat_2, lon_0, R) -> tuple[float, float]:
+    """x and y (m) of a point (degrees) on a spherical Lambert conformal conic.
+
+    Source: Snyder, Map Projections: A Working Manual (USGS PP 1395), eqs. 14-1 to 15-3.
+    """
+    phi_1, phi_2 = np.radians(lat_1), np.radians(lat_2)
+    t, t_0, t_1, t_2 = (np.tan(np.pi / 4 + np.radians(v) / 2) for v in (latitude, lat_0, lat_1, lat_2))
+    n = np.sin(phi_1) if lat_1 == lat_2 else np.log(np.cos(phi_1) / np.cos(phi_2)) / np.log(t_2 / t_1)
+    scale = R * np.cos(phi_1) * t_1**n / n
+    theta = n * np.radians((longitude - lon_0 + 180) % 360 - 180)
+    return scale / t**n * np.sin(theta), scale / t_0**n - scale / t**n * np.cos(theta)
+
+
 HRRR_X0, HRRR_Y0, HRRR_SPACING = -2697520.142522, -1587306.152557, 3000.0  # m, lower left cell of HRRR CONUS
 LAMBERT_HRRR = {
     "grid_mapping_name": "lambert_conformal_conic",

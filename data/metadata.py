@@ -127,10 +127,11 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}.{ending}")
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader sees the old one or the new one."""
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a file in one step: a reader sees the old one or the new one."""
     temporary = beside(path, "tmp")
-    temporary.write_text(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     sync(temporary)
     os.replace(temporary, path)
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from data.command import fault, raised_by_us
 from data.sources import HourUnavailable
+from data.variables import lookup
 from data.write import Staging
 
 PATIENCE = "10s"  # for a scheduler to answer
@@ -40,6 +41,7 @@ class Done:
 
     time: np.datetime64
     missing: dict[str, int] = field(default_factory=dict)  # cells that are NaN, by variable
+    beyond: dict[str, int] = field(default_factory=dict)  # cells beyond the bounds, by variable
     turned: bool = False  # the sign of CIN
     repaired: int = 0  # dew points
     lost: str = ""  # why the hour is left out; "" if it was written
@@ -95,19 +97,50 @@ def checked(results) -> Iterator[Done]:
 
 def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
     """Read one hour of a source, mend it and write it. ValueError if the source cannot be read."""
+    fields, done = load(hours, time)
+    if not done.lost:
+        staging.write(time, fields)
+    return done
+
+
+def load(hours, time: np.datetime64) -> tuple[dict[str, np.ndarray], Done]:
+    """One hour of a source, mended, and what came of it."""
+    done = Done(time)
     try:
         fields = hours.load(time)
+        done.lost = implausible(fields)
     except HourUnavailable as error:
-        return Done(time, lost=str(error))
-    done = Done(time)
+        fields, done.lost = {}, str(error)
+    if done.lost:
+        return fields, done
     if "CIN" in fields and np.nansum(fields["CIN"]) > 0:
         fields["CIN"] = 0.0 - fields["CIN"]
         done.turned = True
     if "D2M" in fields:
         fields["D2M"], done.repaired = repair_dew_points(fields["D2M"])
-    staging.write(time, fields)
     done.missing = {n: cells for n, values in fields.items() if (cells := int(np.isnan(values).sum()))}
-    return done
+    outside = {n: (values < limits(n)[0]) | (values > limits(n)[1]) for n, values in fields.items()}
+    done.beyond = {n: cells for n, where in outside.items() if (cells := int(where.sum()))}
+    return fields, done
+
+
+def limits(name: str) -> tuple[float, float]:
+    """Bounds that values of a variable keep in any source: its physical bounds, of either sign but for kelvin, as the
+    sign of CIN and the value for no echo differ between sources."""
+    variable = lookup(name)
+    size = max(abs(variable.lower), abs(variable.upper))
+    return (variable.lower, variable.upper) if variable.units == "K" else (-size, size)
+
+
+def implausible(fields: dict[str, np.ndarray]) -> str:
+    """Why an hour cannot be in the table's units, or "": the mean of a field is beyond the limits of its variable."""
+    for name, values in fields.items():
+        low, high = limits(name)
+        mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+        if mean < low or mean > high:
+            unit = lookup(name).units.replace("K", "kelvin; is it Celsius?")
+            return f"the mean of {name} is {mean:.4g}, expected {low:g} to {high:g} {unit}"
+    return ""
 
 
 def repair_dew_points(values: np.ndarray) -> tuple[np.ndarray, int]:

@@ -23,6 +23,7 @@ import zarr
 
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import (
+    CODECS,
     KIND,
     TIME_UNITS,
     attributes_of,
@@ -44,7 +45,13 @@ from data.variables import STATIC, TABLE, lookup
 
 LENGTH = 2**35  # seconds, a thousand years: the length of the partial store's first axis
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
+ALONG_TIME = (
+    ("time", "int64", {"standard_name": "time", "long_name": "valid time, UTC", "units": TIME_UNITS,
+                       "calendar": "proleptic_gregorian"}),
+    ("forecast_hour", "int8", {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}),
+)  # fmt: skip
 TOGETHER = 2  # variables that are compressed at the same time
+WIND = "wind_reference"  # attribute of winds: "grid" if they point along its x and y, "earth" if east and north
 MOVING = "moving"  # line of the progress file: every hour is complete and is being put in place
 
 
@@ -83,8 +90,8 @@ class StoreWriter:
         with StoreWriter(path, ["T2M"], grid, {"source": "..."}) as store:
             store.write(np.datetime64("2024-01-01T00"), {"T2M": field}, forecast_hour=0)
 
-    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: attributes of
-    variables that the table does not know.
+    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: further
+    attributes of variables, such as wind_reference.
 
     With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an exception keeps
     the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo` has the times
@@ -107,10 +114,10 @@ class StoreWriter:
             extends = None  # hours of the finished store that is extended
             if self.resumable and self.path.exists() and not replace_old:
                 extends = count_hours(self.path)
-                self.todo = left_to_write(self.path, names, grid, forecast_hour, self.todo)
+                self.todo = left_to_write(self.path, names, grid, described or {}, forecast_hour, self.todo)
             self.idle = extends is not None and not self.todo
             # Whatever has to be equal for two builds to be one.
-            about = {"names": names, "grid": grid_hash(grid), "extends": extends,
+            about = {"names": names, "grid": grid_hash(grid), "extends": extends, "described": described or {},
                      "source": str(attributes.get("source", "")), "forecast_hour": forecast_hour}  # fmt: skip
             if not self.idle and not (self.resumable and self._resume(about)):
                 self._begin(about, described or {}, attributes)
@@ -133,6 +140,9 @@ class StoreWriter:
             entry = lookup(name)
             about_it = attributes_of(entry, grid) | coordinate_names(entry, grid) | described.get(name, {})
             create_array(group, name, (LENGTH, *grid.shape), ("time", *grid.dims), about_it)
+        for name, dtype, about_it in ALONG_TIME:
+            group.create_array(name, shape=(0,), chunks=(TIME_CHUNK,), dtype=dtype, compressors=CODECS,
+                               dimension_names=("time",), attributes=about_it)  # fmt: skip
         replace(self.progress, json.dumps(about) + "\n")
 
     def _resume(self, about: dict) -> bool:
@@ -229,47 +239,32 @@ def complete_move(path: Path) -> None:
             for index, time in enumerate(hours):
                 if (chunk := partial / name / "c" / str(place_of(time))).exists():
                     chunk.rename(into / name / "c" / str(first + index))
+        if new or count_hours(path) < first + len(hours):
+            set_hours(into, partial, names, first, hours)
         if new:
-            shorten(partial, names, hours)
             publish(partial, path)
-        elif count_hours(path) < first + len(hours):
-            lengthen(path, partial, names, first, hours)
     shutil.rmtree(partial, ignore_errors=True)
     progress.unlink()
 
 
-def shorten(partial: Path, names: list[str], hours: dict[np.datetime64, int]) -> None:
-    """Give the arrays of a new store their length, and the store its time coordinate and the kind of every hour."""
-    for name in names:
-        metadata = json.loads((partial / name / "zarr.json").read_text())
-        metadata["shape"][0] = len(hours)
-        replace(partial / name / "zarr.json", json.dumps(metadata))
-    for name in ("time", "forecast_hour"):  # half of an earlier try: xarray would keep what is there
-        shutil.rmtree(partial / name, ignore_errors=True)
-    kinds = {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}
-    attributes = json.loads((partial / "zarr.json").read_text())["attributes"]
-    out = xr.Dataset(
-        {"forecast_hour": ("time", np.asarray(list(hours.values()), np.int8), kinds)},
-        {"time": ("time", list(hours), {"standard_name": "time", "long_name": "valid time, UTC"})}, attributes,
-    )  # fmt: skip
-    out["time"].encoding = {"units": TIME_UNITS, "dtype": "int64", "chunks": (TIME_CHUNK,)}
-    out["forecast_hour"].encoding = {"chunks": (TIME_CHUNK,)}
-    write_template(out, partial)
-
-
-def lengthen(path: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
-    """Let the metadata of `path` reach over the hours that now lie behind its first ones."""
-    root = json.loads((path / "zarr.json").read_text())
-    metadata, last = root["consolidated_metadata"]["metadata"], first + len(hours)
-    for name in (*names, "forecast_hour", "time"):
-        metadata[name]["shape"][0] = last
-        replace(path / name / "zarr.json", json.dumps(metadata[name]))
-    seconds = [int(t.astype("datetime64[s]").astype("int64")) for t in hours]
-    zarr.open_array(path / "time", mode="r+")[first:last] = np.asarray(seconds, np.int64)
-    zarr.open_array(path / "forecast_hour", mode="r+")[first:last] = np.asarray(list(hours.values()), np.int8)
-    added = json.loads((partial / "zarr.json").read_text())["attributes"].get("history", "")
-    root["attributes"]["history"] = "\n".join(x for x in (root["attributes"].get("history", ""), added) if x)
-    replace(path / "zarr.json", json.dumps(root))  # now the hours are visible
+def set_hours(folder: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
+    """Let the arrays of a store reach over the hours that lie behind its first ones, and write their times and kinds.
+    Readers of a finished store see them with the last step, which consolidates its metadata."""
+    root, added = (json.loads((place / "zarr.json").read_text()) for place in (folder, partial))
+    visible = root.get("consolidated_metadata")
+    for name in (*names, "time", "forecast_hour"):
+        metadata = json.loads((folder / name / "zarr.json").read_text())
+        metadata["shape"][0] = first + len(hours)
+        replace(folder / name / "zarr.json", json.dumps(metadata))
+        if visible:
+            visible["metadata"][name]["shape"][0] = first + len(hours)
+    seconds = [t.astype("datetime64[s]").astype("int64") for t in hours]
+    for name, values in (("time", seconds), ("forecast_hour", list(hours.values()))):
+        zarr.open_array(folder / name, mode="r+")[first : first + len(hours)] = values
+    if visible:
+        lines = [d["attributes"].get("history", "") for d in (root, added)]
+        root["attributes"]["history"] = "\n".join(x for x in lines if x)
+        replace(folder / "zarr.json", json.dumps(root))
 
 
 def count_hours(path: Path) -> int:
@@ -277,7 +272,9 @@ def count_hours(path: Path) -> int:
     return int(json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]["time"]["shape"][0])
 
 
-def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: list) -> list[np.datetime64]:
+def left_to_write(
+    path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list
+) -> list[np.datetime64]:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
     dataset = open_zarr(path)
     held = field_names(dataset)
@@ -291,6 +288,8 @@ def left_to_write(path: Path, names, grid: Grid, forecast_hour: int, wanted: lis
         wrong = f"holds {' '.join(held)}, got {' '.join(names)} to add, expected the same"
     elif not same_grid(there, grid) or not all(np.allclose(a, b, atol=1) for a, b in axes):
         wrong = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
+    elif winds := [n for n in held if dataset[n].attrs.get(WIND, default := described.get(n, {}).get(WIND)) != default]:
+        wrong = f"holds {winds[0]} along the {dataset[winds[0]].attrs[WIND]}, got others, expected the same"
     elif kinds != [forecast_hour]:
         wrong = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
     elif early:

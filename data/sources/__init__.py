@@ -1,5 +1,6 @@
 """What `python -m data.build_hrrr --source` chooses, and what all sources share."""
 
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,8 @@ class Source:
     forecast_hour: int  # 0 analyses, 1 1-hour forecasts
     names: list[str]  # variables, as they are stored
     grid: Grid  # rows south to north
-    notes: list[str]  # lines to print before the work
-    described: dict[str, dict] = {}  # noqa: RUF012  # attributes of variables that the table does not know
+    notes: list[str]  # lines to print before the work; the report repeats "turned: ", "converted: " and "left out: "
+    described: dict[str, dict] = {}  # noqa: RUF012  # further attributes of variables, such as wind_reference
     together = 1  # hours in a row that one process should get, because they are decoded or fetched together
     cache_bytes = 0  # memory of what is read ahead, in all processes together
 
@@ -58,17 +59,18 @@ class Source:
             kind = int(cfg.forecast_hour)
         others = [k for k in fields if k != kind and fields[k]]
         if not fields[kind]:
-            expected = f"{len(fields[1 - kind])} hours of {KINDS[1 - kind]}"
-            raise fault("forecast_hour", f"no hour of {KINDS[kind]}", expected, f"--forecast_hour {1 - kind}")
-        self.notes += [f"{KINDS[kind]} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
-                       f"{KINDS[k]}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
+            expected = " or ".join(f"{len(fields[k])} hours of {kind_of(k)}" for k in others) or "some"
+            fix = f"--forecast_hour {others[0]}" if others else "a source that has them"
+            raise fault("forecast_hour", f"no hour of {kind_of(kind)}", expected, fix)
+        self.notes += [f"{kind_of(kind)} chosen, {len(fields[kind])} hours; left out: {len(fields[k])} hours of "
+                       f"{kind_of(k)}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
         every = [v.name for v in TABLE]
         every += sorted(count.keys() - {v.name for v in (*TABLE, *STATIC)})
         for name in wanted - count.keys():
             expected = f"some of {' '.join(n for n in every if n in count)}. Nearest: {nearest(name, count)}"
-            raise fault("variables", f"{name}, which no hour of {KINDS[kind]} has", expected, "name others")
+            raise fault("variables", f"{name}, which no hour of {kind_of(kind)} has", expected, "name others")
         self.names = [n for n in every if (n in wanted if wanted else count[n] * 2 > len(hours))]
         absent = [f"{n} ({count[n]} of {len(hours)} hours)" for n in every if n not in self.names]
         if absent and not wanted:
@@ -96,6 +98,11 @@ class Source:
                               f"{counted({path(b) for *_, b in twice})}")  # fmt: skip
 
 
+def kind_of(lead: int) -> str:
+    """A lead time in hours, in words."""
+    return KINDS.get(lead, f"f{lead:02d} ({lead}-hour forecasts)")
+
+
 def listed(lines: list[str]) -> list[str]:
     """The first lines of a list, and how many more there are."""
     more = len(lines) - LISTED
@@ -110,6 +117,15 @@ def counted(paths) -> str:
 def outside(time: np.datetime64, first: np.datetime64 | None, last: np.datetime64 | None) -> bool:
     """Whether a time is before the first or after the last wanted one."""
     return (first is not None and time < first) or (last is not None and time > last)
+
+
+def need(package: str):
+    """The module of a package that one source alone needs; ValueError if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: eccodes without its library
+        fix = f".venv/bin/python -m pip install {package}"
+        raise fault("source", f"no package {package} ({error})", "it", fix) from None
 
 
 def refuse_missing_path(path: str, expected: str) -> None:

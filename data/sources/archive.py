@@ -10,36 +10,30 @@ and named. If the archive no longer answers, the command ends: a network that fa
 """
 
 import hashlib
-import os
-import random
 import shutil
 import threading
-import time as clock
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from http.client import HTTPException
+from datetime import timedelta
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import numpy as np
 from tqdm import tqdm
 
 from data.command import fault, refuse_file_above
-from data.grid import Grid
-from data.sources import HOUR, HourUnavailable, Source, listed, refuse_unknown
-from data.sources.grib import Field, decode, import_gribberish, locate, note_winds, scan
+from data.metadata import replace
+from data.sources import HOUR, HourUnavailable, listed, need, refuse_unknown
+from data.sources.grib import OneGrid
+from data.sources.messages import decode, import_eccodes, scan
 from data.times import show
 from data.variables import STATIC, TABLE, Variable
 
 TRIES = 6  # requests for one range before it is given up
-PAUSE = 0.5  # s before the first repetition; doubled each time, times a random 0.5 to 1
-LONGEST_PAUSE = 60.0  # s, also for a server's Retry-After
-TIMEOUT = 30.0  # s without a byte from the server
-AGAIN = (408, 425, 429, 500, 502, 503, 504)  # answers that another try may change
-ABSENT = (403, 404, 410)  # S3 answers 403 for a missing object if listing is not allowed
+PAUSE = timedelta(seconds=0.5)  # before the first repetition; doubled each time, with a random part
+LONGEST_PAUSE = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=30)  # without a byte from the server
 AHEAD = 8  # hours fetched at the same time, one thread each
 TRIED = 24  # hours tried for the grid
 LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surface": ("surface",),
@@ -47,29 +41,28 @@ LEVELS = {"height above ground": ("{:g} m above ground",), "ground or water surf
 KNOWN = {v.name: v for v in (*TABLE, *STATIC)}
 
 
-class ArchiveHours(Source):
+class ArchiveHours(OneGrid):
     """The hours first to last of the archive at cfg.url; `load` fetches and decodes one. ValueError for options that
     cannot work, for an archive without any of the hours and for one that does not answer."""
 
     together = AHEAD
 
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
+        super().__init__()
         if first is None or last is None:
             expected, fix = "both with --source archive", "--start 2024-05-20 --end 2024-05-21T23"
             raise fault("start/end", "none", expected, fix)
-        import_gribberish()  # before anything is fetched
+        import_eccodes()  # before anything is fetched
         refuse_unknown(cfg.variables)
         refuse_file_above(cfg.out, "out")
         self.transfer = Transfer(cfg.url)
         self.source = f"HRRR GRIB2 messages from {self.transfer.base}"
-        self.forecast_hour = int(cfg.forecast_hour == "1")  # auto: analyses
-        self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * self.forecast_hour
+        self.forecast_hour = 0 if cfg.forecast_hour == "auto" else int(cfg.forecast_hour)
+        self.notes = ["each hour is the 1-hour forecast of the run one hour before it"] * (self.forecast_hour == 1)
         # a folder for each archive: files of the same name need not be the same
         self.cache = Path(f"{cfg.out}.cache") / hashlib.sha256(self.transfer.base.encode()).hexdigest()[:8]
         self.paths: dict[np.datetime64, str] = {}
         self.coming: dict[np.datetime64, Future] = {}  # files under way
-        self.grid: Grid | None = None
-        self.sections: set[bytes] = set()  # Sections 3 that were found to be that grid
         self.choose({self.forecast_hour: self._inventories(first, last)}, cfg)
         size = sum(r.end - r.start for t in self.times for n in self.names if (r := self.hours[t][n]).end) / 1e9
         self.notes.append(f"{size:.3g} GB to fetch, kept in {self.cache.parent} until the store is finished")
@@ -118,7 +111,7 @@ class ArchiveHours(Source):
         records = parse_index(data.decode("ascii", "replace"), f"{self.transfer.base}/{path}.idx")
         if others := {r.run for r in records} - {run}:
             raise HourUnavailable(f"{self.transfer.base}/{path}.idx: got run {min(others)}, expected {run}")
-        keep(kept, [data])
+        replace(kept, data)
         self.paths[time] = path
         found = {name: find(records, v, self.forecast_hour) for name, v in KNOWN.items()}
         return {name: record for name, record in found.items() if record}
@@ -136,7 +129,6 @@ class ArchiveHours(Source):
             self.grid.static = {n: values for n, values in found.items() if not np.isnan(values).any()}
             gone = [v.name for v in STATIC if v.name not in self.grid.static]
             self.notes += [f"{name} is not stored: not in {self.paths[time]}, or not in every cell" for name in gone]
-            self.notes += note_winds(self.one, self.names)
             return
         raise fault("start/end", f"none of the first {TRIED} hours whole ({why})", "one", "--start later")
 
@@ -149,7 +141,7 @@ class ArchiveHours(Source):
         chosen = hashlib.sha256(repr(spans).encode()).hexdigest()[:8]  # another choice, another file
         kept = self.cache / f"{self.paths[time]}.{chosen}"
         if not kept.exists():
-            keep(kept, (self.transfer.get(self.paths[time], span) for span in spans))
+            replace(kept, b"".join(self.transfer.get(self.paths[time], span) for span in spans))
         return kept
 
     def _values(self, time: np.datetime64, file: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -158,16 +150,11 @@ class ArchiveHours(Source):
         try:
             fields = scan(file) if names else []
             for name in names:
-                right = (f for f in fields if f.matches(KNOWN[name]) and f.valid_time == time)
+                right = (f for f in fields if f.name == name and f.valid_time == time)
                 found = next((f for f in right if f.lead_time == HOUR * self.forecast_hour), None)
                 if found is None:
                     raise ValueError(f"got no {name} for {show(time)} where the inventory has it, expected one")
-                if self.grid is None:
-                    self.one: Field = found
-                    self.grid = locate(found)
-                elif found.grid_section not in self.sections and not found.on_grid_of(self.one, self.grid):
-                    raise ValueError("got another grid than that of the first hour, expected one grid")
-                self.sections.add(found.grid_section)
+                self.accept(found)
                 out[name] = decode(found)
         except ValueError as error:
             file.unlink(missing_ok=True)  # the next attempt fetches it again
@@ -187,15 +174,6 @@ def begin(work: Callable, time: np.datetime64) -> Future:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-def keep(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file, part by part, that is either whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "wb") as file:
-        file.writelines(parts)
-    os.replace(partial, path)
 
 
 # --- inventories ---
@@ -245,67 +223,48 @@ def find(records: list[Record], variable: Variable, lead: int) -> Record | None:
 
 
 class Transfer:
-    """Files and byte ranges below one address, http:// or https://. Threads may share it. Proxies come from the
-    environment. ValueError for an address that cannot work or does not answer; HourUnavailable for a file."""
+    """Files and byte ranges below one address, http:// or https://, by obstore, which tries again as long as that may
+    help and resumes an answer that breaks off. Threads may share it. Proxies come from the environment. ValueError for
+    an address that cannot work or does not answer; HourUnavailable for a file."""
 
     def __init__(self, base: str):
         self.base = base.rstrip("/")
-        parts = urllib.parse.urlsplit(self.base)
+        parts = urlsplit(self.base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise fault("url", base, "http:// or https://", "--url, or --source grib --path FOLDER for local files")
+        self.store = need("obstore").store.HTTPStore.from_url(
+            self.base,
+            client_options={"allow_http": True, "read_timeout": TIMEOUT, "timeout": 20 * TIMEOUT},
+            retry_config={"max_retries": TRIES - 1, "backoff": {"init_backoff": PAUSE, "max_backoff": LONGEST_PAUSE,
+                                                                "base": 2}},
+        )  # fmt: skip
 
     def get(self, path: str, span: tuple[int, int | None] | None = None) -> bytes:
-        """A whole file; or, with `span`, one GRIB2 message (its first byte, and the byte after its last or None for the
-        end of the file), whole by its own Section 0. Tries again as long as that may help."""
-        for attempt in range(TRIES):
-            after, body = 0.0, None
-            try:
-                body = self._once(path, span)
-                if not span or not (reason := framing(body)):
-                    return body
-            except HTTPError as error:
-                if error.code not in AGAIN:
-                    raise self._refusal(path, span, error.code) from None
-                reason, asked = f"HTTP {error.code}", error.headers.get("Retry-After", "")
-                after = min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0  # s that the server asked for
-            except (OSError, HTTPException) as error:  # cut short, refused, reset, timed out
-                reason = f"{type(error).__name__} ({error})"
-            if attempt + 1 < TRIES:
-                # jitter: threads that failed together do not come back together
-                clock.sleep(max(after, min(PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1)))
-        got = f"{self.base}/{path}: got {reason} in {TRIES} tries, expected a whole answer"
-        if body is None:  # the network or the server, not the file: no gap in the record
-            raise ValueError(f"url: {got}. Fix: check the network and --url, then the same command again")
-        raise HourUnavailable(got)
-
-    def _once(self, path: str, span: tuple[int, int | None] | None) -> bytes:
-        """One request."""
-        file = f"{self.base}/{path}"
-        request = urllib.request.Request(f"{self.base}/{urllib.parse.quote(path)}")
-        if span:
-            request.add_header("Range", f"bytes={span[0]}-{'' if span[1] is None else span[1] - 1}")
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            if span and answer.status != 206:  # the whole file
-                raise fault("url", f"HTTP {answer.status} for {file}", "206, a byte range", "--url ADDRESS")
-            head = answer.read(16)
-            rest, whole = len(head) + (answer.length or 0), int.from_bytes(head[8:])
-            if span and head[:4] == b"GRIB" and whole != rest:
-                # an inventory cut short, say: its last line would fetch all the rest of the file
-                raise HourUnavailable(f"{file}: at byte {span[0]} got {rest} bytes of a message of {whole}")
-            return head + answer.read()  # IncompleteRead if it is shorter than announced
-
-    def _refusal(self, path: str, span: tuple[int, int | None] | None, code: int) -> ValueError:
-        """What an answer means that another try does not change."""
-        file = f"{self.base}/{path}"
-        if code in ABSENT:
-            return HourUnavailable(f"{file}: absent (HTTP {code})")
-        if code == 416:
-            return HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message")
-        return fault("url", f"HTTP {code} for {file}", "an answer", "--url ADDRESS")
-
-
-def framing(body: bytes) -> str:
-    """What is wrong with the frame of a GRIB2 message, or ""."""
-    if body[:4] == b"GRIB" and body[-4:] == b"7777" and int.from_bytes(body[8:16]) == len(body) >= 20:
-        return ""
-    return f"{len(body)} bytes from {body[:4]!r} to {body[-4:]!r}, not one message from GRIB to 7777,"
+        """A whole file; or, with `span`, one GRIB message (its first byte, and the byte after its last or None for the
+        end of the file), whole by its own Section 0."""
+        file, errors = f"{self.base}/{path}", need("obstore").exceptions
+        wanted = {} if span is None else {"range": {"offset": span[0]} if span[1] is None else span}
+        try:
+            answer = self.store.get(path, options=wanted)
+            size = answer.range[1] - answer.range[0]
+            body = b""
+            for part in answer.stream(min_chunk_size=16):
+                body += part
+                if span and body[:4] == b"GRIB" and int.from_bytes(body[8:16]) != size:
+                    # an inventory cut short, say: its last line would fetch all the rest of the file
+                    whole = int.from_bytes(body[8:16])
+                    raise HourUnavailable(f"{file}: at byte {span[0]} got {size} bytes of a message of {whole}")
+        except (FileNotFoundError, errors.PermissionDeniedError):  # S3 says the latter if listing is not allowed
+            raise HourUnavailable(f"{file}: absent") from None
+        except errors.NotSupportedError:
+            raise fault("url", f"a whole file for a part of {file}", "a byte range", "--url ADDRESS") from None
+        except errors.BaseError as error:
+            text = str(error).splitlines()[0]
+            if " 416 " in text:
+                raise HourUnavailable(f"{file}: ends before byte {span[0]}, where its index has a message") from None
+            fix = "check the network and --url, then the same command again"
+            raise fault("url", text, f"a whole answer in {TRIES} tries", fix) from None
+        if span and (body[:4] != b"GRIB" or body[-4:] != b"7777"):
+            got = f"{len(body)} bytes from {body[:4]!r} to {body[-4:]!r}"
+            raise HourUnavailable(f"{file}: at byte {span[0]} got {got}, expected a message from GRIB to 7777")
+        return body

@@ -54,6 +54,7 @@ class UtahHours(Source):
             raise fault("path", got, "some", "--path, --start and --end that are there")
         self.choose(fields, cfg)
         self.grid = self._grid()
+        self.described = {n: {"wind_reference": "grid"} for n in ("U10", "V10") if n in self.names}
 
     def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> dict:
         """What every store holds, by kind, valid time and variable."""
@@ -80,6 +81,7 @@ class UtahHours(Source):
             if here.shape != first.shape or not np.allclose(here, first, atol=1):
                 raise fault(place.folder, f"another grid than {show(self.times[0])}", "one", "a folder for each")
         self.north_first = bool(y[0] > y[-1])
+        self.notes += ["turned: rows ran from north to south"] * self.north_first
         y = y[::-1] if self.north_first else y
         latitude, longitude = lambert_latlon(x[None, :], y[:, None])
         grid = Grid((len(y), len(x)), ("y", "x"), latitude, longitude, y, x, dict(LAMBERT_HRRR))
