@@ -11,6 +11,8 @@ import zarr
 import infer_iterative
 import train_deterministic
 from data.boundary import Boundary, davies
+from data.grid import read_grid
+from data.host import bilinear
 from data.hours import Hours
 from data.normalise import Statistics
 from data.store import Store
@@ -266,6 +268,31 @@ def test_training_refuses_a_boundary_store_that_ends_too_early(tmp_path, command
     code, _, err = command(train_deterministic, *arguments)
     assert code == 2 and err.count("\n") == 1 and "b.zarr has no 2024-05-20T20:00" in err and "Fix: " in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.real_data
+def test_arome_with_arpege_at_its_edge(real, tmp_path):
+    """Sea level pressure of a regional model with its real host, four times coarser."""
+    opened = (xr.open_dataset(real / f"{model}_nw_25h.nc")[["msl"]] for model in ("arome", "arpege"))
+    arome, arpege = (ds.drop_encoding().astype("f4") for ds in opened)
+    sparse = arome.isel(latitude=slice(None, None, 8), longitude=slice(None, None, 8))  # 29 x 40 cells
+    for name, ds in (("arome", sparse), ("arpege", arpege)):
+        ds.to_zarr(tmp_path / f"{name}.zarr", consolidated=False)
+    grid = read_grid(sparse, ("latitude", "longitude"))
+    index, weight = bilinear(
+        read_grid(arpege, ("latitude", "longitude")), grid.latitude.ravel(), grid.longitude.ravel()
+    )
+    host = np.einsum("kts,ks->ts", arpege.msl.values.reshape(25, -1)[:, index].swapaxes(0, 1), weight)
+    host = host.reshape(sparse.msl.shape)
+    assert np.sqrt(((host - sparse.msl.values) ** 2).mean()) < 30  # Pa
+    outer = str(tmp_path / "arpege.zarr")
+    assert train(tmp_path / "arome.zarr", tmp_path / "run", history=0, epochs=5, batch_size=4, boundary=outer) == 0
+    best = tmp_path / "run" / "best.pt"
+    forecast = infer_iterative.forecast(best, tmp_path / "arome.zarr", "2018-05-01T12", 6, outer)
+    field, edge = forecast.msl.values[0, 1:], np.ones(grid.shape, bool)
+    edge[1:-1, 1:-1] = False
+    assert forecast.attrs["boundary_width"] == 2 and np.isfinite(field).all()
+    np.testing.assert_allclose(field[:, edge], host[13:19][:, edge], atol=0.1)
 
 
 # ---- roll-out training, with and without a boundary
