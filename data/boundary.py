@@ -178,8 +178,10 @@ class Boundary:
         """Whether a wind's components are along the axes of its grid, as the variables table has them: not if the
         store says that they are towards east and north."""
         about = {} if name is None else store.dataset[name].attrs
+        if "wind_reference" in about:
+            return about["wind_reference"] == "grid"
         eastward = str(about.get("standard_name", "")).startswith("eastward")
-        return bool(int(about.get("GRIB_uvRelativeToGrid", not eastward)))
+        return bool(int(about.get("GRIB_uvRelativeToGrid", not eastward)))  # cfgrib calls all winds eastward
 
     def _units(self, store: Store, name: str, theirs: str) -> tuple[float, float]:
         """(factor, offset) from the host's unit of a variable to the store's."""
