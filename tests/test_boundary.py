@@ -72,6 +72,17 @@ def test_a_host_on_the_same_cells_gives_its_own_values(store):
                        state + davies((12, 16)) * (truth(hour(3)) - state))  # fmt: skip
 
 
+def test_masked_cells_stay_at_the_mean_where_the_host_has_no_values(tmp_path):
+    mask = torch.zeros(2, 12, 16, dtype=torch.bool)
+    mask[0, 0, :5] = True
+    holes = lambda n, t: np.where(mask[NAMES.index(n)], np.nan, weather(n, t))  # noqa: E731
+    store = Store(write_store(tmp_path / "s.zarr", holes, [hour(0)], NAMES))
+    found = boundary(store.path, store, mask).fields([hour(0)], 0 * LEAD)[0]
+    assert not found[mask].any() and found[0, 0, 5:].all() and found[1, 0].all()
+    with pytest.raises(ValueError, match="got 5 missing values of T2M"):
+        boundary(store.path, store).fields([hour(0)], 0 * LEAD)
+
+
 # ---- hosts on other grids, with other times and names
 
 LATITUDES, LONGITUDES = np.arange(37.0, 41.0, 0.25), np.arange(-99.0, -95.0, 0.5)  # around small_grid()
