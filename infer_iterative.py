@@ -55,7 +55,7 @@ class Config:
     hours: float = 24.0  # length of the forecast
     test_starts: int = 12  # with `--init_time test`: at most this many, spread evenly over the test hours
     init_every: str = ""  # with `--init_time test`: instead, one every so often, such as 6h
-    boundary: str = ""  # store that gives the edge of the domain at every step; empty: no boundary data
+    boundary: str = ""  # host store for the edge of the domain, on any grid; empty: no boundary data
     batch_size: int = 1  # initial times that are computed together: faster on small domains, for more memory
     out: str = "runs/hrrr/forecast.zarr"  # forecast store to write
 
@@ -120,8 +120,11 @@ class Forecaster:
         def finish(state: Tensor, k: int) -> Tensor:
             nonlocal clipped
             state, clipped = self.limit(state)
-            times = init_times + (k + 1) * self.lead
-            return state if edge is None else edge.nudge(state, edge.fields(times).to(self.device))
+            return (
+                state
+                if edge is None
+                else edge.nudge(state, edge.fields(init_times, (k + 1) * self.lead).to(self.device))
+            )
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             forcing_at = lambda k: forcing(init_times + k * self.lead)  # noqa: E731
@@ -155,7 +158,7 @@ def forecast(
     """A forecast from one or several hours of a training store, as infer_iterative.py would write it, in memory.
 
     `model`: what load_model gives, or a path; `init_time`: "latest", ISO times (UTC) or datetime64; `hours`: a
-    multiple of the model's step; `boundary`: a store for the edge of the domain; `batch_size`: initial times that
+    multiple of the model's step; `boundary`: a host store for the edge of the domain; `batch_size`: initial times that
     are computed together. Dimensions (init_time, lead_time, y, x) under the store's names; `<variable>_clipped_share`
     beside each variable. ValueError for a time, variable or grid that the store lacks.
     """
@@ -165,7 +168,7 @@ def forecast(
     asked = Config(init_time=wanted, zarr=store.path)
     times, steps = choose_init_times(asked, store, model, count_steps(hours, model.lead))
     setup = prepare(model, store, times, steps, boundary, batch_size)
-    names = setup[0]
+    names, *_, edge = setup
     fields = np.full((len(names), len(times), steps + 1, *store.grid.shape), np.nan, np.float32)
     clipped = np.zeros((len(names), len(times), steps + 1), np.float32)
     for batch, k, after, share in roll_out(model, times, steps, batch_size, *setup):
@@ -176,7 +179,7 @@ def forecast(
         "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
         "lead_time": ("lead_time", leads, {"standard_name": "forecast_period"}),
     }
-    told = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, boundary), KIND: "forecast"}
+    told = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, edge, times), KIND: "forecast"}
     out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in told.items()})
     valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
     out = out.assign_coords(valid_time=valid)
@@ -202,9 +205,9 @@ def main(cfg: Config) -> int:
     refuse_foreign(Path(cfg.out), "forecast")
     if Path(cfg.out).exists():
         print(f"note: {cfg.out} is replaced when the new forecast is complete")
-    attributes = describe(model, store, cfg.boundary)
+    attributes = describe(model, store, rest[-1], init_times)
     if cfg.boundary:
-        print(f"boundary data: {attributes['boundary']}", flush=True)
+        print(f"boundary data: {cfg.boundary}, {attributes['boundary_kind']}", flush=True)
 
     # ------------------------------------------------------------------------ the roll-out
     bar = tqdm(total=len(init_times) * steps, desc="roll-out", unit="step", disable=None)
@@ -262,11 +265,10 @@ def roll_out(
             yield batch, k + 1, fields.cpu().numpy(), clipped.cpu().numpy()
 
 
-def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
+def describe(model: Forecaster, store: Store, edge: Boundary | None, init_times: np.ndarray) -> dict:
     """The attributes that tell where a forecast came from."""
     checkpoint = model.checkpoint
     libraries = {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
-    perfect = bool(boundary) and Path(boundary).resolve() == Path(store.path).resolve()
     return {
         "title": "hourcast forecast",
         "history": f"python infer_iterative.py --checkpoint {model.path} --zarr {store.path}",
@@ -275,7 +277,7 @@ def describe(model: Forecaster, store: Store, boundary: str = "") -> dict:
         "training_period": " to ".join(checkpoint["split"]["train"]), "lead": checkpoint["lead"],
         "split": checkpoint["split"], "statistics": checkpoint["statistics"], "constants": checkpoint["config"],
         "versions": {"python": sys.version.split()[0], **libraries},
-        "boundary": f"{boundary}{' (perfect boundary: the truth itself)' if perfect else ''}",
+        **(edge.attributes(init_times) if edge else {"boundary": "", "boundary_width": 0}),
         "store_source": str(store.dataset.attrs.get("source", "")),
     }  # fmt: skip
 

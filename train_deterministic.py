@@ -60,7 +60,7 @@ class Config:
     val_end: str = ""  # last validation time; empty: 85 % of the record; after it, test
     gap: str = ""  # pause between the parts; empty: 24h, or less for records under 5 days
     lead: str = "1h"  # length of one step
-    boundary: str = ""  # store that gives the edge of the domain in roll-outs; empty: no boundary data
+    boundary: str = ""  # host store for the edge of the domain in roll-outs, on any grid; empty: none
     # ---- model
     history: int = 1  # steps before the present one that the model sees; from a day on a linear regression is added
     base_features: int = 40  # features on cells of 2 x 2
@@ -239,7 +239,7 @@ def train(cfg: Config, processes: Processes) -> int:
         """What `learn` needs of the store for a batch."""
         data, end = (chains if batch.skip + batch.steps > 1 else pairs), batch.skip + batch.steps
         times, states, truth = data.batch(batch.starts, range(batch.skip, end))
-        return times, states, truth, [edge.fields(times + k * lead) for k in range(1, end)] if edge else []
+        return times, states, truth, [edge.fields(times, k * lead) for k in range(1, end)] if edge else []
 
     # ------------------------------------------------------------------------ the plan of an epoch
     def plan(epoch: int) -> list:

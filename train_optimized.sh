@@ -3,7 +3,7 @@
 #
 #   ./train_optimized.sh demo                                    synthetic storms, a result in minutes
 #   ./train_optimized.sh                                         the constants below
-#   ./train_optimized.sh STORE.zarr [RUN_DIR] [--CONSTANT VALUE ...]   further arguments go to training
+#   ./train_optimized.sh STORE.zarr [RUN_DIR] [--CONSTANT VALUE ...]   further arguments go to training (--boundary also to forecasts)
 #   ./train_optimized.sh setup [dev]                             only make .venv and install the packages
 #
 # PYTHON=python3.12 ./train_optimized.sh ... picks the interpreter (3.11 to 3.13) that .venv is made with.
@@ -49,7 +49,18 @@ find_python() { # the interpreter for a new .venv
 }
 
 place() { # PATH: as it is seen from here
-    if [[ $1 == /* || $1 == *://* || $HERE == "$PWD" ]]; then echo "$1"; else echo "$HERE/$1"; fi
+    if [[ -z $1 || $1 == /* || $1 == *://* || $HERE == "$PWD" ]]; then echo "$1"; else echo "$HERE/$1"; fi
+}
+
+constants() { # [--CONSTANT VALUE ...]: TRAINING, the same with the place of --boundary, and HOST, that alone for forecasts
+    local word last=
+    TRAINING=() HOST=()
+    for word in "$@"; do
+        if [[ $word == --boundary=* ]]; then last=--boundary word=${word#*=}; TRAINING+=("$last"); fi
+        if [ "$last" = --boundary ]; then word=$(place "$word"); HOST=(--boundary "$word"); fi
+        TRAINING+=("$word")
+        last=$word
+    done
 }
 
 setup() { # make .venv where it is missing, install what changed; arguments: requirement files
@@ -119,6 +130,7 @@ setup)
     ;;
 demo)
     shift
+    constants "$@"
     setup requirements.txt
     (synthetic "$DEMO_DIR/other_seed.zarr" --hours "$OTHER_HOURS" --seed 1 --start "$OTHER_START") & # on another core
     trap 'kill %1 2>/dev/null || true' EXIT # what runs in the background does not hear Ctrl-C
@@ -126,8 +138,8 @@ demo)
     wait %1
     trap - EXIT
     say "train in $DEMO_DIR"
-    train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "$@"
-    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" "" --init_every 29h --batch_size 5 # every start has another hour of the day
+    train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "${TRAINING[@]}"
+    result "$DEMO_DIR/best.pt" "$DEMO_DIR/store.zarr" "$DEMO_DIR" "" --init_every 29h --batch_size 5 "${HOST[@]}" # every start has another hour of the day
     say "the same on weather of another seed, without and with boundary data (the truth: a perfect boundary), each on half of the cores"
     cores=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
     export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
@@ -149,10 +161,11 @@ demo)
     if [ $# -gt 0 ] && [[ $1 != --* ]]; then STORE=$(place "$1"); RUN_DIR=runs/$(basename "$1" .zarr); shift; fi
     if [ $# -gt 0 ] && [[ $1 != --* ]]; then RUN_DIR=$(place "$1"); shift; fi
     [[ $STORE == *://* || -e $STORE ]] || fail "$STORE: no such store. Fix: build one with '.venv/bin/python -m data.build_hrrr' (see README), or try ./train_optimized.sh demo"
+    constants "$@"
     setup requirements.txt
     say "train on $STORE in $RUN_DIR"
-    train --zarr "$STORE" --run_dir "$RUN_DIR" "$@"
-    result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR" ""
+    train --zarr "$STORE" --run_dir "$RUN_DIR" "${TRAINING[@]}"
+    result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR" "" "${HOST[@]}"
     report "$RUN_DIR" "$STORE"
     say "done: report.html, forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
     ;;

@@ -61,7 +61,7 @@ class Hours:
 
     def physical(self, time: np.datetime64) -> Tensor:
         """The hour (C, H, W) in the store's units, NaN in masked cells."""
-        fields = torch.from_numpy(self._read(time))
+        fields = torch.from_numpy(self.read(time))
         missing = ~fields.isfinite() if self.mask is None else ~fields.isfinite() & ~self.mask
         if missing.any():
             count = missing.sum(dim=(1, 2)).tolist()
@@ -73,7 +73,7 @@ class Hours:
             )
         return fields
 
-    def _read(self, time: np.datetime64) -> np.ndarray:
+    def read(self, time: np.datetime64) -> np.ndarray:
         """The fields (C, y, x) of an hour, tried again and checked."""
         began, pause = clock.monotonic(), FIRST
         while True:

@@ -1,14 +1,12 @@
 """Opening training stores: ours, other people's, and what is no store at all."""
 
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
-from data.boundary import Boundary
 from data.grid import EARTH_RADIUS, HRRR_X0, HRRR_Y0, lambert_latlon
 from data.store import Store
 from data.write import StoreWriter
@@ -69,15 +67,10 @@ def test_a_file_given_as_a_store_is_named_for_what_it_is(tmp_path):
             Store(tmp_path / name)
 
 
-def test_a_boundary_or_truth_without_a_variable_is_not_helped_by_an_option_of_training(tmp_path):
-    store = Store(write_store(tmp_path / "s.zarr", weather, [hour(0), hour(1)], ["T2M", "U10"]))
+def test_truth_without_a_variable_is_not_helped_by_an_option_of_training(tmp_path):
     poor = write_store(tmp_path / "poor.zarr", weather, [hour(0), hour(1)], ["T2M"])
-    names = ["T2M", "U10"]
-    boundary = lambda: Boundary(str(poor), store, SimpleNamespace(names=names), None)  # noqa: E731
-    truth = lambda: Fields(None, Store(poor), names)  # noqa: E731
-    for use in (boundary, truth):
-        with pytest.raises(ValueError, match=r"got no variable 'U10'.* Fix: name a store that has it$"):
-            use()
+    with pytest.raises(ValueError, match=r"got no variable 'U10'.* Fix: name a store that has it$"):
+        Fields(None, Store(poor), ["T2M", "U10"])
 
 
 @pytest.mark.parametrize("wanted,found", [(["t2m"], ["T2M"]), (["temperature_2m", "10u"], ["T2M", "U10"])])

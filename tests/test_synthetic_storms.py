@@ -11,15 +11,14 @@ from data.synthetic_storms import (
     NAMES,
     Config,
     advance,
-    check,
     cycles,
     diagnose,
     first_state,
     generate,
     main,
     make_world,
-    one_thread,
-    steering_wind,
+    mean_winds,
+    surroundings,
 )  # fmt: skip
 
 HOUR = np.timedelta64(1, "h")
@@ -41,14 +40,13 @@ def record(tmp_path_factory):
 
 def run(seed, hours, size):
     """(time, variable, y, x) of a record that is not stored."""
-    with one_thread():
-        hourly = generate(make_world(size, seed), seed, np.datetime64("2024-06-01"), hours)
-        return np.stack([[fields[name] for name in NAMES] for _, fields in hourly])
+    hourly = generate(make_world(size, seed), seed, np.datetime64("2024-06-01"), hours)
+    return np.stack([[fields[name] for name in NAMES] for _, fields in hourly])
 
 
 def steering(store, hour):
     """How far the hidden steering wind moves a storm in the hour: (dy, dx) whole cells."""
-    u, v = steering_wind(cycles(WORLD, store.times[hour]))
+    u, v = mean_winds(cycles(WORLD, store.times[hour]))[1].tolist()
     return round(v * CELLS_PER_HOUR), round(u * CELLS_PER_HOUR)
 
 
@@ -84,7 +82,7 @@ def test_one_seed_gives_one_record_and_another_seed_another_over_the_same_terrai
 @pytest.mark.parametrize("wrong", [{"hours": 1}, {"size": 7}, {"seed": -1}, {"start": "yesterday"}])
 def test_a_bad_value_is_refused_with_the_fix(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got .* expected .* Fix: "):
-        check(replace(Config("never.zarr"), **wrong))
+        main(replace(Config("never.zarr"), **wrong))
 
 
 def test_persistence_is_wrong_but_not_useless_for_every_variable(record):
@@ -106,7 +104,7 @@ def test_echoes_move_with_the_steering_wind_and_not_with_the_wind_at_10_m(record
         surface = CELLS_PER_HOUR * np.array([f["V10"][h].mean(), f["U10"][h].mean()])
         errors.append([np.hypot(*(best - steering(store, h))), np.hypot(*(best - surface))])
     of_steering, of_surface = np.median(errors, axis=0)
-    assert len(errors) > 20 and of_steering < 2 < 2 * of_steering < of_surface
+    assert len(errors) > 20 and of_steering < 2 and 2 * of_steering < of_surface
 
 
 def test_storms_live_on_cape_by_day_leave_cold_pools_and_come_from_upwind(record):
@@ -115,7 +113,7 @@ def test_storms_live_on_cape_by_day_leave_cold_pools_and_come_from_upwind(record
     local = (store.times.astype("datetime64[h]").astype(int) + SOLAR) % 24
     late = (local >= 12) & (local < 21)
     assert cover[late].mean() > 4 * cover[~late].mean()
-    assert 0.02 < cover.mean() < 0.15 and 0.002 < (refc >= 40).mean() < 0.04
+    assert 0.02 < cover.mean() < 0.15 and 0.002 < (refc >= 40).mean() < 0.05
     daily = (refc.reshape(4, 24, -1) >= 40).mean(2).max(1)  # the widest hour of each day
     assert (daily > 0.01).sum() >= 3 and daily[-1] > 0.01
     near = torch.nn.functional.max_pool2d(torch.from_numpy(refc[:-1])[:, None], 13, 1, 6)[:, 0].numpy()
@@ -129,13 +127,14 @@ def test_storms_live_on_cape_by_day_leave_cold_pools_and_come_from_upwind(record
 
 def test_a_storm_that_leaves_on_one_side_does_not_come_back_on_the_other():
     world, time = make_world(24, 0), np.datetime64("2024-06-01T10")
-    calm = stormy = first_state(world, np.random.default_rng(0))
+    calm = stormy = first_state(world, torch.Generator().manual_seed(0))
     stormy = replace(stormy, storm=stormy.storm.clone())
     stormy.storm[1:, 30:50, -24:-16] = 20.0  # mm/h, east of the middle and moving east
     trace = []
     for h in range(4):
-        calm, stormy = (advance(world, s, time, np.random.default_rng((0, h))) for s in (calm, stormy))
+        calm, stormy = (advance(world, s, time, torch.Generator().manual_seed(h)) for s in (calm, stormy))
         time = time + HOUR
-        gap = (diagnose(world, stormy, time)["REFC"] - diagnose(world, calm, time)["REFC"]).abs()
+        both = (diagnose(world, s.air, s.storm, surroundings(world, s, time), time)["REFC"] for s in (calm, stormy))
+        gap = (next(both) - next(both)).abs()
         trace.append((float(gap[:, -24:].max()), float(gap[:, :40].max())))
     assert trace[0][0] > 20 and max(west for _, west in trace) < 0.1
