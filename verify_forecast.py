@@ -77,7 +77,7 @@ def main(cfg: Config) -> None:
         other = inputs.Fields(dataset.rename(dict(zip(dataset.data_vars, names, strict=True))), store, names)
     fields = inputs.Fields(forecast, store, names)
     init_times, leads = fields.init_times, fields.leads
-    cases, skipped = inputs.find_cases(cfg.zarr, store, init_times[:, None] + leads, leads)
+    cases, skipped = inputs.find_cases(fields)
     split = json.loads(forecast.attrs.get("split") or "{}")
     outside = inputs.outside_test(init_times, split)
     boundary = str(forecast.attrs.get("boundary") or "")

@@ -18,6 +18,7 @@ BASELINES = {
 }  # fmt: skip
 TABLE_SCORES = ("csi", "pod", "far", "frequency_bias", "ets")
 DRAWS = 500  # of the bootstrap
+FEWEST_DAYS = 3  # with fewer there is no interval: chance cannot be told from two days
 INTERVAL = (0.05, 0.95)  # quantiles of a 90 % interval
 # Student's t at 95 % by 1 / degrees of freedom: with few blocks the draws vary less than the weather does
 STUDENT = (0.0, 0.1, 0.2, 1 / 3, 0.5, 1.0), (1.645, 1.812, 2.015, 2.353, 2.920, 6.314)
@@ -121,13 +122,13 @@ def block_length(days: int) -> int:
 
 
 def interval(values: np.ndarray, days: int) -> list[float] | None:
-    """The 90 % interval of a score from its value and its draws, (1 + DRAWS,); None for one day, or if the score is
-    not defined in most draws.
+    """The 90 % interval of a score from its value and its draws, (1 + DRAWS,); None for fewer than
+    FEWEST_DAYS, or if the score is not defined in most draws.
 
     The quantiles are moved away from the value by what a t distribution and the mean over few blocks ask for.
     """
     value, draws = values[0], values[1:][np.isfinite(values[1:])]
-    if days < 2 or len(draws) <= DRAWS / 2 or not np.isfinite(value):
+    if days < FEWEST_DAYS or len(draws) <= DRAWS / 2 or not np.isfinite(value):
         return None
     blocks = days / block_length(days)
     freedom = max(blocks - 1, 1.0)

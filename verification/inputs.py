@@ -211,18 +211,18 @@ def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid)
         )
 
 
-def find_cases(path: str, store: Store, valid: np.ndarray, leads: np.ndarray) -> tuple[list[tuple[int, int]], int]:
-    """Indices (initial time, lead time) with truth, and how many are without; ValueError if all are.
-
-    valid: (init_time, lead_time) datetime64; leads: (lead_time,) timedelta64."""
-    cases = [(i, j) for i in range(len(valid)) for j in range(len(leads)) if leads[j] > NONE]
-    scored = [(i, j) for i, j in cases if store.has(valid[i, j])]
+def find_cases(fields: Fields) -> tuple[list[tuple[int, int]], int]:
+    """Indices (initial time, lead time) with truth and an analysis, and how many are without; ValueError if all are."""
+    store, valid = fields.store, fields.init_times[:, None] + fields.leads
+    cases = [(i, j) for i in range(len(valid)) for j in np.flatnonzero(fields.leads > NONE)]
+    known = [(fields.leads == NONE).any() or store.has(t) for t in fields.init_times]
+    scored = [(i, int(j)) for i, j in cases if known[i] and store.has(valid[i, j])]
     if not scored:
-        raise ValueError(
-            f"{path}: got no valid time of the forecast ({show(valid.min())} to {show(valid.max())}), expected at "
-            f"least one among {show(store.times.min())} to {show(store.times.max())}. "
-            "Fix: name the store that holds these hours with --zarr"
-        )
+        raise fault(
+            store.path, f"no valid time of the forecast ({show(valid.min())} to {show(valid.max())})",
+            f"at least one among {show(store.times.min())} to {show(store.times.max())}",
+            "name the store that holds these hours with --zarr",
+        )  # fmt: skip
     return scored, len(cases) - len(scored)
 
 
