@@ -35,6 +35,7 @@ HOUR = np.timedelta64(1, "h")
 WEEK = np.timedelta64(7, "D")
 SCORED = (0, 1, 2, 3, 5, 6, 11, 12, 23, 24)  # h: those that the certificate asks, and the hour before them
 BLUR = 1.5  # cells, standard deviation of the Gaussian
+SKILL = "skill over the best baseline"
 NOISE = 0.3  # of the standard deviation of the hourly change, rms of the added noise
 
 
@@ -93,7 +94,7 @@ def forecasts(store: Store, names: list[str], split: dict, inits: np.ndarray) ->
         "another week's truth": (week, "skill"),
         "persistence with the true edge": (lambda init, lead: np.where(edge, truth(init + lead), truth(init)), "skill"),
         "truth to 3 h, then another week's": (
-            lambda init, lead: truth(init + lead) if lead <= 3 * HOUR else week(init, lead), "skill over the best baseline at 6 h"),
+            lambda init, lead: truth(init + lead) if lead <= 3 * HOUR else week(init, lead), f"{SKILL} at 6 h"),
         "truth blurred by 1.5 cells": (lambda init, lead: blur(truth(init + lead), BLUR), "sharp"),
         "truth with noise of 2-5 cells": (
             lambda init, lead: truth(init + lead) + NOISE * change * fine_noise(rng, change.shape[0], edge.shape),
@@ -155,7 +156,7 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         verdicts = list(row["lines"].values())
         counts = [verdicts.count(v) for v in ("PASS", "FAIL", "UNDECIDED", "n/a")]
-        failed = [line.split(":")[0] for line, v in row["lines"].items() if v == "FAIL"]
+        failed = [line.split(":")[0].replace(SKILL, "skill") for line, v in row["lines"].items() if v == "FAIL"]
         lines.append(f"{row['forecast']:<36}{counts[0]:>6}{counts[1]:>6}{counts[2]:>8}{counts[3]:>5}   "
                      f"{', '.join(dict.fromkeys(failed)) or '-'}")  # fmt: skip
     return "\n".join(lines)

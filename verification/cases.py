@@ -165,7 +165,7 @@ def summary(days: list[dict], measure: Measure) -> dict:
     best = min(skills, key=lambda b: skills[b][0], default=None)  # over the best baseline the skill is least
     out |= {"best_skill": skills.get(best), "best_baseline": best}
     out["correlation_gain"] = min(gains.values(), key=lambda g: g[0], default=None)  # over the best baseline
-    for name in ("skill", "best_skill"):
+    for name in [k for k in out if "skill" in k]:
         out[f"{name}_interval"] = None if out[name] is None else interval(out[name], len(days))
 
     clipped, timing, change = (totals.get(k) for k in ("clipped", "timing", "change"))
