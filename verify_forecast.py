@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from data.command import fault, refuse_file_above, run
 from data.grid import read_grid
-from data.metadata import KIND
 from data.store import Store
 from data.times import show
 from data.variables import lookup
@@ -81,13 +80,13 @@ def main(cfg: Config) -> None:
     split = json.loads(forecast.attrs.get("split") or "{}")
     outside = inputs.outside_test(init_times, split)
     boundary = str(forecast.attrs.get("boundary") or "")
-    strip = inputs.strip_of(forecast, store.grid.shape)
+    strip = max(inputs.strip_of(d, store.grid.shape) for d in (forecast, dataset if other else forecast))
     told = read_grid(forecast, forecast[names[0]].dims[2:]).spacing or store.grid.spacing
     spacing = told or USUAL_SPACING
     shape = tuple(n - 2 * strip for n in store.grid.shape)
     measures = {name: inputs.measure_of(name, spacing, shape) for name in names}
     cell_km = measures[names[0]].cell
-    known = known_hours(spacing, store.grid.shape, bool(boundary) or KIND not in forecast.attrs)
+    known = known_hours(spacing, store.grid.shape, bool(boundary) or "split" not in forecast.attrs)
     print(f"scoring {cfg.forecast} against {cfg.zarr}: {', '.join(names)}")
     print(f"initial times: {len(init_times)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
     print(f"{len(cases)} cases; {skipped} skipped: no analysis at that time")

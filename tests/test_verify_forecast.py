@@ -121,14 +121,12 @@ def test_a_constant_error_gives_the_scores_worked_by_hand(verify):
     assert drift["pass"] == "n/a" and "n/a        stable: drift" in printed  # no lead of 3, 6, 12 h
 
 
-def test_climatology_is_the_mean_by_hour_of_day_of_the_training_hours_alone(verify, monkeypatch):
+def test_climatology_is_the_mean_by_hour_of_day_of_the_training_hours_alone(verify, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(baselines, "estimate", lambda times, load: seen.extend(times) or estimate(times, load))
     split = {"train": [str(hour(5)), str(hour(8))], "test": [str(hour(9)), str(hour(40))]}
     _, printed, _, result = verify(perfect, (30,), (0, 1, 2), attributes={"split": split})
-    assert (
-        seen == [hour(n) for n in (5, 6, 7, 8)] and "climatology: mean by hour of day over 1 training days" in printed
-    )
+    assert seen == [hour(n) for n in (5, 6, 7, 8)] and "climatology: mean by hour of day over 1 days" in printed
     # valid at 07 UTC of the second day, 280 + 31: hours 6, 7, 8 with weights 1 2 1 are 280 + 7 in the mean
     entry = result["scores"]["T2M"]["1"]
     assert entry["climatology_rmse"] == pytest.approx(24, abs=1e-3) and entry["skill_climatology"] == 1
@@ -136,6 +134,8 @@ def test_climatology_is_the_mean_by_hour_of_day_of_the_training_hours_alone(veri
     assert result["scores"]["T2M"]["2"]["climatology_rmse"] == pytest.approx(32 - 23 / 3, abs=1e-3)
     unseen = verify(perfect, (31,), (0, 25), attributes={"split": split})[3]["scores"]["T2M"]["25"]  # 08 UTC is seen
     assert unseen["n_cases_climatology"] == 1
+    named = verify(perfect, (30,), (0, 1), attributes={"split": {}}, more=("--climate", tmp_path / "truth.zarr"))
+    assert "over 2 days" in named[1], "without a training part, the hours before the first forecast"
     never = verify(perfect, (32,), (0, 2), attributes={"split": split})[3]["scores"]["T2M"]["2"]  # 10 UTC is not
     assert never["n_cases_climatology"] == 0 and never["climatology_rmse"] is None
 
@@ -286,7 +286,7 @@ def test_baselines_that_are_not_available_are_said(verify_moving):
 def test_the_strip_that_boundary_data_gave_is_left_out_and_said(verify_moving):
     edge = np.pad(np.zeros((22, 26)), 1, constant_values=9.0)
     wrong = lambda n, t: moving(n, t) + edge  # noqa: E731
-    printed, result, _ = verify_moving(wrong, ("T2M",), (6,), (0, 60))
+    printed, result, _ = verify_moving(wrong, ("T2M",), (6,), (0, 60), attributes={"split": {}})
     assert result["scores"]["T2M"]["1"]["rmse"] > 1 and result["known_hours"] == 1 and "left out" not in printed
     for attributes in ({"boundary": "host.zarr"}, {"boundary": "host.zarr", "boundary_width": 1}):
         printed, result, _ = verify_moving(wrong, ("T2M",), (6,), (0, 60), attributes=attributes)

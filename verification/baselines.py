@@ -28,11 +28,12 @@ class References:
     ):  # fmt: skip
         self.fields, self.init_times, self.leads, self.step = fields, fields.init_times, fields.leads, step
         self.reach, self.inner = reach_of(step, spacing), (slice(strip, -strip or None),) * 2
+        end = None if climate is None else self.init_times.min()  # of hours that are named for this
         climate = climate or fields
-        self.climatology = estimate(training_hours(climate.store.times, split), climate.read_truth)
-        days = f"not available: {climate.store.path} has no hour of the training period. Name one with --climate"
+        self.climatology = estimate(training_hours(climate.store.times, split, end), climate.read_truth)
+        days = f"not available: {climate.store.path} has no hour of the training period. Name a store with --climate"
         if self.climatology:
-            days = f"mean by hour of day over {self.climatology.days} training days of {climate.store.path}"
+            days = f"mean by hour of day over {self.climatology.days} days of {climate.store.path}"
         self.notes = [f"climatology: {days}"]
         self.radar = [n for n in fields.names if lookup(n).name == "REFC"]
         without = sum(not self._frame_times(t) for t in self.init_times)

@@ -23,8 +23,6 @@ WINDOWS = (9.0, 33.0, 57.0, 93.0)  # km, widths of the FSS windows before they a
 CACHE_BYTES = 0.5e9  # truth hours kept decoded, since forecasts overlap
 HOUR = np.timedelta64(1, "h")
 NONE = np.timedelta64(0, "ns")
-
-
 # how others name the coordinates of a forecast (WeatherBench 2, cfgrib), if no CF standard_name says which they are
 LAYOUT = {
     "init_time": ("forecast_reference_time", ("init_time", "time", "forecast_reference_time")),
@@ -93,11 +91,11 @@ def open_forecast(path: str) -> xr.Dataset:
     if (kind := dataset.attrs.get(KIND, "forecast")) != "forecast":
         raise fault(path, f"a {kind} store", "a forecast", make)
     for name, (standard, others) in LAYOUT.items():
-        own = [str(n) for n, v in dataset.variables.items() if v.attrs.get("standard_name") == standard]
-        own += [n for n in others if n in dataset.variables]
+        flat = {str(n): v for n, v in dataset.variables.items() if v.ndim <= 1}
+        own = [n for n, v in flat.items() if v.attrs.get("standard_name") == standard]
+        own += [n for n in others if n in flat]
         if not own:
-            held = ", ".join(map(str, dataset.variables))
-            raise fault(path, f"another kind of store, without {' or '.join(others)} in {held}", "a forecast", make)
+            raise fault(path, f"another kind of store, without {' or '.join(others)}", "a forecast", make)
         dataset = dataset.set_coords(own[0])
         if dataset[own[0]].ndim == 0:  # one run, or one lead
             dataset = dataset.expand_dims(own[0])
@@ -161,7 +159,9 @@ def rows_and_columns(dataset: xr.Dataset, v: xr.DataArray) -> list[str]:
 def conversion_of(name: str, attributes: dict) -> tuple[float, float]:
     """(factor, offset) to the unit of the variables table; ValueError for a unit that it does not know."""
     wanted, units = lookup(name).units, attributes.get("units")
-    if not wanted or units is None or units == wanted:
+    if wanted and units is None:
+        print(f"note: {name} has no units attribute; read as {wanted}")
+    if not wanted or units in (None, wanted):
         return 1.0, 0.0
     if (found := conversion(str(units), wanted)) is None:
         raise fault(name, f"the unit {units!r}", f"{wanted} or one that becomes it", "convert it and write it again")
@@ -240,12 +240,12 @@ def outside_test(init_times: np.ndarray, split: dict) -> list[np.datetime64]:
     return [t for t in init_times if start is None or t < start]
 
 
-def training_hours(times: np.ndarray, split: dict) -> np.ndarray:
-    """The times of the truth store that lie in the training part, sorted."""
-    if not split.get("train"):
-        return times[:0]
-    first, last = (parse_time(t, "split") for t in split["train"])
-    return np.sort(times[(times >= first) & (times <= last)])
+def training_hours(times: np.ndarray, split: dict, end: np.datetime64 | None = None) -> np.ndarray:
+    """The times that lie in the training part, sorted; without one those before `end`, if it is given."""
+    if split.get("train"):
+        first, last = (parse_time(t, "split") for t in split["train"])
+        return np.sort(times[(times >= first) & (times <= last)])
+    return times[:0] if end is None else np.sort(times[times < end])
 
 
 def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int]) -> Measure:
