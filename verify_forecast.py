@@ -12,7 +12,6 @@ Forecast stores of other models have dimensions init_time and lead_time, or time
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from data.command import fault, refuse_file_above, run
 from data.grid import read_grid
+from data.metadata import replace
 from data.store import Store
 from data.times import show
 from data.variables import lookup
@@ -80,13 +80,16 @@ def main(cfg: Config) -> None:
     split = json.loads(forecast.attrs.get("split") or "{}")
     outside = inputs.outside_test(init_times, split)
     boundary = str(forecast.attrs.get("boundary") or "")
-    strip = max(inputs.strip_of(d, store.grid.shape) for d in (forecast, dataset if other else forecast))
+    strip = inputs.strip_of(cfg.forecast, forecast, store.grid.shape)
+    if other:
+        strip = max(strip, inputs.strip_of(cfg.against, dataset, store.grid.shape))
     told = read_grid(forecast, forecast[names[0]].dims[2:]).spacing or store.grid.spacing
     spacing = told or USUAL_SPACING
     shape = tuple(n - 2 * strip for n in store.grid.shape)
     measures = {name: inputs.measure_of(name, spacing, shape) for name in names}
     cell_km = measures[names[0]].cell
-    known = known_hours(spacing, store.grid.shape, bool(boundary) or "split" not in forecast.attrs)
+    own = "split" in forecast.attrs  # another model knows what enters its domain, and its store is not ours to change
+    known = known_hours(spacing, store.grid.shape, bool(boundary) or not own)
     print(f"scoring {cfg.forecast} against {cfg.zarr}: {', '.join(names)}")
     print(f"initial times: {len(init_times)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
     print(f"{len(cases)} cases; {skipped} skipped: no analysis at that time")
@@ -156,9 +159,7 @@ def main(cfg: Config) -> None:
     # The file first: nothing that happens to the screen can lose it.
     out = Path(cfg.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".partial")
-    temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, out)
+    replace(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if other:
         print("\n" + against_table(scores, result["against"]["scores"], cfg.against))
     for name, by_lead in scores.items():
@@ -167,7 +168,8 @@ def main(cfg: Config) -> None:
             print("\n" + event_table(name, by_lead))
     print("\n" + certificate_text(lines, notes))
     print(f"\nwrote {out}")
-    print(write_certificate(cfg.forecast, result))
+    if own:
+        print(write_certificate(cfg.forecast, result))
     if cfg.figures:
         draw(out.parent, forecast, names, result, references)
 

@@ -171,7 +171,7 @@ def conversion_of(name: str, attributes: dict) -> tuple[float, float]:
 def choose(path: str, forecast: xr.Dataset, variables: list[str]) -> list[str]:
     """The forecast's names of the variables to score; ValueError, with the nearest name, for one it does not have."""
     order = forecast.attrs.get("variables") or list(forecast.data_vars)
-    names = [n for n in order if n in forecast.data_vars and forecast[n].dims[:2] == ("init_time", "lead_time")]
+    names = [n for n in order if n in forecast.data_vars and forecast[n].dims[:2] == tuple(LAYOUT)]
     names = [n for n in names if forecast[n].ndim == 4]
     by_table, chosen = {lookup(n).name: n for n in names}, []
     for wanted in variables or names:
@@ -257,12 +257,14 @@ def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int]) 
     return Measure(spacing, THRESHOLDS, tuple(windows), cell_km)
 
 
-def strip_of(forecast: xr.Dataset, shape: tuple[int, int]) -> int:
+def strip_of(path: str, forecast: xr.Dataset, shape: tuple[int, int]) -> int:
     """Cells along the edge that boundary data gave: the attribute boundary_width, or the rule of data/boundary.py if
     the forecast says that it had boundary data and not how wide; 0 without."""
     width = forecast.attrs.get("boundary_width")
     if width is None:
-        width = int((davies(shape)[shape[0] // 2] > 1e-6).sum() // 2) if forecast.attrs.get("boundary") else 0
+        width = (davies(shape)[shape[0] // 2] > 1e-6).sum() // 2 if forecast.attrs.get("boundary") else 0
+    elif not isinstance(width, int) or not 0 <= width < min(shape) / 2:
+        raise fault(f"{path}: boundary_width", f"{width!r}", f"cells, under half of {min(shape)}", "write it again")
     return int(width)
 
 
