@@ -25,10 +25,11 @@ import xarray as xr
 
 from benchmarks.league_sets import HOUR, MINUTE, SETS, Set, call, make_store
 from data.command import nearest, run
+from data.grid import read_grid
 from data.variables import lookup
 from verification import scores, spectra
 from verification.climate import estimate
-from verification.extrapolation import extrapolate
+from verification.extrapolation import extrapolate, reach_of
 
 FRAMES = 3  # fields, the analysis included, that show extrapolation the motion
 DAY = np.timedelta64(24, "h")
@@ -129,6 +130,7 @@ class Record:
         with xr.open_zarr(path, chunks=None, consolidated=False) as dataset:
             self.times = dataset["time"].values.astype("datetime64[ns]")
             self.fields = {str(n): v.values for n, v in dataset.data_vars.items() if v.ndim == 3}
+            self.spacing = np.mean(read_grid(dataset, dataset[next(iter(self.fields))].dims[1:]).spacing or 3000.0)  # m
 
     def at(self, name: str, time: np.datetime64) -> np.ndarray | None:
         """The field (y, x) of a time, None if the record lacks it."""
@@ -141,12 +143,14 @@ def baselines(one: Set, record: Record) -> dict[str, Method]:
     training = record.times[record.times <= np.datetime64(one.constants["train_end"], "ns")]
     climate = estimate(training, lambda time: {n: record.at(n, time) for n in one.variables})
 
+    reach = reach_of(one.step, record.spacing)
+
     @lru_cache(maxsize=1)
     def moved(name: str, start: np.datetime64) -> np.ndarray:
         frames = np.stack([record.at(name, start - k * one.step) for k in range(FRAMES - 1, -1, -1)])
         if name == "RAIN":  # motion is sought, and echo moved, in dBZ
-            return from_dbz(extrapolate(to_dbz(frames), one.leads[-1]))
-        return extrapolate(frames, one.leads[-1])
+            return from_dbz(extrapolate(to_dbz(frames), one.leads[-1], reach))
+        return extrapolate(frames, one.leads[-1], reach)
 
     return {
         "persistence": lambda name, start, lead: record.at(name, start),

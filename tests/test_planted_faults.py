@@ -16,12 +16,11 @@ import verify_forecast
 from data.forecast_store import ForecastWriter
 from tests.conftest import hour, small_grid, write_store
 
-N, HOURS = 64, 84
-INITS = (30, 35, 51, 56)  # two days
-LEADS = (0, 1, 2, 3, 4, 5, 6, 7, 22, 23, 24)
+N, HOURS = 64, 200
+INITS = (32, 55, 74, 100, 127, 148, 171)  # of seven days, at seven hours of the day
+LEADS = (0, 1, 2, 3, 5, 6, 11, 12, 23, 24)
 NAMES = ("REFC", "T2M")
 CHECKER = np.indices((N, N)).sum(0) % 2 * 2.0 - 1.0
-EDGE = np.pad(np.zeros((N - 10, N - 10)), 5, constant_values=1.0)
 K = np.hypot(np.fft.fftfreq(2 * N)[:, None], np.fft.fftfreq(2 * N)[None])
 
 
@@ -44,11 +43,11 @@ def temperature() -> np.ndarray:
 
 
 def showers(jitter: float = 0.0) -> np.ndarray:
-    """(HOURS, N, N) dBZ: 260 showers, each with a place, a speed and some hours of life; `jitter` moves them."""
+    """(HOURS, N, N) dBZ: 600 showers, each with a place, a speed and some hours of life; `jitter` moves them."""
     rng, noise = np.random.default_rng(2), np.random.default_rng(3)
     y, x = np.mgrid[:N, :N]
     out = np.zeros((HOURS, N, N))
-    for _ in range(260):
+    for _ in range(600):
         t0, y0, x0, width = rng.uniform(-6, HOURS), *rng.uniform(-10, N, 2), rng.uniform(2.5, 5)
         life, speed, peak = rng.uniform(3, 8), rng.normal((0.8, 2.3), 0.7), rng.uniform(38, 58)
         for t in range(max(0, int(np.ceil(t0))), min(HOURS, int(t0 + life))):
@@ -72,14 +71,17 @@ def index(time: np.datetime64) -> int:
 
 FAULTS = {
     "none": lambda n, i, h: SOUND[n][i + h],
+    "truth": lambda n, i, h: TRUTH[n][i + h],
     "blur": lambda n, i, h: gaussian_filter(SOUND[n][i + h], 1.5),
+    "noise": lambda n, i, h: TRUTH[n][i + h] + 0.3 * np.random.default_rng((i, h)).normal(size=(N, N)),
     "checkerboard": lambda n, i, h: SOUND[n][i + h] + 0.03 * TRUTH[n].std() * CHECKER,
     "drift": lambda n, i, h: SOUND[n][i + h] + 0.03 * h * TRUTH[n].std(),
-    "late": lambda n, i, h: SOUND[n][i + h - 1],
-    "early": lambda n, i, h: SOUND[n][i + h + 1],
-    "frozen": lambda n, i, h: TRUTH[n][i],
+    "late": lambda n, i, h: TRUTH[n][i + h - 1],
+    "early": lambda n, i, h: TRUTH[n][i + h + 1],
+    "persistence": lambda n, i, h: TRUTH[n][i],
     "clipped": lambda n, i, h: SOUND[n][i + h],
-    "edge": lambda n, i, h: SOUND[n][i + h] + EDGE * 0.3 * TRUTH[n].std(),
+    "another day": lambda n, i, h: TRUTH[n][(i + h + 72) % 168],
+    "noise alone": lambda n, i, h: TRUTH[n].mean() + TRUTH[n].std() * np.random.default_rng((i, h)).normal(size=(N, N)),
 }
 
 
@@ -89,16 +91,15 @@ def certify(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     grid = small_grid(N, N)
     store = write_store(
-        folder / "truth.zarr", lambda n, t: TRUTH[n][index(t)], [hour(n) for n in range(HOURS)], NAMES, grid
+        folder / "store.zarr", lambda n, t: TRUTH[n][index(t)], [hour(n) for n in range(HOURS)], NAMES, grid
     )
-    statistics = {n: {"mean": float(TRUTH[n].mean()), "std": float(TRUTH[n].std()), "change_std": 1.0} for n in NAMES}
-    split = {"train": [str(hour(0)), str(hour(26))], "test": [str(hour(28)), str(hour(HOURS))]}
+    split = {"train": [str(hour(0)), str(hour(26))], "test": [str(hour(27)), str(hour(HOURS))]}
     done = {}
 
     def call(fault: str):
         if fault not in done:
             path, leads = folder / f"{fault}.zarr", np.array([np.timedelta64(h, "h") for h in LEADS])
-            attributes = {"split": split, "statistics": statistics, "lead": "1h"}
+            attributes = {"split": split, "lead": "1h", "boundary": "the truth"}
             with ForecastWriter(path, NAMES, grid, np.array([hour(n) for n in INITS]), leads, attributes) as out:
                 for i, init in enumerate(INITS):
                     for j, h in enumerate(LEADS):
@@ -113,15 +114,15 @@ def certify(tmp_path_factory):
     return call
 
 
-def failed(result: dict) -> set[str]:
-    return {line["name"] for line in result["certificate"] if line["pass"] is False}
+def lines_with(result: dict, verdict: str) -> set[str]:
+    """The beginnings of the lines with this verdict."""
+    return {line["name"].split(":")[0].split(" over")[0] for line in result["certificate"] if line["pass"] == verdict}
 
 
-def test_a_sound_forecast_passes_every_line_and_carries_the_certificate(certify, capsys):
-    result, path = certify("none")
-    assert failed(result) == set() and len(result["certificate"]) == 23
-    assert all(line["pass"] is True for line in result["certificate"])
-    assert "certificate: 23 of 23 lines passed" in capsys.readouterr().out
+def test_the_truth_passes_every_line_and_carries_the_certificate(certify, capsys):
+    result, path = certify("truth")
+    assert {line["pass"] for line in result["certificate"]} <= {"PASS", "UNDECIDED"}
+    assert "certificate: 19 lines, 1" in capsys.readouterr().out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attributes = xr.open_zarr(path).attrs
@@ -129,32 +130,45 @@ def test_a_sound_forecast_passes_every_line_and_carries_the_certificate(certify,
     assert json.loads(attributes["certificate_init_times"]) == result["init_times"]
 
 
+def test_a_sound_forecast_fails_no_line_and_passes_most(certify):
+    verdicts = [line["pass"] for line in certify("none")[0]["certificate"]]
+    assert set(verdicts) <= {"PASS", "UNDECIDED"} and verdicts.count("PASS") > 12
+
+
+@pytest.mark.parametrize("nothing", ["persistence", "another day", "noise alone"])
+def test_what_knows_nothing_of_the_weather_passes_no_line(certify, nothing):
+    result = certify(nothing)[0]
+    assert not lines_with(result, "PASS") and "skill" in lines_with(result, "FAIL")
+
+
 @pytest.mark.parametrize(
-    ("fault", "lines", "alone"),
+    ("fault", "line", "alone"),
     [
-        ("blur", {"sharp: power ratio"}, True),
-        ("checkerboard", {"no grid artefacts: line index"}, True),
-        ("drift", {"stable to 24 h: drift"}, True),
-        ("clipped", {"stable to 24 h: clipped share"}, True),
-        ("late", {"timing: RMSE / one step off"}, False),
-        ("early", {"timing: RMSE / one step off"}, False),
-        ("frozen", {"alive: change ratio", "1 h skill against persistence"}, False),
-        ("edge", {"no grid artefacts: edge / interior RMSE"}, False),
+        ("blur", "sharp", False),
+        ("noise", "no noise", False),
+        ("checkerboard", "no grid artefacts", False),
+        ("drift", "stable", False),
+        ("clipped", "stable", True),
+        ("late", "on time", False),
+        ("early", "on time", False),
+        ("persistence", "alive", False),
     ],
 )
-def test_a_fault_fails_on_the_line_that_names_it_and_one_of_a_single_kind_on_no_other(certify, fault, lines, alone):
-    expected, found = {f"{line}, {n}" for line in lines for n in NAMES}, failed(certify(fault)[0])
-    assert found == expected if alone else expected <= found
+def test_a_fault_fails_the_line_that_names_it(certify, fault, line, alone):
+    failed = lines_with(certify(fault)[0], "FAIL")
+    assert line in failed and (not alone or failed == {line}), failed
 
 
 def test_scores_of_the_sound_forecast_stand_beside_those_of_every_baseline(certify):
-    entry = certify("none")[0]["scores"]["REFC"]["1"]
-    for baseline in ("", "_yesterday", "_climatology", "_extrapolation"):
+    result = certify("none")[0]
+    entry = result["scores"]["REFC"]["1"]
+    for baseline in ("", "_yesterday", "_climatology", "_damped", "_extrapolation"):
         assert 0 < entry[f"skill{baseline}"] < 1
-    assert entry["n_cases_extrapolation"] == entry["n_cases"] == len(INITS)
-    low, high = entry["skill_interval"]
-    assert low <= entry["skill"] <= high < 1  # two days
+    assert entry["n_cases_extrapolation"] == entry["n_cases"] == len(INITS) == entry["n_days"]
+    low, high = entry["best_skill_interval"]
+    assert low <= entry["best_skill"] <= high < 1 and entry["best_skill"] == entry[f"skill_{entry['best_baseline']}"]
+    assert entry["anomaly_correlation"] > 0.9 and entry["correlation_gain"] > 0
     for score in ("csi", "pod", "far", "frequency_bias", "ets"):
         assert set(entry[score]) == set(entry[f"persistence_{score}"]) == set(entry[f"extrapolation_{score}"])
     assert entry["csi"]["30"] > max(entry["persistence_csi"]["30"], entry["extrapolation_csi"]["30"])
-    assert entry["effective_resolution_km"] < 9
+    assert entry["effective_resolution_km"] < 9 and result["boundary_width"] == 5

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from plotting.scores import few_leads, number, signed
 from verification import scores, spectra
 from verification.baselines import yesterday_time
-from verification.cases import Measure, add, case_sums, skill_interval
-from verify_forecast import without_nan
+from verification.cases import Measure, add, block_weights, case_sums, interval, resample, values_of
+from verification.climate import estimate
 
 HOUR = np.timedelta64(1, "h")
 DRAW = np.random.default_rng(0)
@@ -58,6 +58,40 @@ def test_std_ratio_compares_variation_in_space_and_the_pooled_one_that_over_case
     pooled = scores.pooled_std(add(*(scores.moments(t) for t in truths)))
     assert scores.std_ratio(sums) == 0.5 and pooled == pytest.approx(math.sqrt(5))
     assert scores.pooled_std(scores.moments(np.full((9, 9), 287.3, np.float32))) == 0
+
+
+def test_the_anomaly_correlation_of_a_two_by_two_climatology_worked_by_hand():
+    # hours 0 and 1 of two days: the mean of each hour, cell by cell
+    days = np.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 12.0]]])  # (day, hour, cell)
+    hours = [np.datetime64(f"2024-05-{d:02}T{h:02}", "ns") for d in (20, 21) for h in (0, 1)]
+    fields = dict(zip(hours, days.reshape(4, 1, 2), strict=True))
+    climate = estimate(np.array(hours), lambda t: {"T2M": fields[t]})
+    assert climate.mean[0]["T2M"].tolist() == [[3, 4]] and climate.mean[1]["T2M"].tolist() == [[5, 8]]
+    # two days are few: hour 0 is (2 x 3 + 1 x 5) / 3, for hour 23 was never seen
+    smooth = climate.at("T2M", hours[0])
+    assert smooth == pytest.approx(np.array([[11 / 3, 16 / 3]]))
+    # departures of hour 0: day 1 (-8/3, -10/3), day 2 (4/3, 2/3); an hour later those of hour 1, mean (13/3, 20/3)
+    before, after = days[:, 0] - smooth[0], days[:, 1] - np.array([13 / 3, 20 / 3])
+    expected = (before * after).sum() / (before**2).sum()
+    assert climate.damping("T2M", HOUR) == pytest.approx(min(expected, 1)) and climate.damping("T2M", 5 * HOUR) is None
+    sums = add(*(scores.anomaly_sums(a, b, 0.0) for a, b in zip(before, after, strict=True)))
+    assert scores.correlation(sums) == pytest.approx(
+        (before * after).sum() / math.sqrt((before**2).sum() * (after**2).sum())
+    )
+
+
+def test_damped_persistence_keeps_the_share_of_a_departure_that_the_training_hours_keep():
+    hours = np.datetime64("2024-05-01", "ns") + np.arange(24 * 60) * HOUR
+    departure, draw = np.zeros((len(hours), 20)), np.random.default_rng(1)
+    for k in range(1, len(hours)):
+        departure[k] = 0.9 * departure[k - 1] + draw.normal(size=20)
+    of_day = (np.arange(len(hours)) % 24)[:, None]
+    fields = dict(zip(hours, (of_day + departure)[:, None], strict=True))
+    climate = estimate(hours, lambda t: {"T2M": fields[t]})
+    for lead, left in ((1, 0.9), (6, 0.9**6)):
+        assert climate.damping("T2M", lead * HOUR) == pytest.approx(left, abs=0.05)
+    damped = climate.damped("T2M", np.full((1, 20), 10.0), hours[3], 6 * HOUR)  # 7 above the climatology of 03 UTC
+    assert damped.mean() == pytest.approx(9 + 7 * 0.9**6, abs=0.8)
 
 
 @pytest.mark.parametrize("window", [3, 7])
@@ -129,10 +163,10 @@ def test_blur_shows_in_a_field_whose_opposite_edges_do_not_meet():
 def test_bands_too_long_for_the_domain_and_fields_with_masked_cells_are_not_available():
     field = DRAW.normal(size=(64, 64))
     ratio = spectra.power_ratio(spectra.spectrum_sums(field, field, (3.0, 3.0))["bands"])
-    assert ratio[:3] == [1, 1, 1] and math.isnan(ratio[3])
-    whole = case_sums(field, field, None, Measure(), ("spectrum", "detail"))
+    assert ratio == pytest.approx([1, 1, 1, math.nan], nan_ok=True)
+    whole = case_sums(field, field, 0.0, None, Measure(), ("spectrum",), detail=True)
     field[0, 0] = np.nan
-    total = add(whole, case_sums(field, field, np.isfinite(field), Measure(), ("spectrum", "detail")))
+    total = add(whole, case_sums(field, field, 0.0, np.isfinite(field), Measure(), ("spectrum",), detail=True))
     assert total["cases"] == 2 and total["errors"]["squared"] == 0
     spectrum = total["spectrum"]  # that of a case that is not available stays so in the sum
     values = spectra.coherence(spectrum["bands"]), spectra.line_index(spectrum["lines"])
@@ -195,15 +229,6 @@ def test_periods_that_do_not_fit_are_not_available_and_constant_fields_count_for
     assert constant[0].tolist() == [0.0, 0.0] and math.isnan(spectra.line_index(constant)[0])
 
 
-def test_edge_and_interior_apart():
-    assert [scores.edge_width(s) for s in ((64, 80), (1059, 1799), (8, 8))] == [5, 35, 1]
-    error = np.pad(np.full((54, 70), 1.0), 5, constant_values=2.0)
-    edge, interior = scores.edge_sums(error, 0 * error)
-    assert edge[0] / edge[1] == 4 and interior.tolist() == [54 * 70, 54 * 70]
-    edge, interior = scores.edge_sums(np.where(error == 2, np.nan, error), 0 * error, error != 2)
-    assert edge.tolist() == [0, 0] and interior.tolist() == [54 * 70, 54 * 70]
-
-
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [
@@ -220,18 +245,48 @@ def test_the_effective_resolution_is_the_end_of_the_unbroken_run_of_waves_with_h
     assert spectra.effective_resolution(rings) == pytest.approx(expected, rel=0.1, nan_ok=True)
 
 
-def test_bootstrap_by_day():
-    assert skill_interval({"a": (1.0, 4.0)}) is None and skill_interval({"a": (1, 0.0), "b": (1, 0.0)}) is None
-    assert skill_interval({"a": (1.0, 4.0), "b": (1.0, 4.0)}) == [0.5, 0.5]  # every draw is the same
-    # one good and one bad day, drawn twice: good-good 1/4, mixed 1/2, bad-bad 1/4 of the draws
-    assert skill_interval({"a": (0.0, 4.0), "b": (4.0, 4.0)}) == [0, 1]
-    few, many = ({str(i): (1.0 + (i % 2), 4.0) for i in range(n)} for n in (4, 100))
-    assert np.ptp(skill_interval(many)) < 0.5 * np.ptp(skill_interval(few))
+def test_sums_are_resampled_by_day_and_a_day_without_a_comparison_counts_for_nothing():
+    days = [{"a": 1.0, "b": {"c": np.array([1.0, 2.0])}}, {"a": 10.0}]
+    total = resample(days, np.array([[1.0, 1.0], [0.0, 2.0], [2.0, 0.0]]))
+    assert total["a"].tolist() == [11, 20, 2] and total["b"]["c"].tolist() == [[1, 2], [0, 0], [2, 4]]
+    weights = block_weights(11)
+    assert weights[0].tolist() == [1] * 11 and (weights.sum(axis=1) == 11).all() and weights is block_weights(11)
+    runs = weights[1:] > 0
+    assert (runs & np.roll(runs, 1, axis=1)).any(axis=1).all(), "days are drawn in blocks"
+
+
+@pytest.mark.parametrize("days", [4, 11, 40])
+@pytest.mark.parametrize("memory", [0.0, 0.4])
+def test_the_interval_of_a_skill_covers_the_truth_in_at_least_85_of_100_correlated_records(days, memory):
+    draw, hits = np.random.default_rng(days), 0
+    for _ in range(400):
+        days_before = draw.normal(size=2)
+        squares = np.empty((days, 2))
+        for d in range(days):  # squared errors of forecast and reference, each with a memory from day to day
+            days_before = memory * days_before + math.sqrt(1 - memory**2) * draw.normal(size=2)
+            squares[d] = (0.5, 1.0) * np.exp(0.5 * days_before)
+        own, reference = (block_weights(days) @ squares).T
+        low, high = interval(1 - np.sqrt(own / reference), days)
+        hits += low <= 1 - math.sqrt(0.5) <= high
+    assert hits >= 0.85 * 400
+
+
+def test_an_interval_needs_three_days_and_a_defined_score():
+    same = np.full(501, 0.5)
+    assert interval(same, 3) == [0.5, 0.5] and interval(same, 2) is None
+    assert interval(np.full(501, math.nan), 9) is None
+    few = np.full(501, math.nan)
+    few[:100] = 1.0
+    assert interval(few, 9) is None, "not defined in most draws"
 
 
 def test_small_helpers():
     assert few_leads({"1": {}, "2": {}, "5": {}, "36": {}}) == ["1", "2", "36"]
     assert few_leads([f"{m / 60:g}" for m in range(5, 65, 5)]) == [f"{m / 60:g}" for m in (5, 15, 25, 35, 45, 55, 60)]
-    assert without_nan({"a": [1.0, math.nan]}) == {"a": [1.0, None]}
+    assert values_of({"a": np.array([1.0, 2.0]), "b": {"c": math.nan}, "d": "e"}) == {
+        "a": 1.0,
+        "b": {"c": None},
+        "d": "e",
+    }
     assert [number(v) for v in (1234.5, 12.34, 0.456, math.nan)] == ["1,234", "12.3", "0.456", "n/a"]
     assert [signed(v) for v in (0.125, -1.0, None)] == ["+0.12", "-1.00", "n/a"]

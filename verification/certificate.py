@@ -1,11 +1,16 @@
-"""PASS, FAIL or n/a: is a forecast sharp, on time, alive, free of artefacts and stable to 24 h?
+"""PASS, FAIL or UNDECIDED: is a forecast better than what costs nothing, sharp, on time, alive and stable?
 
-`scores` is {variable: {lead in hours as text: {score: value}}} as in scores.json. A line of the certificate is
-{name, value, interval, bar, pass}: it passes if all its leads, bands and periods are inside the bar, and its value is
-the worst of them. A lead or score that is missing makes a line that does not fail n/a (pass is None), never a PASS.
+`entries` is {variable: {lead in hours as text: what cases.summary gives}}: values with bootstrap draws. A line is
+{name, value, interval, bar, pass}. It asks one question at several leads and of all variables, and judges each by its
+90 % interval: PASS if every one is inside the bar, FAIL if one is wholly outside, UNDECIDED between. A lead or score
+that is missing makes a line that does not fail n/a. `value` is the worst of them, and `variables` has each variable's.
 
-Leads are hours. If the store has no lead of 1 h, one step stands for 1 h if the step is longer, and for steps
-shorter than an hour (radar) all leads count in steps: "6 h" is 6 steps.
+A line asks only leads that can be known (`known_hours`). A sharp, lively, stable forecast may be that of another day's
+weather. So a line about the character of a forecast does not pass where its anomaly correlation is not above that of
+every baseline: it is n/a.
+
+If the store has no lead of 1 h, one step stands for 1 h if the step is longer, and for steps shorter than an hour
+(radar) all leads count in steps: "6 h" is 6 steps.
 """
 
 import math
@@ -13,207 +18,229 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from data.variables import lookup
+from verification.cases import interval
 from verification.spectra import BAND_NAMES, BANDS
 
+LEADS = (1, 3, 6, 12, 24)  # h
+ALL = ()  # every lead up to the last of LEADS
+CROSSING = 20.0  # m s-1, the flow that brings what a domain without boundary data cannot know
 SHARP_BANDS = [name for name, (low, _) in zip(BAND_NAMES, BANDS, strict=True) if low >= 5]
-SPAN = (1, 6, 24)  # h, leads for sharpness, lines and change
-STORM, RAIN, WINDOW = "30", "20", 33.0  # dBZ, dBZ, km
-ALL = ()  # every lead up to 24 h, which must be among them
-WIDTH = 100  # columns of a printed line
+FINEST = BAND_NAMES[0]
+RAIN, WINDOW = "20", 33.0  # dBZ, km
+VERDICTS = ("FAIL", "n/a", "UNDECIDED", "PASS")  # of several, a line takes the first
+WIDTH = 110  # columns of a printed line
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Where a value has to be: from `low` to `high`. A value that meets a bar on one side only does not pass."""
+    """Where a value has to be: between `low` and `high`."""
 
     low: float = -math.inf
     high: float = math.inf
     unit: str = ""
+    ratio: bool = False  # distance from the middle counts in the logarithm
 
     def __str__(self) -> str:
         if math.isinf(self.low):
             return f"< {self.high:g}{self.unit}"
         return f"> {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
 
-    def passes(self, value: float) -> bool:
-        one_sided = math.isinf(self.low) or math.isinf(self.high)
-        return self.low < value < self.high if one_sided else self.low <= value <= self.high
+    def judge(self, between: list[float] | None) -> str:
+        """By the interval alone; without one nothing is decided."""
+        if between is None:
+            return "UNDECIDED"
+        low, high = between
+        outside = high <= self.low or low >= self.high
+        return "FAIL" if outside else "PASS" if self.low < low and high < self.high else "UNDECIDED"
 
-    def badness(self, value: float) -> tuple[bool, float]:
-        """To sort by: values outside come last, then those further from the middle (of a ratio, in its logarithm)."""
-        if math.isinf(self.low):
-            far = value
-        elif math.isinf(self.high):
-            far = -value
-        else:
-            far = abs(value) if self.low <= 0 else abs(math.log(value)) if value > 0 else math.inf
-        return not self.passes(value), far
+    def distance(self, value: float) -> float:
+        """How far a value is from the best one, to find the worst of several."""
+        if math.isinf(self.low) or math.isinf(self.high):
+            return value if math.isinf(self.low) else -value
+        return abs(value) if not self.ratio else abs(math.log(value)) if value > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One question; `value(by_lead, key)` answers it at one lead, with a number or {where: number}."""
+    """One question; `value(entry)` answers it at one lead, with draws or {where: draws}."""
 
     name: str
     bar: Bar
     hours: Sequence[float]
-    value: Callable[[dict, str], float | dict | None]
+    value: Callable[[dict], np.ndarray | dict | None]
     only: str = ""  # the one variable that is asked, by its name in the table; empty: all
+    character: bool = True  # weather of another day could pass: asks that the weather is this day's
 
 
-def criteria(boundary: str) -> list[Criterion]:
-    """The questions. `boundary` names the boundary data of the forecast, "" for none."""
-    near_one, edge_hours = Bar(0.7, 1.3), ALL if boundary else (1,)
+def criteria() -> list[Criterion]:
+    """The questions. Bars of ratios are symmetric in the logarithm."""
+    above, sharp, near = Bar(low=0.0), Bar(0.8, 1.25, ratio=True), Bar(0.75, 1.333, ratio=True)
     return [
-        Criterion("1 h normalised RMSE", Bar(high=2.0), (1,), _score("normalised_rmse")),
-        Criterion("1 h skill against persistence", Bar(low=0.0), (1,), _score("skill")),
-        Criterion("sharp: power ratio", Bar(0.8, 1.25), SPAN, _power_ratios),
-        Criterion("storms: frequency bias at 30 dBZ", near_one, range(1, 7), _score("frequency_bias", STORM), "REFC"),
-        Criterion("storms: FSS above persistence", Bar(low=0.0), (1, 2, 3), _fss_gain("persistence", "fss"), "REFC"),
-        Criterion("storms: FSS above extrapolation", Bar(low=0.0), (1, 2, 3),
-                  _fss_gain("extrapolation", "fss_beside_extrapolation"), "REFC"),
-        Criterion("no grid artefacts: line index", Bar(high=1.0, unit=" dB"), SPAN, _line_index),
-        Criterion("no grid artefacts: edge / interior RMSE", Bar(high=1.5), edge_hours,
-                  lambda by_lead, k: _ratio(by_lead[k].get("edge_rmse"), by_lead[k].get("interior_rmse"))),
-        Criterion("timing: RMSE / one step off", Bar(high=1.0), (1, 2, 3), _timing),
-        Criterion("alive: change ratio", near_one, SPAN, _score("change_std_ratio")),
-        Criterion("stable to 24 h: drift", Bar(-0.3, 0.3), ALL, _score("drift")),
-        Criterion("stable to 24 h: std ratio", Bar(0.8, 1.2), ALL, _score("std_ratio")),
-        Criterion("stable to 24 h: clipped share", Bar(high=0.001), ALL, _score("clipped_share")),
+        *(Criterion(f"skill over the best baseline at {h} h", above, (h,), _score("best_skill"), character=False)
+          for h in LEADS),
+        Criterion("sharp: power ratio of waves of 5 cells and more", sharp, LEADS, _bands("power_ratio", SHARP_BANDS)),
+        Criterion("no noise: power ratio of waves of 2-5 cells", Bar(high=1.25), LEADS,
+                  _bands("power_ratio", [FINEST])),
+        *(Criterion(f"storms: area of {t} dBZ and more", near, LEADS, _score("frequency_bias", t), "REFC")
+          for t in ("20", "30", "40")),
+        Criterion("storms: FSS above persistence", above, (1, 2, 3), _fss_gain("persistence", "fss"), "REFC", False),
+        Criterion("storms: FSS above extrapolation", above, (1, 2, 3),
+                  _fss_gain("extrapolation", "fss_beside_extrapolation"), "REFC", False),
+        Criterion("in place: coherence above persistence", above, LEADS, _coherence_gain),
+        Criterion("no grid artefacts: line index", Bar(high=1.0, unit=" dB"), LEADS, _score("line_index")),
+        Criterion("on time: RMSE / RMSE one step off", Bar(high=1.0), (1, 2, *LEADS[1:]), _timing),
+        Criterion("alive: change ratio", near, LEADS, _score("change_std_ratio")),
+        Criterion("stable: drift", Bar(-0.3, 0.3), ALL, _score("drift")),
+        Criterion("stable: spread", sharp, ALL, _score("std_ratio")),
+        Criterion("stable: share clipped to bounds", Bar(high=0.001), ALL, _score("clipped_share")),
     ]  # fmt: skip
 
 
-def certificate(scores: dict, boundary: str = "") -> tuple[list[dict], dict[str, str]]:
+def known_hours(spacing: tuple[float, float], shape: tuple[int, int], boundary: bool) -> float:
+    """The leads in hours that can be known: with boundary data LEADS, without them the time in which a flow of CROSSING
+    crosses half of the domain's shorter side, at least 1 h. spacing in m."""
+    half = min(s * n for s, n in zip(spacing, shape, strict=True)) / 2
+    return float(LEADS[-1]) if boundary else min(LEADS[-1], max(1.0, half / CROSSING / 3600))
+
+
+def certificate(entries: dict, known: float = LEADS[-1]) -> tuple[list[dict], dict[str, str]]:
     """The lines, and by name of line a note: where its value stands, or why it is n/a."""
     lines, notes = [], {}
-    for criterion in criteria(boundary):
-        for variable, by_lead in scores.items():
-            if criterion.only in ("", lookup(variable).name):
-                line, notes[f"{criterion.name}, {variable}"] = judge(criterion, variable, by_lead)
-                lines.append(line)
+    for criterion in criteria():
+        asked = {n: e for n, e in entries.items() if criterion.only in ("", lookup(n).name)}
+        found = {n: judge(criterion, n, e, known) for n, e in asked.items()}
+        found = {n: f for n, f in found.items() if f}
+        if found:
+            worst = min(found.values(), key=lambda f: (VERDICTS.index(f["pass"]), -f["distance"]))
+            notes[criterion.name] = worst["note"]
+            keys = ("value", "interval", "pass")
+            line = {"name": criterion.name, "bar": str(criterion.bar)} | {k: worst[k] for k in keys}
+            line["variables"] = {n: {k: f[k] for k in keys} for n, f in found.items()}
+            lines.append({k: line[k] for k in ("name", "value", "interval", "bar", "pass", "variables")})
     return lines, notes
 
 
-def judge(criterion: Criterion, variable: str, by_lead: dict) -> tuple[dict, str]:
-    """One line of the certificate and its note."""
-    leads = {h: lead_of(by_lead, h) for h in criterion.hours or (24,)}
-    absent = [f"{h:g}" for h, key in leads.items() if key is None]
+def judge(criterion: Criterion, variable: str, by_lead: dict, known: float) -> dict | None:
+    """One variable of a line: verdict, worst value, its interval, its distance and a note. None if no lead that it asks
+    can be known."""
+    step = min(map(float, by_lead), default=1.0)
+    hours = [h for h in criterion.hours or LEADS if h == 1 or h * scale(by_lead) <= max(known, step) * 1.0001]
+    if not hours:
+        return None
+    keys = {h: lead_of(by_lead, h) for h in hours}
+    absent = [f"{h:g}" for h, key in keys.items() if key is None]
     missing = [f"no lead of {', '.join(absent)} h"] if absent else []
-    keys = [k for k in leads.values() if k is not None]
-    if criterion.hours == ALL:
-        keys = [k for k in sorted(by_lead, key=float) if not keys or float(k) <= float(keys[0])]
-    found, undefined = [], []
+    keys = dict.fromkeys(k for k in keys.values() if k is not None)
+    if criterion.hours == ALL and keys:
+        keys = [k for k in sorted(by_lead, key=float) if float(k) <= max(map(float, keys))]
+    parts, others = [], []
     for key in keys:
-        values = criterion.value(by_lead, key)
-        for where, value in values.items() if isinstance(values, dict) else (("", values),):
-            where = f"{where}{', ' if where else ''}{_lead_text(key)}"
-            if value is None or not math.isfinite(value):
-                undefined.append(where)
-            else:
-                found.append((value, where))
-    if undefined:
-        missing.append("not defined: " + "; ".join(undefined[:3] + ["..."] * (len(undefined) > 3)))
-    value, note = max(found, key=lambda v: criterion.bar.badness(v[0]), default=(None, "nothing to judge"))
-    passed = None if missing or not found else True
-    if not all(criterion.bar.passes(v) for v, _ in found):
-        passed = False
-    elif missing:
-        note = ", ".join(missing) + (f"; worst {value:+.3g} at {note}" if found else "")
-    line = {"name": f"{criterion.name}, {variable}", "value": value, "interval": None, "bar": str(criterion.bar)}
-    return line | {"pass": passed}, note
+        entry = by_lead[key]
+        values = criterion.value(entry)
+        for where, draws in values.items() if isinstance(values, dict) else (("", values),):
+            where = ", ".join(filter(None, (where, _lead_text(key))))
+            if draws is None or not np.isfinite(draws[0]):
+                missing.append(f"not defined: {where}")
+                continue
+            between = interval(np.asarray(draws), entry.get("n_days", 0))
+            value, verdict = float(draws[0]), criterion.bar.judge(between)
+            parts.append((VERDICTS.index(verdict), -criterion.bar.distance(value), value, between, where))
+        gain = entry.get("correlation_gain")
+        if criterion.character and not (gain is not None and gain[0] > 0):
+            others.append(_lead_text(key))
+    if others:
+        missing.append(f"no closer to this weather than a baseline at {', '.join(others)}")
+    order, distance, value, between, where = min(parts, default=(len(VERDICTS) - 1, 0.0, None, None, ""))
+    verdict = VERDICTS[order]
+    if verdict != "FAIL" and (missing or not parts):
+        verdict, where = "n/a", "; ".join(missing[:3]) or "nothing to judge"
+    return {"pass": verdict, "value": value, "interval": between, "distance": -distance, "note": f"{variable}, {where}"}
+
+
+def scale(by_lead: dict) -> float:
+    """Hours that count as one: see the top of this file."""
+    step = min(map(float, by_lead), default=1.0)
+    return step if step < 1 and "1" not in by_lead else 1.0
 
 
 def lead_of(by_lead: dict, hours: float) -> str | None:
     """The key of the lead that counts as `hours`, None if the forecast has none. See the top of this file."""
     leads = sorted(by_lead, key=float)
-    step = float(leads[0]) if leads else math.nan
-    scaled = hours * step if "1" not in by_lead and (step < 1 or hours == 1) else hours
-    return next((k for k in leads if math.isclose(float(k), scaled, rel_tol=1e-5)), None)
+    wanted = float(leads[0]) if leads and hours == 1 and "1" not in by_lead else hours * scale(by_lead)
+    return next((k for k in leads if math.isclose(float(k), wanted, rel_tol=1e-5)), None)
 
 
 def certificate_text(lines: list[dict], notes: dict[str, str]) -> str:
-    """The certificate to read: failures one by one, what passed and what is n/a in one entry a criterion."""
-    out, groups = [], {}
+    """The certificate to read: a line a question, with the variables that do not pass and the worst value."""
+    out = []
     for line in lines:
-        groups.setdefault(line["name"].rpartition(", ")[0], []).append(line)
-    for criterion, group in groups.items():
-        by_note: dict[tuple, list[str]] = {}
-        for line in group:
-            name, verdict = line["name"].rpartition(", ")[2], line["pass"]
-            number = f"{name} {line['value']:+.3g}" if verdict is not None else name
-            note = {True: "", False: f"; {notes[line['name']]}", None: f": {notes[line['name']].split('; worst')[0]}"}
-            by_note.setdefault((verdict, note[verdict]), []).append(number)
-        for (verdict, note), names in sorted(by_note.items(), key=lambda item: (False, True, None).index(item[0][0])):
-            mark = {True: "PASS", False: "FAIL", None: "n/a "}[verdict]
-            text = f"{mark}  {criterion} ({group[0]['bar']}): {', '.join(names)}{note}"
-            out += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 6, break_on_hyphens=False)
-    passed, missing = (sum(line["pass"] is verdict for line in lines) for verdict in (True, None))
-    return "\n".join([*out, f"certificate: {passed} of {len(lines)} lines passed" + f"; {missing} n/a" * (missing > 0)])
+        by_verdict: dict[str, list[str]] = {}
+        for name, one in line["variables"].items():
+            by_verdict.setdefault(one["pass"], []).append(name)
+        named = [f"{v} {' '.join(by_verdict[v])}" for v in VERDICTS if v in by_verdict and v != line["pass"]]
+        worst = "" if line["value"] is None else f"{line['value']:+.3g} "
+        worst += "({:+.3g} to {:+.3g}) ".format(*line["interval"]) if line["interval"] else ""
+        whole = [" ".join(by_verdict[line["pass"]]), f"worst {worst}{notes[line['name']]}", *named]
+        text = f"{line['pass']:<9}  {line['name']} ({line['bar']}): {'; '.join(whole)}"
+        out += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False)
+    counts = [f"{sum(line['pass'] == v for line in lines)} {v}" for v in reversed(VERDICTS)]
+    return "\n".join([*out, f"certificate: {len(lines)} lines, {', '.join(counts)}"])
 
 
 # ---- values, each for one lead
 
 
 def _score(name: str, key: str = "") -> Callable:
-    return lambda by_lead, k: by_lead[k].get(name, {}).get(key) if key else by_lead[k].get(name)
+    """A score, of one threshold if `key` names it; of several bands or periods those that the domain is large enough
+    for."""
+
+    def value(entry: dict) -> np.ndarray | dict | None:
+        found = entry.get(name, {}).get(key) if key else entry.get(name)
+        return _defined(found, "cells") if isinstance(found, dict) else found
+
+    return value
 
 
-def _power_ratios(by_lead: dict, key: str) -> dict:
-    """Of the bands that the domain is large enough for."""
-    entry = by_lead[key]
-    known = {b: v for b, v in entry.get("power_ratio", {}).items() if b in SHARP_BANDS and _finite(v)}
-    coherence = entry.get("coherence", {})
-    named = {f"{b} cells, coherence {_two(coherence.get(b))}": v for b, v in known.items()}
-    return named or {"any band (masked cells, a constant field, or a domain too small)": None}
+def _bands(name: str, bands: list[str]) -> Callable:
+    return lambda entry: _defined({b: v for b, v in entry.get(name, {}).items() if b in bands}, "cells")
+
+
+def _defined(values: dict, unit: str) -> dict:
+    known = {f"{k} {unit}": v for k, v in values.items() if v is not None and np.isfinite(v[0])}
+    return known or {f"any of {', '.join(values) or 'the scores'} (masked cells, a constant field, or a domain too "
+                     "small)": None}  # fmt: skip
+
+
+def _coherence_gain(entry: dict) -> dict:
+    own, other = (entry.get(k, {}) for k in ("coherence", "persistence_coherence"))
+    pairs = {b: (own.get(b), other.get(b)) for b in SHARP_BANDS}
+    return _defined({b: None if p is None or q is None else p - q for b, (p, q) in pairs.items()}, "cells")
 
 
 def _fss_gain(reference: str, own: str) -> Callable:
     """FSS of rain over the window nearest to WINDOW, above that of a baseline."""
 
-    def value(by_lead: dict, key: str) -> dict:
-        entry = by_lead[key]
+    def value(entry: dict) -> dict:
         windows = entry.get(f"{reference}_fss", {}).get(RAIN, {})
         if not windows or own not in entry:
             return {reference: None}
         window = min(windows, key=lambda km: abs(float(km) - WINDOW))
-        a, b = entry[own][RAIN][window], windows[window]
-        return {f"{float(window):g} km": a - b if _finite(a) and _finite(b) else None}
+        return {f"{float(window):g} km": entry[own][RAIN][window] - windows[window]}
 
     return value
 
 
-def _line_index(by_lead: dict, key: str) -> dict:
-    """The mean over the three nearest leads by period, because chance moves a single one."""
-    near = sorted(by_lead, key=lambda k: (abs(float(k) - float(key)), float(k)))[:3]
-    values: dict[str, list[float]] = {}
-    for k in near:
-        for period, v in by_lead[k].get("line_index", {}).items():
-            values.setdefault(f"{period} cells", []).extend([v] if _finite(v) else [])
-    means = {where: sum(v) / len(v) for where, v in values.items() if v}
-    return means or {"any period (masked cells, a constant field, or a domain too small)": None}
-
-
-def _timing(by_lead: dict, key: str) -> float | None:
-    """Against the better of the truth one step earlier and later."""
-    entry = by_lead[key]
-    near = [entry[k] for k in ("early_rmse", "late_rmse") if _finite(entry.get(k))]
-    return _ratio(entry.get("timing_rmse"), min(near)) if near else None
-
-
-def _ratio(a: float | None, b: float | None) -> float | None:
-    """a / b of two errors, at most 99 (also if b is 0); None if either is missing or both are 0."""
-    if not _finite(a) or not _finite(b) or not (a > 0 or b > 0):
+def _timing(entry: dict) -> np.ndarray | None:
+    """Against the better of the truth one step earlier and later; at most 99 (also if that is met exactly)."""
+    near = [entry[k] for k in ("early_rmse", "late_rmse") if entry.get(k) is not None and np.isfinite(entry[k][0])]
+    if not near:
         return None
-    return min(99.0, a / b) if b > 0 else 99.0
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _two(value: float | None) -> str:
-    return f"{value:.2f}" if _finite(value) else "-"
+    own, other = np.asarray(entry["timing_rmse"]), min(near, key=lambda v: v[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.minimum(np.where((own > 0) | (other > 0), own / other, np.nan), 99.0)
 
 
 def _lead_text(key: str) -> str:

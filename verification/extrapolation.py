@@ -4,14 +4,12 @@
     extrapolate(frames, 3)     (3, y, x), the last frame carried on along its motion
 
 Our own motion is sought from coarse to fine: one displacement for the whole domain by correlation, then iterated
-Lucas-Kanade (Lucas and Kanade 1981) over all pairs of frames at once. `method="pysteps"` takes motion and transport
-from pysteps (lucaskanade, which needs opencv). Both are backward semi-Lagrangian with a steady motion (Germann and
-Zawadzki 2002, Mon. Wea. Rev. 130, 2859-2873). Both obey one rule for air that comes from where nothing is known: from
-beyond the domain the nearest edge cell is taken, from a gap in the data the cell keeps its analysis. So a forecast
-lacks no cell that persistence has.
+Lucas-Kanade (Lucas and Kanade 1981) over all pairs of frames at once. Transport is backward semi-Lagrangian with a
+steady motion (Germann and Zawadzki 2002, Mon. Wea. Rev. 130, 2859-2873). For air that comes from where nothing is
+known there is one rule: from beyond the domain the nearest edge cell is taken, from a gap in the data the cell keeps
+its analysis. So a forecast lacks no cell that persistence has.
 """
 
-import importlib.util
 import math
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLOOR, CEILING = 5.0, 60.0  # dBZ, weaker echo counts as none and stronger as this while motion is sought
-REACH = 16.0  # cells per frame, the fastest motion
+FASTEST = 30.0  # m s-1, the fastest motion of storms
 SMALLEST = 8  # cells, shorter side of the coarsest grid
 FINEST = 768  # cells, longer side of the finest grid on which motion is sought
 WINDOW = 3.0  # cells of each grid, standard deviation of the Gaussian within which motion is taken as one
@@ -30,32 +28,29 @@ ODD = 2.0  # root mean square changes; a larger change between frames (growth, d
 TRAJECTORY_PASSES = 2  # to find the motion in the middle of a step, from that of the step before
 
 
-def extrapolate(frames: np.ndarray, steps: int, method: str = "own") -> np.ndarray:
+def reach_of(step: np.timedelta64, spacing: float) -> float:
+    """The fastest motion in cells per frame, for frames `step` apart and cells `spacing` (m) wide."""
+    return max(2.0, FASTEST * float(step / np.timedelta64(1, "s")) / spacing)
+
+
+def extrapolate(frames: np.ndarray, steps: int, reach: float = 16.0) -> np.ndarray:
     """The last of `frames` at 1..steps frame intervals later, (steps, y, x) float32.
 
     frames (n, y, x) in dBZ at equal intervals, oldest first, the last is the analysis; NaN where nothing is known.
-    Without anything that moves (one frame, no echo, a constant field) the result is persistence.
+    reach: the fastest motion in cells per frame. Without anything that moves (one frame, no echo, a constant field)
+    the result is persistence.
     """
     frames = np.asarray(frames, np.float32)
     if frames.ndim != 3 or not len(frames) or steps < 1:
         raise ValueError(f"expected frames (n, y, x) and steps >= 1, got shape {frames.shape} and steps = {steps}")
-    flow, analysis = motion(frames, method), frames[-1]
-    own = transport(analysis, flow, steps)
-    if method == "own" or not flow.any():
-        return own
-    from pysteps.extrapolation import semilagrangian
-
-    moved = semilagrangian.extrapolate(analysis, flow[::-1].astype(np.float64), steps, allow_nonfinite_values=True)
-    return np.where(np.isfinite(moved), moved, own).astype(np.float32)  # NaN where the rule above decides
+    return transport(frames[-1], motion(frames, reach), steps)
 
 
-def motion(frames: np.ndarray, method: str = "own") -> np.ndarray:
+def motion(frames: np.ndarray, reach: float = 16.0) -> np.ndarray:
     """Motion (2, y, x) float32 in cells per frame, along rows (down) and columns (right); frames as `extrapolate`.
 
     Only the latest frames without a featureless one between them are used; zero where fewer than two are left.
     """
-    if method not in ("own", "pysteps"):
-        raise ValueError(f"got method {method!r}, expected own or pysteps")
     fields = torch.as_tensor(np.asarray(frames, np.float32))
     known = fields.isfinite()
     echo = torch.where(known, fields.clamp(FLOOR, CEILING) - FLOOR, 0.0)
@@ -65,9 +60,7 @@ def motion(frames: np.ndarray, method: str = "own") -> np.ndarray:
     first = featureless[-1] + 1 if featureless else 0
     if len(fields) - first < 2:
         return np.zeros((2, *fields.shape[1:]), np.float32)
-    if method == "pysteps":
-        return _pysteps_motion(fields[first:].numpy())
-    return _own_motion(echo[first:], known[first:].float()).numpy()
+    return _find_motion(echo[first:], known[first:].float(), reach).numpy()
 
 
 def transport(analysis: np.ndarray, flow: np.ndarray, steps: int) -> np.ndarray:
@@ -90,19 +83,7 @@ def transport(analysis: np.ndarray, flow: np.ndarray, steps: int) -> np.ndarray:
     return torch.stack(forecasts).numpy()
 
 
-def pysteps_installed() -> bool:
-    """Whether pysteps and opencv, which its Lucas-Kanade needs, can be imported."""
-    return all(importlib.util.find_spec(name) for name in ("pysteps", "cv2"))
-
-
-def _pysteps_motion(frames: np.ndarray) -> np.ndarray:
-    from pysteps.motion.lucaskanade import dense_lucaskanade
-
-    echo = np.where(frames < FLOOR, FLOOR - 15.0, frames)  # as pysteps' own threshold and zero value do; keeps NaN
-    return np.ascontiguousarray(dense_lucaskanade(echo, verbose=False)[::-1], dtype=np.float32)
-
-
-def _own_motion(echo: Tensor, known: Tensor) -> Tensor:
+def _find_motion(echo: Tensor, known: Tensor, reach: float) -> Tensor:
     """echo (n, y, x) in dBZ above FLOOR, known (n, y, x) 0 or 1 -> motion (2, y, x) in cells per frame."""
     H, W = echo.shape[1:]
     coarsest = max(0, int(math.log2(min(H, W) / SMALLEST)))
@@ -112,13 +93,13 @@ def _own_motion(echo: Tensor, known: Tensor) -> Tensor:
     for _ in range(coarsest):
         grids.append(F.avg_pool2d(grids[-1], 2))
     level = max(finest, min(1, coarsest))
-    shift = _whole_displacement(*grids[level], REACH / 2**level) * 2.0 ** (level - coarsest)
+    shift = _whole_displacement(*grids[level], reach / 2**level) * 2.0 ** (level - coarsest)
     flow = shift[:, None, None].expand(2, *grids[-1].shape[2:])
     for level in range(coarsest, finest - 1, -1):
         if level < coarsest:
             flow = 2 * F.interpolate(flow[None], scale_factor=2, mode="bilinear")[0]
         for _ in range(PASSES):
-            flow = _lucas_kanade(*grids[level], flow).clamp(-REACH / 2**level, REACH / 2**level)
+            flow = _lucas_kanade(*grids[level], flow).clamp(-reach / 2**level, reach / 2**level)
     if finest:
         flow = 2**finest * F.interpolate(flow[None], scale_factor=2**finest, mode="bilinear")[0]
     return flow[:, :H, :W]

@@ -2,13 +2,16 @@
 
 import math
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from data.command import nearest
-from data.grid import Grid, same_grid
+from data.boundary import davies
+from data.command import fault, nearest
+from data.grid import Grid, read_grid, same_grid
+from data.metadata import KIND, conversion
 from data.store import Store, open_zarr
 from data.times import hours_of, parse_duration, parse_time, show
 from data.variables import lookup
@@ -20,19 +23,30 @@ WINDOWS = (9.0, 33.0, 57.0, 93.0)  # km, widths of the FSS windows before they a
 CACHE_BYTES = 0.5e9  # truth hours kept decoded, since forecasts overlap
 HOUR = np.timedelta64(1, "h")
 NONE = np.timedelta64(0, "ns")
+# how others name the coordinates of a forecast (WeatherBench 2, cfgrib), if no CF standard_name says which they are
+LAYOUT = {
+    "init_time": ("forecast_reference_time", ("init_time", "time", "forecast_reference_time")),
+    "lead_time": ("forecast_period", ("lead_time", "prediction_timedelta", "step")),
+}
+MEMBERS = ("number", "member", "members", "ensemble", "realization", "sample", "ens")
+COLUMNS = ("x", "lon", "longitude", "rlon", "west_east")  # names of the dimension from west to east
+UNITS = {"ns": 1, "nanoseconds": 1, "us": 10**3, "microseconds": 10**3, "ms": 10**6, "milliseconds": 10**6}
 
 
 class Fields:
-    """Fields of forecast and truth as {name: (y, x) float32}, raised to the floor at which they are scored."""
+    """Fields of forecast and truth as {name: (y, x) float32}, raised to the floor at which they are scored and in the
+    units of the variables table."""
 
     def __init__(self, forecast: xr.Dataset, store: Store, names: list[str]):
         self.names, self.store, self.truth_names = names, store, store.choose(names)
+        self.init_times, self.leads = forecast["init_time"].values, forecast["lead_time"].values
         self.variables = [forecast[name].variable for name in names]
+        self.units = [conversion_of(name, forecast[name].attrs) for name in names]
         field_bytes = 4 * len(names) * math.prod(store.grid.shape)
         self.truth = lru_cache(maxsize=max(4, int(CACHE_BYTES / field_bytes)))(self.read_truth)
         self.forecast = lru_cache(maxsize=3)(self._read_forecast)
         # zarr reads the chunks of small fields together in a fraction of the time
-        small = field_bytes * forecast.sizes["lead_time"] < CACHE_BYTES / 4
+        small = field_bytes * len(self.leads) < CACHE_BYTES / 4
         self._leads = lru_cache(maxsize=1)(lambda i: [v[i].values if small else v[i] for v in self.variables])
 
     def read_truth(self, time: np.datetime64) -> dict[str, np.ndarray]:
@@ -41,9 +55,25 @@ class Fields:
             return {}
         return self._floored(self.store.load(time, self.truth_names))
 
+    def index(self, init: np.datetime64, lead: np.timedelta64) -> tuple[int, int] | None:
+        """The indices of an initial and a lead time, None if the forecast lacks one of them."""
+        i, j = (np.flatnonzero(a == t) for a, t in ((self.init_times, init), (self.leads, lead)))
+        return (int(i[0]), int(j[0])) if len(i) and len(j) else None
+
+    def analysis(self, i: int) -> dict[str, np.ndarray]:
+        """What was known at the i-th initial time: lead 0, or the truth if the forecast begins later."""
+        zero = self.index(self.init_times[i], NONE)
+        return self.forecast(*zero) if zero else self.truth(self.init_times[i])
+
+    def in_units(self, forecast: xr.Dataset) -> xr.Dataset:
+        """Some variables of the forecast, loaded, in the units of the variables table."""
+        units = dict(zip(self.names, self.units, strict=True))
+        return forecast.assign({n: v * units[n][0] + units[n][1] for n, v in forecast.load().data_vars.items()})
+
     def _read_forecast(self, i: int, j: int) -> dict[str, np.ndarray]:
         """The forecast of the i-th initial and the j-th lead time."""
-        return self._floored([np.asarray(v[j]) for v in self._leads(i)])
+        pairs = zip(self._leads(i), self.units, strict=True)
+        return self._floored([np.float32(np.asarray(v[j]) * factor + offset) for v, (factor, offset) in pairs])
 
     def _floored(self, fields) -> dict[str, np.ndarray]:
         """max(x, floor) by variable, alike for forecast, truth and baselines; NaN stays."""
@@ -52,35 +82,123 @@ class Fields:
 
 
 def open_forecast(path: str) -> xr.Dataset:
-    """The forecast store, lazy, with lead_time as timedelta64; ValueError if it is not one."""
-    fix = "Fix: make one with `.venv/bin/python infer_iterative.py --checkpoint FILE --zarr STORE --out FORECAST.zarr`"
+    """A forecast store, ours or another's, lazy, with dimensions (init_time, lead_time, rows, columns) and lead_time as
+    timedelta64; ValueError if it is not one."""
+    make = "make one with `.venv/bin/python infer_iterative.py --checkpoint FILE --zarr STORE --out FORECAST.zarr`"
     if "://" not in path and not Path(path).exists():
-        raise ValueError(f"{path}: no such forecast store, expected a zarr directory. {fix}")
+        raise fault(path, "no such forecast store", "a zarr directory", make)
     dataset = open_zarr(path)
-    kind, fields = dataset.attrs.get("hourcast_kind"), [v for v in dataset.data_vars.values() if v.ndim == 4]
-    if kind != "forecast" or not fields or not {"init_time", "valid_time"} <= set(dataset.variables):
-        raise ValueError(f"{path}: got {f'a {kind}' if kind else 'another kind of'} store, expected a forecast. {fix}")
-    leads = dataset["valid_time"].values - dataset["init_time"].values[:, None]
-    if np.isnat(leads).any() or (leads != leads[0]).any() or not (leads[0] == NONE).any():
-        raise ValueError(f"{path}: valid_time is not init_time + lead_time with a lead of 0, expected both. {fix}")
-    return dataset.assign_coords(lead_time=leads[0])
+    if (kind := dataset.attrs.get(KIND, "forecast")) != "forecast":
+        raise fault(path, f"a {kind} store", "a forecast", make)
+    for name, (standard, others) in LAYOUT.items():
+        flat = {str(n): v for n, v in dataset.variables.items() if v.ndim <= 1}
+        own = [n for n, v in flat.items() if v.attrs.get("standard_name") == standard]
+        own += [n for n in others if n in flat]
+        if not own:
+            raise fault(path, f"another kind of store, without {' or '.join(others)}", "a forecast", make)
+        dataset = dataset.set_coords(own[0])
+        if dataset[own[0]].ndim == 0:  # one run, or one lead
+            dataset = dataset.expand_dims(own[0])
+        dataset = dataset.rename({n: name for n in {own[0], *dataset[own[0]].dims} if n != name})
+    dataset = dataset.assign_coords(lead_time=read_leads(path, dataset["lead_time"].variable))
+    inits, leads = (dataset[name].values for name in LAYOUT)
+    if inits.dtype.kind != "M" or np.isnat(inits).any() or len(set(inits.tolist())) < len(inits):
+        raise fault(f"{path}: init_time", f"{inits[:3]} ...", "times, each once", "write its CF units")
+    valid = inits[:, None] + leads
+    if "valid_time" in dataset.variables and not np.array_equal(np.ravel(dataset["valid_time"].values), valid.ravel()):
+        raise fault(path, "a valid_time that is not init_time + lead_time", "their sum", make)
+    fields = {}
+    for name, v in dataset.data_vars.items():
+        if {"init_time", "lead_time"} <= set(v.dims) and v.dtype.kind in "fiu" and v.ndim >= 4:
+            refuse_members(path, dataset, v)
+            v = v.squeeze([d for d in v.dims[:-2] if v.sizes[d] == 1 and d not in LAYOUT], drop=True)
+            if v.ndim == 4:
+                fields[name] = v.transpose("init_time", "lead_time", *rows_and_columns(dataset, v))
+    if not fields:
+        raise fault(path, "no array (init_time, lead_time, rows, columns)", "at least one", make)
+    return dataset.assign(fields)
+
+
+def read_leads(path: str, lead: xr.Variable) -> np.ndarray:
+    """Lead times as timedelta64[ns] by their units; ValueError if they have none, or one is missing or below 0."""
+    units = str(lead.attrs.get("units", lead.encoding.get("units", "")))
+    values = np.atleast_1d(lead.values)
+    if values.dtype.kind != "m":
+        if not units or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise fault(f"{path}: lead_time", f"{values[:3]} in {units or 'no unit'}", "times with units such as hours",
+                        "set the units attribute of the lead times")  # fmt: skip
+        nanoseconds = UNITS.get(units) or int(parse_duration(f"1 {units}", "lead_time").astype(np.int64))
+        values = np.round(values.astype(np.float64) * nanoseconds).astype("timedelta64[ns]")
+    values = values.astype("timedelta64[ns]")
+    if np.isnat(values).any() or len(np.unique(values)) < len(values) or values.min() < NONE or values.max() == NONE:
+        raise fault(f"{path}: lead_time", f"{values[:3]} ...", "times from 0 on, each once, one of them above 0",
+                    "write them again")  # fmt: skip
+    return values
+
+
+def refuse_members(path: str, dataset: xr.Dataset, v: xr.DataArray) -> None:
+    """ValueError for an ensemble: a score of one forecast is not that of many."""
+    for dim in v.dims:
+        standard = dataset[dim].attrs.get("standard_name") if dim in dataset.variables else ""
+        if (str(dim).lower() in MEMBERS or standard == "realization") and v.sizes[dim] > 1:
+            raise fault(path, f"the dimension {dim} of {v.sizes[dim]} members in {v.name}", "one forecast per time",
+                        f"write one of them, ds.isel({dim}=0), or their mean, ds.mean({str(dim)!r})")  # fmt: skip
+
+
+def rows_and_columns(dataset: xr.Dataset, v: xr.DataArray) -> list[str]:
+    """The two dimensions of space of a field, rows first."""
+
+    def is_column(dim: str) -> bool:
+        about = dataset[dim].attrs if dim in dataset.coords else {}
+        return about.get("axis") == "X" or "longitude" in about.get("standard_name", "") or dim.lower() in COLUMNS
+
+    space = [str(d) for d in v.dims if d not in LAYOUT]
+    return space[::-1] if is_column(space[0]) and not is_column(space[1]) else space
+
+
+def conversion_of(name: str, attributes: dict) -> tuple[float, float]:
+    """(factor, offset) to the unit of the variables table; ValueError for a unit that it does not know."""
+    wanted, units = lookup(name).units, attributes.get("units")
+    if wanted and units is None:
+        print(f"note: {name} has no units attribute; read as {wanted}")
+    if not wanted or units in (None, wanted):
+        return 1.0, 0.0
+    if (found := conversion(str(units), wanted)) is None:
+        raise fault(name, f"the unit {units!r}", f"{wanted} or one that becomes it", "convert it and write it again")
+    return found
 
 
 def choose(path: str, forecast: xr.Dataset, variables: list[str]) -> list[str]:
     """The forecast's names of the variables to score; ValueError, with the nearest name, for one it does not have."""
     order = forecast.attrs.get("variables") or list(forecast.data_vars)
-    names = [n for n in order if n in forecast.data_vars and forecast[n].dims[:2] == ("init_time", "lead_time")]
+    names = [n for n in order if n in forecast.data_vars and forecast[n].dims[:2] == tuple(LAYOUT)]
     names = [n for n in names if forecast[n].ndim == 4]
     by_table, chosen = {lookup(n).name: n for n in names}, []
     for wanted in variables or names:
         name = wanted if wanted in names else by_table.get(lookup(wanted).name)
         if name is None:
-            raise ValueError(
-                f"{path}: got no variable {wanted!r}, expected one of the forecast's. "
-                f"Nearest: {nearest(wanted, names)}. Fix: name another with --variables"
-            )
+            raise fault(path, f"no variable {wanted!r}", f"one of the forecast's. Nearest: {nearest(wanted, names)}",
+                        "name another with --variables")  # fmt: skip
         chosen.append(name)
     return list(dict.fromkeys(chosen))
+
+
+def open_on(path: str, variables: list[str], store: Store) -> tuple[xr.Dataset, list[str]]:
+    """A forecast store with its cells in the order of the truth's, and its names of the variables to score; without a
+    choice those that the truth has. ValueError if the cells are not the same."""
+    forecast = open_forecast(path)
+    names = choose(path, forecast, variables)
+    if not variables:
+        truth = {lookup(n).name for n in store.names}
+        names = [n for n in names if lookup(n).name in truth] or names
+    dims = forecast[names[0]].dims[2:]
+    for flips in product((1, -1), repeat=2):
+        turned = forecast.isel({d: slice(None, None, f) for d, f in zip(dims, flips, strict=True) if f < 0})
+        grid = read_grid(turned, dims)
+        if grid.latitude is None or same_grid(grid, store.grid):
+            break
+    check_grid(path, grid, store.path, store.grid)
+    return turned, names
 
 
 def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid) -> None:
@@ -93,26 +211,26 @@ def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid)
         )
 
 
-def find_cases(path: str, store: Store, valid: np.ndarray, leads: np.ndarray) -> tuple[list[tuple[int, int]], int]:
-    """Indices (initial time, lead time) with truth, and how many are without; ValueError if all are.
-
-    valid: (init_time, lead_time) datetime64; leads: (lead_time,) timedelta64."""
-    cases = [(i, j) for i in range(len(valid)) for j in range(len(leads)) if leads[j] > NONE]
-    scored = [(i, j) for i, j in cases if store.has(valid[i, j])]
+def find_cases(fields: Fields) -> tuple[list[tuple[int, int]], int]:
+    """Indices (initial time, lead time) with truth and an analysis, and how many are without; ValueError if all are."""
+    store, valid = fields.store, fields.init_times[:, None] + fields.leads
+    cases = [(i, j) for i in range(len(valid)) for j in np.flatnonzero(fields.leads > NONE)]
+    known = [(fields.leads == NONE).any() or store.has(t) for t in fields.init_times]
+    scored = [(i, int(j)) for i, j in cases if known[i] and store.has(valid[i, j])]
     if not scored:
-        raise ValueError(
-            f"{path}: got no valid time of the forecast ({show(valid.min())} to {show(valid.max())}), expected at "
-            f"least one among {show(store.times.min())} to {show(store.times.max())}. "
-            "Fix: name the store that holds these hours with --zarr"
-        )
+        raise fault(
+            store.path, f"no valid time of the forecast ({show(valid.min())} to {show(valid.max())})",
+            f"at least one among {show(store.times.min())} to {show(store.times.max())}",
+            "name the store that holds these hours with --zarr",
+        )  # fmt: skip
     return scored, len(cases) - len(scored)
 
 
 def step_of(forecast: xr.Dataset) -> np.timedelta64:
-    """The model's step: the attribute `lead`, or else the shortest distance between lead times."""
+    """The model's step: the attribute `lead`, or else the shortest distance between lead times, 0 among them."""
     if forecast.attrs.get("lead"):
         return parse_duration(forecast.attrs["lead"], "lead")
-    return np.diff(np.unique(forecast["lead_time"].values)).min(initial=np.timedelta64(10**9, "s").astype("m8[ns]"))
+    return np.diff(np.unique(np.append(forecast["lead_time"].values, NONE))).min()
 
 
 def outside_test(init_times: np.ndarray, split: dict) -> list[np.datetime64]:
@@ -122,32 +240,40 @@ def outside_test(init_times: np.ndarray, split: dict) -> list[np.datetime64]:
     return [t for t in init_times if start is None or t < start]
 
 
-def training_hours(times: np.ndarray, split: dict) -> np.ndarray:
-    """The times of the truth store that lie in the training part, sorted."""
-    if not split.get("train"):
-        return times[:0]
-    first, last = (parse_time(t, "split") for t in split["train"])
-    return np.sort(times[(times >= first) & (times <= last)])
+def training_hours(times: np.ndarray, split: dict, end: np.datetime64 | None = None) -> np.ndarray:
+    """The times that lie in the training part, sorted; without one those before `end`, if it is given."""
+    if split.get("train"):
+        first, last = (parse_time(t, "split") for t in split["train"])
+        return np.sort(times[(times >= first) & (times <= last)])
+    return times[:0] if end is None else np.sort(times[times < end])
 
 
-def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int], statistics: dict) -> Measure:
+def measure_of(name: str, spacing: tuple[float, float], shape: tuple[int, int]) -> Measure:
     """How a variable is scored: reflectivity by thresholds and windows too, those fitted to the domain."""
     cell_km = round(float(np.mean(spacing)) / 1000, 3)
-    common = {"cell": cell_km, "name": name, "std": statistics.get(name, {}).get("std")}
     if lookup(name).name != "REFC":
-        return Measure(spacing, **common)
+        return Measure(spacing, cell=cell_km)
     windows = dict.fromkeys(window_cells(w, cell_km, shape) for w in WINDOWS)
-    return Measure(spacing, THRESHOLDS, tuple(windows), **common)
+    return Measure(spacing, THRESHOLDS, tuple(windows), cell_km)
 
 
-def clipped_shares(forecast: xr.Dataset, name: str, cases: list[tuple[int, int]]) -> dict[str, float]:
-    """Mean share of cells outside the physical bounds before clipping, by lead key; {} if the store has none."""
-    variable, by_lead = f"{name}_clipped_share", {}
-    if variable in forecast.data_vars:
-        shares = forecast[variable].values
-        for i, j in cases:
-            by_lead.setdefault(lead_key(forecast["lead_time"].values[j]), []).append(float(shares[i, j]))
-    return {lead: float(np.mean(values)) for lead, values in by_lead.items()}
+def strip_of(path: str, forecast: xr.Dataset, shape: tuple[int, int]) -> int:
+    """Cells along the edge that boundary data gave: the attribute boundary_width, or the rule of data/boundary.py if
+    the forecast says that it had boundary data and not how wide; 0 without."""
+    width = forecast.attrs.get("boundary_width")
+    if width is None:
+        width = (davies(shape)[shape[0] // 2] > 1e-6).sum() // 2 if forecast.attrs.get("boundary") else 0
+    elif not isinstance(width, int) or not 0 <= width < min(shape) / 2:
+        raise fault(f"{path}: boundary_width", f"{width!r}", f"cells, under half of {min(shape)}", "write it again")
+    return int(width)
+
+
+def clipped_shares(forecast: xr.Dataset, names: list[str]) -> dict[str, np.ndarray]:
+    """Share of cells outside the physical bounds before clipping, (init_time, lead_time) by variable; NaN if the store
+    has none."""
+    shape, held = (forecast.sizes["init_time"], forecast.sizes["lead_time"]), forecast.data_vars
+    shares = {n: f"{n}_clipped_share" for n in names}
+    return {n: held[s].values if s in held else np.full(shape, np.nan) for n, s in shares.items()}
 
 
 def lead_key(lead: np.timedelta64) -> str:

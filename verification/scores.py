@@ -1,11 +1,10 @@
 """Scores of one field against its truth, as sums that add over cases before any ratio or root is taken.
 
 Every `*_sums` function takes (y, x) fields, numpy or torch, and returns numbers or arrays that add key by key over
-cases. The functions below them turn sums into a score, NaN if there is nothing to divide by (a CSI without an event).
-`scored` (y, x) is True where a cell counts, None for all of them.
+cases. The functions below them turn sums into a score, element by element if the sums carry an axis of bootstrap draws,
+and NaN if there is nothing to divide by (a CSI without an event). `scored` (y, x) is True where a cell counts, None for
+all of them.
 """
-
-import math
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ def error_sums(forecast, truth, scored=None) -> dict[str, float]:
 
 def rmse(sums: dict) -> float:
     """Root of the mean squared error over cells and cases, in the field's unit."""
-    return math.sqrt(ratio(sums["squared"], sums["n"]))
+    return np.sqrt(ratio(sums["squared"], sums["n"]))
 
 
 def mae(sums: dict) -> float:
@@ -48,7 +47,7 @@ def bias(sums: dict) -> float:
 
 def std_ratio(sums: dict) -> float:
     """Spatial standard deviation of the forecast over that of the truth: below 1 is smoothed."""
-    return math.sqrt(ratio(sums["variation_forecast"], sums["variation_truth"]))
+    return np.sqrt(ratio(sums["variation_forecast"], sums["variation_truth"]))
 
 
 def skill(error: float, reference: float) -> float:
@@ -66,7 +65,18 @@ def pooled_std(sums: dict) -> float:
     """Standard deviation over cells and cases together, about their overall mean; from summed `moments`."""
     square = ratio(sums["square"], sums["n"])
     variance = square - ratio(sums["sum"], sums["n"]) ** 2
-    return math.sqrt(variance) if variance > 1e-14 * square else 0.0 * variance  # below that it is rounding
+    return np.sqrt(np.where(variance > 1e-14 * square, variance, 0.0 * variance))[()]  # below that it is rounding
+
+
+def anomaly_sums(forecast, truth, normal, scored=None) -> dict[str, float]:
+    """Products of the departures of forecast and truth from `normal` (the climatology), for `correlation`."""
+    forecast, truth = _cells(forecast - normal, scored), _cells(truth - normal, scored)
+    return {"cross": float(forecast @ truth), "forecast": float(forecast @ forecast), "truth": float(truth @ truth)}
+
+
+def correlation(sums: dict) -> float:
+    """The anomaly correlation (uncentred, over cells and cases): 1 is perfect, about 0 the weather of another day."""
+    return ratio(sums["cross"], np.sqrt(sums["forecast"] * sums["truth"]))
 
 
 def contingency(forecast, truth, threshold: float, scored=None) -> dict[str, float]:
@@ -136,23 +146,10 @@ def window_cells(width: float, spacing: float, shape: tuple[int, int]) -> int:
     return max(3, min(odd, widest - (widest + 1) % 2))
 
 
-def edge_width(shape: tuple[int, int]) -> int:
-    """Cells from the boundary that count as the edge band: 35, at most 8 % of the shorter side, at least 1."""
-    return max(1, min(35, int(0.08 * min(shape))))
-
-
-def edge_sums(forecast, truth, scored=None) -> np.ndarray:
-    """(2, 2): squared error and number of cells in the edge band and in the interior."""
-    scored = np.ones(np.shape(truth), bool) if scored is None else np.asarray(scored)
-    square = np.where(scored, np.asarray(forecast, float) - truth, 0.0) ** 2
-    inner = (slice(edge_width(square.shape), -edge_width(square.shape)),) * 2
-    whole, inside = ([square[i].sum(), float(scored[i].sum())] for i in (..., inner))
-    return np.array([np.subtract(whole, inside), inside])
-
-
-def ratio(a: float, b: float) -> float:
-    """a / b, NaN where b is 0."""
-    return a / b if b else math.nan
+def ratio(a, b):
+    """a / b, NaN where b is 0; element by element."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b != 0)[()]
 
 
 def _window_shares(events: Tensor, window: int) -> Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verification.scores import ratio
+
 # Wavelength bands in grid lengths; on 3 km: 6-15, 15-30, 30-60 and 60-200 km.
 BANDS = ((2, 5), (5, 10), (10, 20), (20, 67))
 BAND_NAMES = tuple(f"{low}-{high}" for low, high in BANDS)
@@ -30,7 +32,8 @@ def spectrum_sums(forecast, truth, spacing: tuple[float, float], detail: bool = 
     """
     fields = torch.stack([torch.as_tensor(forecast), torch.as_tensor(truth)])
     if not bool(torch.isfinite(fields).all()):
-        return dict.fromkeys(("bands", "rings", "lines") if detail else ("bands",), np.nan)
+        shapes = {"bands": (3, len(BANDS))} | ({"rings": (4, 1), "lines": (len(PERIODS), 2)} if detail else {})
+        return {k: np.full(shape, np.nan) for k, shape in shapes.items()}
     H, W = fields.shape[1:]
     tile, spacing = (tile_side(H), tile_side(W)), tuple(map(float, spacing))
     window = _window(tile)
@@ -50,16 +53,14 @@ def spectrum_sums(forecast, truth, spacing: tuple[float, float], detail: bool = 
     return {"bands": bands} | more
 
 
-def power_ratio(bands) -> list[float]:
-    """Power of the forecast over power of the truth, by band: below 1 is blurred."""
-    forecast, truth, _ = np.broadcast_to(bands, (3, len(BANDS)))
-    return _divide(forecast, truth)
+def power_ratio(bands: np.ndarray) -> np.ndarray:
+    """Power of the forecast over power of the truth, by band: below 1 is blurred. bands: (..., 3, bands)."""
+    return ratio(bands[..., 0, :], bands[..., 1, :])
 
 
-def coherence(bands) -> list[float]:
+def coherence(bands: np.ndarray) -> np.ndarray:
     """Re sum P T* / sqrt(sum |P|^2 sum |T|^2), by band: 1 is in place, 0 is detail in the wrong place."""
-    forecast, truth, cross = np.broadcast_to(bands, (3, len(BANDS)))
-    return _divide(cross, np.sqrt(forecast * truth))
+    return ratio(bands[..., 2, :], np.sqrt(bands[..., 0, :] * bands[..., 1, :]))
 
 
 def ring_sums(modes: np.ndarray, tile: tuple[int, int], spacing: tuple[float, float]) -> np.ndarray:
@@ -74,11 +75,9 @@ def ring_sums(modes: np.ndarray, tile: tuple[int, int], spacing: tuple[float, fl
 def effective_resolution(rings) -> float:
     """The smallest wavelength, in grid lengths, down to which the forecast has at least half the truth's power: the
     end of the unbroken run of such rings that begins at the longest waves. NaN if the first ring has less."""
-    if np.ndim(rings) == 0:
-        return math.nan
     forecast, truth, k, count = rings[:, 1:]  # the first ring is the mean and waves longer than a tile
-    good = (forecast >= 0.5 * truth) & (truth > 0)
-    run = len(good) if good.all() else int(good.argmin())
+    good = np.append((forecast >= 0.5 * truth) & (truth > 0), False)
+    run = int(good.argmin())
     return float(count[run - 1] / k[run - 1]) if run else math.nan
 
 
@@ -112,9 +111,9 @@ def line_sums(modes: np.ndarray) -> np.ndarray:
     return out
 
 
-def line_index(lines) -> list[float]:
+def line_index(lines: np.ndarray) -> np.ndarray:
     """The mean of `line_sums` over cases, dB by period; above 0 the forecast has lines that the truth has not."""
-    return _divide(*np.broadcast_to(lines, (len(PERIODS), 2)).T)
+    return ratio(lines[..., 0], lines[..., 1])
 
 
 def tile_side(side: int) -> int:
@@ -182,8 +181,3 @@ def _places(tile: tuple[int, int], period: int) -> list[tuple[np.ndarray, np.nda
         ring = np.flatnonzero(square(y, x, reach + 4) & ~all_lines & (k > 1.5 / shortest))
         out.append((ring, np.flatnonzero(square(y, x, reach)), log_k - log_k[ring].mean()))
     return out
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """a / b, NaN where b is 0."""
-    return [float(x / y) if y else math.nan for x, y in zip(a, b, strict=True)]
