@@ -1,7 +1,7 @@
 """Write the report of a run: one HTML file that says how good the model is and how to go on.
 
     python make_report.py --run_dir runs/demo
-    python make_report.py --run_dir runs/demo --out report.html --zarr runs/demo/store.zarr
+    python make_report.py --run_dir runs/demo --out report.html --zarr runs/demo/other_seed.zarr
 
 Reads log.jsonl, best.pt, scores.json, forecast.zarr and the store with the truth. The report names those that are
 missing. Writes run_dir/report.html, with its images inside: it opens in any browser and needs no network.

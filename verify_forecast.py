@@ -1,6 +1,6 @@
 """Score a forecast store against the truth and against forecasts that cost nothing.
 
-    python verify_forecast.py --forecast runs/demo/forecast.zarr --zarr runs/demo/store.zarr --out runs/demo/scores.json
+    python verify_forecast.py --forecast runs/hrrr/forecast.zarr --zarr data/hrrr.zarr --out runs/hrrr/scores.json
 
     python verify_forecast.py ... --against hrrr_forecast.zarr     # another model's beside it, on the same cases
 

@@ -3,8 +3,8 @@
     python -m benchmarks.host --checkpoint runs/demo/best.pt --zarr runs/demo/other_seed.zarr
     python -m benchmarks.host ... --climate runs/demo/store.zarr --json benchmarks/results/host.json
 
-The host is made of the truth in --zarr: means over 24 km, every 3 hours, with a smooth, moving error of 0.5 K rms in
-temperatures and 1 m/s in winds. Scores leave out the strip along the edge. For each variable and lead:
+The host is made of the truth in --zarr (data/synthetic_host.py). Scores leave out the strip along the edge. For each
+variable and lead:
 
     share   (RMSE without host - RMSE with it) / (RMSE without host - RMSE with the truth at the edge)
     skill   1 - RMSE with host / RMSE of the climatology by hour of day, of the training hours in --climate
@@ -12,17 +12,16 @@ temperatures and 1 m/s in winds. Scores leave out the strip along the edge. For 
 
 import json
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
 from data.boundary import strip_width
 from data.command import fault, run
 from data.dataset import Split
 from data.store import Store
+from data.synthetic_host import coarse_times, write_host
 from data.variables import lookup
 from infer_iterative import Config as Forecast
 from infer_iterative import choose_init_times, count_steps, forecast, load_model, match_variables
@@ -30,9 +29,6 @@ from verification.climate import Climatology, estimate
 
 LEADS = (6, 12, 24)  # hours that are scored
 HOUR = np.timedelta64(1, "h").astype("timedelta64[ns]")
-MEAN, EVERY = 24_000.0, 3  # m and hours: the host's resolution
-ERROR = {"K": 0.5, "m s-1": 1.0}  # unit: rms of the host's error
-WAVES, PERIOD = 8, 24.0  # waves of the error, at most two in the domain, and the shortest period in hours
 
 
 @dataclass
@@ -50,7 +46,7 @@ def main(cfg: Config) -> None:
     names, steps = match_variables(model.checkpoint, store), count_steps(LEADS[-1], model.lead)
     asked = Forecast(cfg.checkpoint, cfg.zarr, ["test"], init_every=cfg.init_every)
     times, _ = choose_init_times(asked, store, model, steps)
-    coarse = store.times[(store.times - store.times.astype("datetime64[D]")) % (EVERY * HOUR) == 0 * HOUR]
+    coarse = coarse_times(store)
     times = times[(times >= coarse.min()) & (times + LEADS[-1] * HOUR <= coarse.max())]
     if len(times) == 0:
         raise fault(cfg.zarr, "no test hour with a day of truth after it", "some", "name a longer store")
@@ -85,44 +81,6 @@ def climatology(store: Store, split: Split, names: list[str]) -> Climatology:
     if len(times) == 0:
         raise fault(store.path, "none of the model's training hours", "some", "--climate with the training store")
     return estimate(times, lambda t: dict(zip(names, store.load(t, stored), strict=True)))
-
-
-def write_host(path: Path, store: Store, names: list[str], times: np.ndarray) -> Path:
-    """The host store of the truth at `times`, on a grid of its own."""
-    if store.grid.latitude is None or not store.grid.spacing:
-        raise fault(store.path, "cells without latitude and longitude", "both", "add them to the store")
-    (rows, down), (columns, across) = (
-        averages(n, MEAN / d) for n, d in zip(store.grid.shape, store.grid.spacing, strict=True)
-    )
-    fields = np.stack([down @ store.load(t, names) @ across.T for t in times])  # (T, C, y, x)
-    y, x = (at / n for at, n in zip((rows, columns), store.grid.shape, strict=True))
-    for c, name in enumerate(names):
-        fields[:, c] += ERROR.get(lookup(name).units, 0.0) * smooth_error((times - times[0]) / HOUR, y, x, seed=c)
-    dims = ("time", "row", "column")
-    coordinates = {n: (dims[1:], getattr(store.grid, n)[np.ix_(rows, columns)]) for n in ("latitude", "longitude")}
-    arrays = {n: (dims, fields[:, c].astype(np.float32), store.dataset[n].attrs) for c, n in enumerate(names)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr says that consolidation is not yet in the v3 specification
-        xr.Dataset(arrays, {"time": times, **coordinates}).drop_encoding().to_zarr(path)
-    return path
-
-
-def averages(cells: int, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cells (K,) about `width` apart from edge to edge, and weights (K, cells) of means over `width` around them, over
-    what lies inside the domain at its edge."""
-    at = np.unique(np.linspace(0, cells - 1, max(2, round((cells - 1) / width) + 1)).round().astype(int))
-    weights = ((width + 1) / 2 - np.abs(np.arange(cells) - at[:, None])).clip(0, 1)
-    return at, weights / weights.sum(axis=1, keepdims=True)
-
-
-def smooth_error(hours: np.ndarray, y: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
-    """(T, Y, X) of rms 1: waves that move. y and x: places as shares of the domain's sides."""
-    rng, error = np.random.default_rng(seed), 0.0
-    for _ in range(WAVES):
-        (ky, kx), period, phase = rng.uniform(-2, 2, 2), rng.uniform(1, 3) * PERIOD, rng.uniform()
-        turns = hours[:, None, None] / period + ky * y[:, None] + kx * x + phase
-        error = error + np.sqrt(2 / WAVES) * np.sin(2 * np.pi * turns)
-    return error
 
 
 def report(cfg: Config, names: list[str], rmse: dict, cases: int) -> None:

@@ -5,15 +5,16 @@ import json
 import numpy as np
 
 from benchmarks import host
+from data import synthetic_host
 from tests.conftest import hour, small_grid, weather, write_store
 from tests.model_files import write_checkpoint
 
 
 def test_a_host_is_the_mean_over_its_cells_with_an_error_of_the_stated_size():
-    at, weights = host.averages(17, 8.0)
+    at, weights = synthetic_host.averages(17, 8.0)
     assert at.tolist() == [0, 8, 16] and np.allclose(weights.sum(axis=1), 1)
     assert np.allclose(weights[1, 4:13], np.array([0.5, *[1] * 7, 0.5]) / 8) and not weights[1, :4].any()
-    error = host.smooth_error(np.arange(0, 400, 3.0), np.linspace(0, 1, 9), np.linspace(0, 1, 9), seed=0)
+    error = synthetic_host.smooth_error(np.arange(0, 400, 3.0), np.linspace(0, 1, 9), np.linspace(0, 1, 9), seed=0)
     assert 0.8 < error.std() < 1.2 and all(np.diff(error, axis=a).std() < error.std() for a in range(3))
 
 
