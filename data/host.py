@@ -45,7 +45,7 @@ class Host:
     def _open_forecasts(self, dataset: xr.Dataset, start: str | None, lead: str) -> None:
         decoded = xr.decode_cf(dataset[[lead]].reset_coords(drop=True), decode_timedelta=True)[lead]
         if start is None or dataset[start].dtype.kind != "M" or decoded.dtype.kind != "m":
-            raise fault(f"boundary: {self.path}", f"leads {lead} ({decoded.dtype}) and initial times {start}",
+            raise fault(f"boundary: {self.path}", f"leads {lead} ({decoded.dtype}), initial times {start or 'nowhere'}",
                         "both with CF units", "set their units attributes")  # fmt: skip
         dataset = dataset.assign_coords({lead: decoded.astype("timedelta64[s]").astype("timedelta64[ns]")})
         dataset = dataset if start in dataset.dims else dataset.expand_dims(start)
