@@ -196,8 +196,8 @@ def judge_variable(
     # units and bounds
     if (filled := seen["filled"] > 0).any():
         value = seen["fill"][filled][0]
-        text = (f"{value:g} in some cells, missing data that nobody declared: give the variable the attribute _FillValue "
-                f"{value:g} in the source, and build the store again")  # fmt: skip
+        text = f"{value:g} in some cells: missing data that nobody declared; give {name} in the source the attribute "
+        text += f"_FillValue {value:g}, and build the store again"
         report.fault("fill_value", text, name, times[filled], seen["filled"].sum(), bad=True)
     known, outside = np.isfinite(seen["mean"]), seen["outside"] > 0
     mean = float(seen["mean"][known].mean()) if known.any() else np.nan

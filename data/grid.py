@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from data.command import fault
+from data.variables import lookup
 
 EARTH_RADIUS = 6_371_229.0  # m, the sphere of NOAA's models
 STANDARD = {  # standard_name -> axis
@@ -46,6 +47,7 @@ class Grid:
     x: np.ndarray | None = None  # (x,) m
     projection: dict = field(default_factory=dict)  # CF grid mapping attributes
     static: dict[str, np.ndarray] = field(default_factory=dict)  # "orography" m, "land_sea_mask" 0-1: (y, x)
+    winds: str = ""  # what wind components follow: "grid", "earth" (east and north); "" or "unknown": nothing tells it
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -74,10 +76,15 @@ class Grid:
         pair = self.latitude, self.longitude
         return pair[0] is not None and bool(np.ptp(pair[0], axis=1).max() == 0 and np.ptp(pair[1], axis=0).max() == 0)
 
-    def bearing(self) -> np.ndarray:
-        """The angle (y, x) in radians by which the grid's x axis is turned from east towards north."""
+    def turn_winds(self, u, v, to: str, cell=...) -> tuple:
+        """Wind components over the grid, or in the `cell`, along the grid (to "grid") or to east and north ("earth");
+        as they are if they are so already or if nothing tells what they follow."""
+        if self.latitude is None or {self.winds, to} != {"grid", "earth"}:
+            return u, v
         phi, lam = np.radians(self.latitude), np.unwrap(np.radians(self.longitude), axis=1)
-        return np.arctan2(np.gradient(phi, axis=1), np.gradient(lam, axis=1) * np.cos(phi))
+        angle = np.arctan2(np.gradient(phi, axis=1), np.gradient(lam, axis=1) * np.cos(phi))  # of x, from the east
+        cos, sin = np.cos(angle)[cell], np.sin(angle)[cell] * (1 if to == "earth" else -1)
+        return u * cos - v * sin, u * sin + v * cos
 
 
 def letters(name) -> str:
@@ -169,6 +176,8 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
             metres = []  # numbers of cells, whatever their units say
     if len(metres) == 2:
         grid.y, grid.x = metres
+    winds = [str(n) for n in dataset.data_vars if lookup(str(n)).name in ("U10", "V10")]
+    grid.winds = wind_reference(dataset, winds[0], grid) if winds else ""
     return grid
 
 
@@ -225,13 +234,12 @@ def from_projection(projection: dict, y: tuple, x: tuple) -> tuple[np.ndarray, n
 
 
 def wind_reference(dataset: xr.Dataset, array: str, grid: Grid) -> str:
-    """Whether a wind component follows the grid ("grid") or east and north ("earth"), "" if nothing tells it. On a
-    regular grid both are the same, "earth"."""
+    """What a wind component follows, for Grid.winds. On a regular grid both are the same, "earth"."""
     about = {**dataset[array].attrs}
     if grid.regular:
         return "earth"
     if "wind_reference" in about:
-        return about["wind_reference"] if about["wind_reference"] in ("grid", "earth") else ""
+        return str(about["wind_reference"])
     if "GRIB_uvRelativeToGrid" in about:  # cfgrib's standard_name says eastward of all winds
         return "grid" if int(about["GRIB_uvRelativeToGrid"]) else "earth"
     told = " ".join(str(dataset.attrs.get(k, "")) for k in ("title", "TITLE", "source", "name", "dataset_id")).lower()

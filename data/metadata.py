@@ -43,6 +43,11 @@ def coordinates_of(grid: Grid) -> dict:
 def attributes_of(variable: Variable, grid: Grid) -> dict:
     """The CF attributes of a variable's array."""
     out = {"units": variable.units, "long_name": variable.long_name, "standard_name": variable.standard_name}
+    if variable.name in ("U10", "V10") and grid.winds:
+        out["wind_reference"] = grid.winds
+        if grid.winds == "earth":
+            towards = "eastward" if variable.name == "U10" else "northward"
+            out |= {"long_name": f"10 m {towards} wind", "standard_name": f"{towards}_wind"}
     out["grid_mapping"] = "spatial_ref" if grid.projection else ""
     return {k: v for k, v in out.items() if v}
 

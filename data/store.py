@@ -34,7 +34,7 @@ from numcodecs.blosc import Blosc
 from zarr.core.sync import sync
 
 from data.command import fault, nearest
-from data.grid import read_grid, wind_reference
+from data.grid import read_grid
 from data.metadata import KIND, conversion, replace
 from data.opening import open_zarr, parts_of, refuse_odd
 from data.times import show
@@ -112,27 +112,26 @@ class Store:
             fix = f"{rebuild(self.path)}: it converts it" if convert else "correct its units attribute, or leave it out"
             raise fault(f"{self.path}: {name}", f"units {found!r}", repr(wanted), fix)
 
-    def facts(self, names: list[str]) -> dict:
+    def facts(self) -> dict:
         """What a model and the store of its forecasts must have in common: the order of the rows, the spacing (m) and
-        what wind components follow; plain types, for checkpoints."""
-        winds = [wind_reference(self.dataset, n, self.grid) for n in names if lookup(n).name in ("U10", "V10")]
+        what winds follow; plain types, for checkpoints."""
         spacing = self.grid.spacing
-        return {"north_first": self.grid.north_first, "spacing": None if spacing is None else list(spacing),
-                "wind_reference": max(winds, default="")}  # fmt: skip
+        return {"north_first": self.grid.north_first, "winds": self.grid.winds,
+                "spacing": None if spacing is None else list(spacing)}  # fmt: skip
 
-    def refuse_other(self, facts: dict) -> None:
-        """ValueError if the store differs from these facts of another one (`facts`), as far as both know them."""
-        here = self.facts(self.names)
-        order = {True: "rows from north to south", False: "rows from south to north"}
-        wind = {"grid": "winds along the grid", "earth": "winds to east and north"}
-        fixes = {"north_first": rebuild(self.path), "wind_reference": "turn the winds, or name another store"}
-        for (key, fix), words in zip(fixes.items(), (order, wind), strict=True):
+    def refuse_other(self, facts: dict, whose: str) -> None:
+        """ValueError if the store differs from the facts of another one, as far as both know them."""
+        here = self.facts()
+        words = {True: "rows from north to south", False: "rows from south to north",
+                 "grid": "winds along the grid", "earth": "winds to east and north"}  # fmt: skip
+        fixes = {"north_first": rebuild(self.path), "winds": "turn the winds, or name another store"}
+        for key, fix in fixes.items():
             if facts.get(key) in words and here[key] in words and facts[key] != here[key]:
-                raise fault(self.path, words[here[key]], f"{words[facts[key]]}, as the model was trained on", fix)
+                raise fault(self.path, words[here[key]], f"{words[facts[key]]}, as {whose}", fix)
         for a, b in zip(facts.get("spacing") or (), here["spacing"] or (), strict=False):
             if not 0.8 < b / a < 1.25:
-                fix = "a store with the cells of the training store"
-                raise fault(self.path, f"cells of {b / 1000:.2f} km", f"{a / 1000:.2f} km, as in training", fix)
+                fix = "name a store with cells of that size"
+                raise fault(self.path, f"cells of {b / 1000:.2f} km", f"{a / 1000:.2f} km, as {whose}", fix)
 
     def has(self, time: np.datetime64) -> bool:
         """Whether the store holds this time."""

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from data.command import fault, nearest
-from data.grid import Grid, read_grid, same_grid, wind_reference
+from data.grid import Grid, letters, read_grid, same_grid, wind_reference
 from data.metadata import CONVERSIONS, conversion
 from data.opening import Part, describe_odd, open_parts, parts_of, refuse_odd
 from data.sources import HOUR, KINDS, HourUnavailable, Source, counted, outside, refuse_missing_path
@@ -47,7 +47,6 @@ class ZarrHours(Source):
         self.arrays = {n: self.arrays[n] for n in self.names}
         self.grid = self._grid()
         self.scales = {(n, p): self._scale(n, p) for n in self.names for p in self.arrays[n]}
-        self._describe_winds()
         self._plan_blocks(cfg.cache * MB, twice)
         self.refuse_contradictions(twice, lambda n, place: self._field(n, *place), lambda at: self.parts[at[0]].path)
         about = self.parts[0].dataset.attrs
@@ -179,7 +178,8 @@ class ZarrHours(Source):
         self._find_orientation(grid)
         if self.north_first or self.east_first:
             grid.projection.pop("GeoTransform", None)  # it names the old first corner
-        grid.dims = ("latitude", "longitude") if grid.regular and grid.y is None else ("y", "x")
+        named = letters(grid.dims[0]) in ("latitude", "lat")
+        grid.dims = ("latitude", "longitude") if named and grid.regular and grid.y is None else ("y", "x")
         if grid.latitude is not None:
             grid.latitude, grid.longitude = self._turn(grid.latitude), self._turn(grid.longitude)
         if grid.y is not None and self.north_first:
@@ -187,6 +187,11 @@ class ZarrHours(Source):
         if grid.x is not None and self.east_first:
             grid.x = grid.x[::-1]
         grid.static = {name: self._turn(values) for name, values in grid.static.items()}
+        if winds := [n for n in ("U10", "V10") if n in self.arrays]:
+            p, array = next(iter(self.arrays[winds[0]].items()))
+            grid.winds = wind_reference(self.parts[p].dataset, array, grid) or "unknown"
+            if grid.winds == "unknown":
+                self.notes.append("the source does not say whether winds follow the grid or east and north")
         self.notes = list(dict.fromkeys(self.notes))
         return grid
 
@@ -230,20 +235,6 @@ class ZarrHours(Source):
         if scale != (1, 0):
             self.notes.append(f"{array}: {found} turned into {variable.units}")
         return scale
-
-    def _describe_winds(self) -> None:
-        """Record whether wind components follow the grid or east and north, as far as the source tells."""
-        for name in {"U10", "V10"} & set(self.names):
-            p, array = next(iter(self.arrays[name].items()))
-            kind = wind_reference(self.parts[p].dataset, array, self.grid)
-            if kind == "":
-                self.notes.append(f"{name}: the source does not say whether it follows the grid or east and north")
-                continue
-            about = {"wind_reference": kind}
-            if kind == "earth":
-                about |= {"standard_name": "eastward_wind" if name == "U10" else "northward_wind",
-                          "long_name": f"10 m wind towards the {'east' if name == 'U10' else 'north'}"}  # fmt: skip
-            self.described = self.described | {name: about}
 
     def _plan_blocks(self, memory: float, twice: list) -> None:
         """How the chunks of the source lie, and how many hours are decoded together."""
