@@ -233,6 +233,7 @@ def prepare(
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1. Fix: --batch_size 1")
     names = match_variables(model.checkpoint, store)
+    store.refuse_other(model.checkpoint["grid"], "the model was trained on")
     for t in times:
         for k in range(1, model.history + 1):
             if not store.has(t - k * model.lead):

@@ -291,7 +291,7 @@ def train(cfg: Config, processes: Processes) -> int:
     processes.same(step, "last.pt at step")
     log = read_log(log_path, epoch)
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names,
-            "mask": None if mask is None else mask.cpu()}  # fmt: skip
+            "mask": None if mask is None else mask.cpu(), **store.facts()}  # fmt: skip
 
     def save(path: Path, keep_previous: bool = False) -> None:
         if processes.first:

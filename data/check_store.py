@@ -7,9 +7,7 @@ Exit code 0: sound (there may be notes). 1: faults found. 2: not a store. Faulty
 STORE.zarr.check.json beside a local store; training leaves out the pairs that touch them, with a count.
 """
 
-import contextlib
 import json
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
@@ -17,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-import xarray as xr
 import zarr
 from tqdm import tqdm
 
-from data.command import fault, run
+from data.command import run
 from data.grid import read_grid
 from data.hours import read_ahead
+from data.opening import open_zarr
 from data.quick_check import FLOORED, Report, check_grid, check_kinds, check_layout, check_times
-from data.store import Written, chunk_places, field_names, open_zarr, write_sidecar
-from data.variables import lookup
+from data.store import Written, chunk_places, standard, write_sidecar
+from data.variables import lookup, undeclared
 
 THREADS = 4  # fields read at the same time
 WARMER_DEW = 0.5  # K, dew point above temperature that is no rounding
@@ -35,6 +33,7 @@ PRESSURES = ("sp", "msl", "mslma", "prmsl", "pres", "press", "pressure_surface",
 FIGURES = np.dtype([  # what one hour of one variable holds
     ("missing", "i8"), ("nan", "i8"), ("infinite", "i8"), ("outside", "i8"),  # chunks, cells, cells, cells
     ("low", "f8"), ("high", "f8"), ("mean", "f8"), ("repeated", "?"), ("unreadable", "?"),
+    ("fill", "f8"), ("filled", "i8"),  # a fill value that nobody declared, and its cells
 ])  # fmt: skip
 NOTHING = {"low": np.nan, "high": np.nan, "mean": np.nan}  # of a field without a finite value
 
@@ -46,11 +45,11 @@ class Config:
 
 
 def main(cfg: Config) -> int:
-    dataset, report = open_for_check(cfg.store), Report()
-    names = field_names(dataset)
-    if not names or "time" not in dataset.variables:
-        held, expected = ", ".join(map(str, dataset.variables)), "`time` and at least one (time, y, x) array"
-        raise fault(f"{cfg.store}: not a training store", held or "nothing", expected, "build one with data.build_hrrr")
+    dataset, report = open_zarr(cfg.store), Report()
+    if "time" in dataset.variables and dataset["time"].dtype.kind in "iuf":  # a finding, not the end
+        names = [str(n) for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dims[0] == "time"]
+    else:
+        dataset, names = standard(cfg.store, dataset)
     group = zarr.open_group(cfg.store, mode="r")
     grid = read_grid(dataset, dataset[names[0]].dims[1:])
     times = check_times(dataset, report)
@@ -109,23 +108,13 @@ def main(cfg: Config) -> int:
         Path(cfg.json).parent.mkdir(parents=True, exist_ok=True)
         Path(cfg.json).write_text(json.dumps(report.as_dict(), indent=1) + "\n")
         print(f"wrote {cfg.json}")
-    if bad := write_sidecar(cfg.store, report.bad_hours):
-        print(f"wrote {bad}: {len(report.bad_hours)} faulty hours that training leaves out")
+    try:
+        if bad := write_sidecar(cfg.store, report.bad_hours):
+            print(f"wrote {bad}: {len(report.bad_hours)} faulty hours that training leaves out")
+    except OSError as error:  # a read-only file system
+        print(f"note: {cfg.store}.check.json cannot be written or removed ({error.strerror})")
     print("sound" if not report.faults else f"{len(report.faults)} faults")
     return int(bool(report.faults))
-
-
-def open_for_check(path: str) -> xr.Dataset:
-    """Open a store, decoded where that is possible: an undecodable time is a finding, not the end."""
-    try:
-        return open_zarr(path)
-    except ValueError:
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("ignore")
-            raw = xr.open_zarr(path, chunks=None, decode_times=False)
-            if "time" in raw.variables:
-                return raw
-        raise
 
 
 def look_at(name: str, values: np.ndarray) -> dict:
@@ -144,6 +133,8 @@ def look_at(name: str, values: np.ndarray) -> dict:
     lowest = min(table.lower, -40.0) if table.name == "REFC" else table.lower  # no echo is below the bound
     beyond = low < lowest or high > table.upper
     outside = int(((good < lowest) | (good > table.upper)).sum()) if beyond else 0
+    if found := undeclared(name, good):
+        out |= {"fill": found[0], "filled": found[1]}
     return out | {"low": low, "high": high, "mean": mean, "outside": outside}
 
 
@@ -177,7 +168,9 @@ def judge_variable(
     if usual:  # xarray leaves such chunks out on purpose
         report.note("unwritten_mask", f"{usual} chunks are absent in every hour and read as NaN: a mask", name)
     lost, fill = times[seen["missing"] > usual], array.fill_value
-    if fill in floors:
+    # A writer that stores fields of nothing but this value has not passed over others: they are lost.
+    stored = (seen["missing"] == 0) & (seen["low"] == seen["high"]) & (seen["low"] == fill)
+    if fill in floors and not stored.any():
         text = f"chunks without a file, read as {fill:g}, which is this variable's floor"
         report.note("unwritten_floor", text, name, lost)
     else:
@@ -201,6 +194,11 @@ def judge_variable(
     report.fault("infinite", "infinite values", name, times[infinite > 0], infinite.sum(), bad=True)
 
     # units and bounds
+    if (filled := seen["filled"] > 0).any():
+        value = seen["fill"][filled][0]
+        text = f"{value:g} in some cells: missing data that nobody declared; give {name} in the source the attribute "
+        text += f"_FillValue {value:g}, and build the store again"
+        report.fault("fill_value", text, name, times[filled], seen["filled"].sum(), bad=True)
     known, outside = np.isfinite(seen["mean"]), seen["outside"] > 0
     mean = float(seen["mean"][known].mean()) if known.any() else np.nan
     if table.units == "K" and -90 < mean < 60:
@@ -209,7 +207,8 @@ def judge_variable(
         report.fault("cin_sign", f"mean {mean:.1f}: positive where CIN <= 0 is expected", name, count=len(seen))
     elif name.lower() in PRESSURES and 300 < mean < 1200:
         report.fault("hectopascal", f"mean {mean:.0f}: hPa where Pa is expected", name, count=len(seen))
-    elif outside.any():
+    elif (outside & ~filled).any():
+        outside &= ~filled
         low, high = seen["low"][outside].min(), seen["high"][outside].max()
         text = f"values {low:.4g}..{high:.4g} beyond {table.lower:g}..{table.upper:g} {table.units}"
         report.fault("bounds", text, name, times[outside], seen["outside"].sum(), bad=True)

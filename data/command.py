@@ -26,6 +26,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 def run(config: type, main: Callable[[Any], int | None], description: str | None = None) -> None:
     """Parse the command line into `config`, call `main(cfg)`, and exit with its return value (None is 0)."""
     cfg = tyro.cli(config, description=description, use_underscores=True, config=(tyro.conf.FlagConversionOff,))
+    for stream in (sys.stdout, sys.stderr):  # a terminal without umlauts, say, must not end the command
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(cfg) or 0)
     except (ValueError, OSError) as error:

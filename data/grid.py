@@ -1,13 +1,38 @@
-"""Where the cells are: coordinates, projection, static fields and spacing of a (y, x) grid."""
+"""Where the cells are: coordinates, projection, static fields and spacing of a (y, x) grid.
 
+Coordinates and axes are found by their CF attributes (standard_name, axis, units), by names only without these.
+"""
+
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 
 from data.command import fault
+from data.variables import lookup
 
 EARTH_RADIUS = 6_371_229.0  # m, the sphere of NOAA's models
+STANDARD = {  # standard_name -> axis
+    "latitude": "Y", "grid_latitude": "Y", "projection_y_coordinate": "Y",
+    "longitude": "X", "grid_longitude": "X", "projection_x_coordinate": "X",
+}  # fmt: skip
+ROWS = re.compile("y|lat|latitude|rlat|gridlat|gridlatitude|southnorth|northsouth|projectionycoordinate|yc|ygrid|nj|j|"
+                  "rows?|nlat|ny|northing")  # fmt: skip
+COLUMNS = re.compile("x|lon|longitude|rlon|gridlon|gridlongitude|westeast|eastwest|projectionxcoordinate|xc|xgrid|ni|i|"
+                     "cols?|columns?|nlon|nx|easting")  # fmt: skip
+DEGREES = {  # letters of a name -> standard_name, for arrays of degrees without attributes
+    **dict.fromkeys(("lat", "latitude", "xlat", "navlat", "gridlat"), "latitude"),
+    **dict.fromkeys(("lon", "longitude", "xlong", "navlon", "gridlon"), "longitude"),
+}
+METRES = dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0) | dict.fromkeys(
+    ("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0
+)
+STATIC_NAMES = {  # standard_name or letters of a name -> our name
+    **dict.fromkeys(("surface_altitude", "orography", "orog", "hgtsurface", "hgt", "surfacealtitude"), "orography"),
+    **dict.fromkeys(("land_binary_mask", "land_area_fraction", "landseamask", "lsm", "landmask", "landsurface"),
+                    "land_sea_mask"),
+}  # fmt: skip
 
 
 @dataclass
@@ -22,50 +47,208 @@ class Grid:
     x: np.ndarray | None = None  # (x,) m
     projection: dict = field(default_factory=dict)  # CF grid mapping attributes
     static: dict[str, np.ndarray] = field(default_factory=dict)  # "orography" m, "land_sea_mask" 0-1: (y, x)
+    winds: str = ""  # what wind components follow: "grid", "earth" (east and north); "" or "unknown": nothing tells it
 
     @property
     def spacing(self) -> tuple[float, float] | None:
         """Mean distance between rows and between columns in m, or None where no coordinate tells it."""
         if self.y is not None and self.x is not None:
             return abs(float(np.diff(self.y).mean())), abs(float(np.diff(self.x).mean()))
+        return None if self.latitude is None else tuple(float(d.mean()) for d in self._distances())
+
+    def _distances(self) -> list[np.ndarray]:
+        """Distances on the sphere (m) between neighbours along y and along x."""
+        phi, lam = np.radians(self.latitude), np.radians(self.longitude)
+        points = np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)])
+        chords = [np.linalg.norm(np.diff(points, axis=axis), axis=0) for axis in (1, 2)]
+        return [2 * EARTH_RADIUS * np.arcsin(np.minimum(c / 2, 1)) for c in chords]
+
+    @property
+    def north_first(self) -> bool | None:
+        """Whether the first row is the northernmost; None where no coordinate tells it."""
         if self.latitude is not None:
-            rows = np.radians(np.abs(np.diff(self.latitude, axis=0)).mean())
-            columns = np.radians(np.abs(np.diff(self.longitude, axis=1)).mean())
-            shrink = np.cos(np.radians(self.latitude)).mean()
-            return float(EARTH_RADIUS * rows), float(EARTH_RADIUS * columns * shrink)
-        return None
+            return bool(self.latitude[0].mean() > self.latitude[-1].mean())
+        return None if self.y is None else bool(self.y[0] > self.y[-1])
+
+    @property
+    def regular(self) -> bool:
+        """Whether rows follow parallels and columns meridians: winds along the grid then go east and north."""
+        pair = self.latitude, self.longitude
+        return pair[0] is not None and bool(np.ptp(pair[0], axis=1).max() == 0 and np.ptp(pair[1], axis=0).max() == 0)
+
+    def turn_winds(self, u, v, to: str, cell=...) -> tuple:
+        """Wind components over the grid, or in the `cell`, along the grid (to "grid") or to east and north ("earth");
+        as they are if they are so already or if nothing tells what they follow."""
+        if self.latitude is None or {self.winds, to} != {"grid", "earth"}:
+            return u, v
+        phi, lam = np.radians(self.latitude), np.unwrap(np.radians(self.longitude), axis=1)
+        angle = np.arctan2(np.gradient(phi, axis=1), np.gradient(lam, axis=1) * np.cos(phi))  # of x, from the east
+        cos, sin = np.cos(angle)[cell], np.sin(angle)[cell] * (1 if to == "earth" else -1)
+        return u * cos - v * sin, u * sin + v * cos
 
 
-def read_grid(dataset: xr.Dataset, dims: tuple[str, str]) -> Grid:
-    """The grid of an opened store whose fields have the trailing dimensions `dims`.
+def letters(name) -> str:
+    return re.sub(r"[^a-z]", "", str(name).lower())
 
-    Latitude and longitude may be (y, x) fields or the two 1-D coordinates of a regular grid; x and y
-    count as metres only where they are coordinates that are not degrees.
+
+def meaning(name, variable) -> str:
+    """latitude, longitude, another standard_name that names an axis, or ""."""
+    about = variable.attrs
+    standard, units = str(about.get("standard_name", "")), str(about.get("units", "")).lower()
+    if standard in STANDARD:
+        return standard
+    if match := re.fullmatch(r"degrees?_?(n|north|e|east)", units):
+        return "latitude" if match[1][0] == "n" else "longitude"
+    return DEGREES.get(letters(name), "") if not standard else ""
+
+
+def axis_of(dataset: xr.Dataset, dim) -> str:
+    """ "Y" or "X" where a dimension runs along rows' or columns' axis; "" for any other."""
+    along = {n: v for n, v in dataset.variables.items() if v.dims == (dim,)}
+    found = {STANDARD[m] for n, v in along.items() if (m := meaning(n, v)) in STANDARD}
+    if len(found) == 2:  # a list of places, each with its latitude and longitude
+        return ""
+    axis = str(along[dim].attrs.get("axis", "")).upper() if dim in along else ""
+    named = next((a for a, names in (("Y", ROWS), ("X", COLUMNS)) if names.fullmatch(letters(dim))), "")
+    return next(iter(found), axis or named)
+
+
+def horizontal(dataset: xr.Dataset, dims: list) -> tuple | None:
+    """(y, x), the names of a field's two dimensions in our order; None if they do not span a map."""
+    axes = {axis_of(dataset, d): d for d in dims}
+    if len(dims) == 2 and set(axes) == {"Y", "X"}:
+        return axes["Y"], axes["X"]
+    for name, v in dataset.variables.items():  # names say nothing, but a latitude lies on both of them
+        if len(dims) == 2 and set(v.dims) == set(dims) and meaning(name, v) == "latitude":
+            values = v.transpose(*dims).values
+            first = np.abs(np.diff(values, axis=0)).mean() > np.abs(np.diff(values, axis=1)).mean()
+            return tuple(dims if first else dims[::-1])
+    return None
+
+
+def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | None = None) -> Grid:
+    """The grid of an opened dataset whose fields have the dimensions `dims`, (y, x).
+
+    Latitude and longitude may be fields or the two 1-D coordinates of a regular grid. Without them they follow from
+    x, y and the grid mapping (pyproj). x and y count as metres if their units say so; counters do not. ValueError for
+    missing values, a unit of x or y that is not known, and a projection that needs pyproj where that is absent.
     """
     grid = Grid((dataset.sizes[dims[0]], dataset.sizes[dims[1]]), dims)
-    names = {str(n).lower(): n for n in dataset.variables}
 
-    def numbers(name: str, values: np.ndarray) -> np.ndarray:
+    def plane(name: str, variable) -> np.ndarray | None:
+        """The values (y, x) of an array over the grid, perhaps repeated in time; None if it is another one."""
+        variable = variable.isel({d: 0 for d in variable.dims if d not in dims})
+        if set(variable.dims) != set(dims):
+            return None
+        values = np.asarray(variable.transpose(*dims).values, np.float64)
         if not np.isfinite(values).all():
             raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
         return values
 
-    found = [dataset[names[n]] for pair in (("latitude", "lat"), ("longitude", "lon")) for n in pair if n in names]
-    if [v.dims for v in found] in ([dims[:1], dims[1:]], [dims, dims]):
-        latitude, longitude = (numbers(v.name, v.values.astype(np.float64)) for v in found)
-        if latitude.ndim == 1:
-            latitude, longitude = np.meshgrid(latitude, longitude, indexing="ij")
-        grid.latitude, grid.longitude = latitude, (longitude + 180.0) % 360.0 - 180.0
-    for axis, dim in zip(("y", "x"), dims, strict=True):
-        degrees = dim in dataset.coords and str(dataset[dim].attrs.get("units", "m")).startswith("deg")
-        if dim in dataset.coords and not degrees and dim.lower() not in ("latitude", "lat", "longitude", "lon"):
-            setattr(grid, axis, dataset[dim].values.astype(np.float64))
-    if "spatial_ref" in dataset.variables:
-        grid.projection = dict(dataset["spatial_ref"].attrs)
-    for name in ("orography", "land_sea_mask"):
-        if name in dataset.variables and dataset[name].dims == dims:
-            grid.static[name] = numbers(name, dataset[name].values.astype(np.float32))
+    for name, v in dataset.variables.items():
+        what = meaning(name, v)
+        if what in ("latitude", "longitude") and v.dtype.kind in "fiu" and getattr(grid, what) is None:
+            if v.dims == (dims[what == "longitude"],):
+                values = np.asarray(v.values, np.float64)[(slice(None), None) if what == "latitude" else None]
+                if not np.isfinite(values).all():
+                    raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
+                setattr(grid, what, np.broadcast_to(values, grid.shape).copy())
+            elif {*dims} <= {*v.dims}:
+                setattr(grid, what, plane(str(name), v))
+        known = STATIC_NAMES.get(str(v.attrs.get("standard_name")), STATIC_NAMES.get(letters(name)))
+        if known and known not in grid.static and {*dims} <= {*v.dims} and v.dtype.kind in "fiub":
+            units = str(v.attrs.get("units", "m"))
+            if known != "orography" or units in METRES:
+                grid.static[known] = (plane(str(name), v) * METRES.get(units, 1.0)).astype(np.float32)
+    if grid.latitude is None or grid.longitude is None:
+        grid.latitude = grid.longitude = None
+    grid.projection = projection_of(dataset, field_attrs or {})
+    along = [axis_values(dataset, dim) for dim in dims]
+    if grid.latitude is None and grid.projection and None not in [u for _, u in along]:
+        grid.latitude, grid.longitude = from_projection(grid.projection, *along)
+    if grid.longitude is not None:
+        grid.longitude = (grid.longitude + 180.0) % 360.0 - 180.0
+    metres = [values * METRES[unit] for values, unit in along if unit in METRES]
+    if len(metres) == 2 and grid.latitude is not None:
+        far = [float(d.mean()) for d in grid._distances()]
+        near = [abs(float(np.diff(m).mean())) for m in metres]
+        if not all(0.5 < a / b < 2 for a, b in zip(near, far, strict=True)):
+            metres = []  # numbers of cells, whatever their units say
+    if len(metres) == 2:
+        grid.y, grid.x = metres
+    winds = [str(n) for n in dataset.data_vars if lookup(str(n)).name in ("U10", "V10")]
+    grid.winds = wind_reference(dataset, winds[0], grid) if winds else ""
     return grid
+
+
+def axis_values(dataset: xr.Dataset, dim) -> tuple[np.ndarray | None, str | None]:
+    """The values along a dimension and their unit: a key of METRES, or "degrees"; (None, None) for counters and for
+    what has no numbers."""
+    same = [n for n, v in dataset.variables.items() if v.dims == (dim,) and n != dim and meaning(n, v) in STANDARD]
+    name = dim if dim in dataset.variables else next(iter(same), None)
+    if name is None or dataset[name].dtype.kind not in "fiu" or dataset.sizes[dim] < 2:
+        return None, None
+    values = dataset[name].values.astype(np.float64)
+    units = str(dataset[name].attrs.get("units", "")).strip().lower()
+    if units.startswith("deg") or meaning(name, dataset[name]).removeprefix("grid_") in ("latitude", "longitude"):
+        return values, "degrees"
+    if units in METRES:
+        return values, units
+    if units in ("", "1") and not np.allclose(np.abs(np.diff(values)), 1.0):
+        return values, "m"  # what projections count in
+    if units not in ("", "1") and axis_of(dataset, dim):
+        raise fault(name, f"the unit {units!r}", "m or km", f"convert {name} to m and set its units attribute")
+    return None, None
+
+
+def projection_of(dataset: xr.Dataset, field_attrs: dict) -> dict:
+    """The CF grid mapping: the one that the field names, or the only one of the dataset."""
+    named = str(field_attrs.get("grid_mapping", "")).split(":")[0].strip()
+    mappings = {str(n): dict(v.attrs) for n, v in dataset.variables.items() if v.ndim == 0}
+    found = {n: about for n, about in mappings.items() if "grid_mapping_name" in about}
+    if named not in found and len(found) != 1:
+        return dict(dataset["spatial_ref"].attrs) if "spatial_ref" in dataset.variables else {}
+    return found[named] if named in found else next(iter(found.values()))
+
+
+def from_projection(projection: dict, y: tuple, x: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Latitude and longitude (y, x) in degrees of the values and units along both axes; ValueError without pyproj."""
+    try:
+        from pyproj import CRS, Transformer
+        from pyproj.exceptions import ProjError
+    except ImportError:
+        fix = ".venv/bin/python -m pip install pyproj"
+        kind = projection.get("grid_mapping_name", "another projection")
+        raise fault("latitude", f"none, on the grid mapping {kind}", "it, or pyproj to compute it", fix) from None
+    try:
+        crs = CRS.from_cf(projection)
+        to_degrees = Transformer.from_crs(crs, crs.source_crs or crs.geodetic_crs, always_xy=True)  # on its own sphere
+    except (ProjError, KeyError, ValueError, TypeError) as error:
+        fix = "correct its attributes, or add latitude and longitude"
+        raise fault(
+            "grid mapping", f"{projection}, which pyproj refuses ({error})", "a CF grid mapping", fix
+        ) from error
+    (y, y_unit), (x, x_unit) = y, x
+    longitude, latitude = to_degrees.transform(*np.meshgrid(x * METRES.get(x_unit, 1.0), y * METRES.get(y_unit, 1.0)))
+    return latitude, longitude
+
+
+def wind_reference(dataset: xr.Dataset, array: str, grid: Grid) -> str:
+    """What a wind component follows, for Grid.winds. On a regular grid both are the same, "earth"."""
+    about = {**dataset[array].attrs}
+    if grid.regular:
+        return "earth"
+    if "wind_reference" in about:
+        return str(about["wind_reference"])
+    if "GRIB_uvRelativeToGrid" in about:  # cfgrib's standard_name says eastward of all winds
+        return "grid" if int(about["GRIB_uvRelativeToGrid"]) else "earth"
+    told = " ".join(str(dataset.attrs.get(k, "")) for k in ("title", "TITLE", "source", "name", "dataset_id")).lower()
+    if "hrrr" in told or "wrf" in told:  # their winds follow the grid, whatever standard_name says
+        return "grid"
+    standard = str(about.get("standard_name", ""))
+    if standard in ("x_wind", "y_wind", "grid_eastward_wind", "grid_northward_wind"):
+        return "grid"
+    return "earth" if standard in ("eastward_wind", "northward_wind") else ""
 
 
 def same_grid(a: Grid, b: Grid, tolerance: float = 1e-3) -> bool:

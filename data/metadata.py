@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -68,6 +69,11 @@ def without_fill(values: np.ndarray) -> dict:
 def attributes_of(variable: Variable, grid: Grid) -> dict:
     """The CF attributes of a variable's array."""
     out = {"units": variable.units, "long_name": variable.long_name, "standard_name": variable.standard_name}
+    if variable.name in ("U10", "V10") and grid.winds:
+        out["wind_reference"] = grid.winds
+        if grid.winds == "earth":
+            towards = "eastward" if variable.name == "U10" else "northward"
+            out |= {"long_name": f"10 m {towards} wind", "standard_name": f"{towards}_wind"}
     out["grid_mapping"] = "spatial_ref" if grid.projection else ""
     out["units_metadata"] = "temperature: on_scale" if variable.units == "K" else ""
     return {k: v for k, v in out.items() if v}
@@ -98,25 +104,28 @@ def create_array(group: zarr.Group, name: str, shape: tuple, dims: tuple, attrib
 
 # --- units as sources write them ---
 
-# Unit of the table -> {unit as sources write it, lower case and without * and ^: (factor, offset)}.
+# Unit of the table -> {unit as sources write it, lower case and without * ^ { }: (factor, offset)}.
 CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
-    "K": dict.fromkeys(("k", "kelvin", "degk"), (1, 0))
-    | dict.fromkeys(("degree_celsius", "degrees_celsius", "celsius", "degc", "deg_c", "c", "°c"), (1, 273.15)),
-    "m s-1": dict.fromkeys(("m s-1", "m/s", "m.s-1", "meters per second", "metre per second"), (1, 0))
-    | dict.fromkeys(("knot", "knots", "kt", "kts"), (1852 / 3600, 0))
-    | dict.fromkeys(("km/h", "km h-1", "kmh"), (1 / 3.6, 0)),
+    "K": dict.fromkeys(("k", "kelvin", "degk", "deg k"), (1, 0))
+    | dict.fromkeys(("degree_celsius", "degrees_celsius", "celsius", "degc", "deg_c", "deg c", "c", "°c", "degree_c",
+                     "degrees_c", "degrees celsius", "degree celsius"), (1, 273.15)),
+    "m s-1": dict.fromkeys(("m s-1", "m/s", "m.s-1", "ms-1", "meters per second", "metre per second", "m/sec",
+                            "meter second-1", "meters/second"), (1, 0))
+    | dict.fromkeys(("knot", "knots", "kt", "kts", "kn"), (1852 / 3600, 0))
+    | dict.fromkeys(("km/h", "km h-1", "kmh", "km hr-1", "kph"), (1 / 3.6, 0))
+    | dict.fromkeys(("mph", "mi/h", "miles per hour"), (0.44704, 0)),
     "dBZ": dict.fromkeys(("dbz", "db"), (1, 0)),
     "mm": dict.fromkeys(("mm", "kg m-2", "kg/m2", "mm h-1", "mm/h"), (1, 0))  # in an hour
     | dict.fromkeys(("m",), (1000, 0))
-    | dict.fromkeys(("kg m-2 s-1", "mm s-1", "mm/s"), (3600, 0)),  # the mean rate of the hour
+    | dict.fromkeys(("kg m-2 s-1", "kg/m2/s", "mm s-1", "mm/s"), (3600, 0)),  # the mean rate of the hour
     "J kg-1": dict.fromkeys(("j kg-1", "j/kg", "m2 s-2", "m2/s2"), (1, 0)),
-}
+}  # fmt: skip
 
 
 def conversion(found: str, wanted: str) -> tuple[float, float] | None:
     """(factor, offset) that turn values in the unit `found` into `wanted`, a unit of the variables table:
     x * factor + offset. None for a unit that is not known."""
-    return CONVERSIONS[wanted].get(" ".join(found.lower().replace("*", "").replace("^", "").split()))
+    return CONVERSIONS[wanted].get(" ".join(re.sub(r"[*^{}]", "", found.lower()).split()))
 
 
 # --- files and folders that change in one step ---

@@ -19,7 +19,7 @@ from data.variables import lookup
 # values that a calm hour has in every cell
 FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,), "RAIN": (0.0,)}
 HARMLESS = {"time_order", "time_step"}  # training finds pairs by their timestamps
-SAID = {"no_latlon", "north_to_south", "gaps"}  # notes that the store or its description gives
+SAID = {"no_latlon", "north_to_south", "gaps", "no_checksum"}  # notes that the store or its description gives
 
 
 @dataclass
@@ -125,6 +125,7 @@ def check_kinds(dataset: xr.Dataset, report: Report) -> None:
 
 def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path: str, report: Report) -> None:
     """Chunks that make reading one full field slow, and units that are not the table's."""
+    unsafe: list[str] = []
     for name in names:
         chunks = group[name].chunks
         tiles = int(np.prod([-(-s // c) for s, c in zip(group[name].shape[1:], chunks[1:], strict=True)]))
@@ -133,9 +134,15 @@ def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path:
                 "chunks", f"chunks {chunks} are unfit for training, which reads one hour at a time; rewrite with "
                 f"`.venv/bin/python -m data.build_hrrr --source zarr --path {path} --out NEW.zarr`", name, count=tiles,
             )  # fmt: skip
+        codecs = [str(getattr(c, "to_dict", lambda: {})().get("name")) for c in group[name].compressors]
+        if not any(c in ("crc32c", "sharding_indexed") for c in codecs) and not group[name].shards:
+            unsafe.append(name)
         table, found = lookup(name), str(dataset[name].attrs.get("units", ""))
         if table.units and found and conversion(found, table.units) != (1, 0):
             report.fault("units", f"units {found!r}, expected {table.units!r}", name)
+    if unsafe:
+        report.note("no_checksum", f"no checksum in the chunks of {' '.join(unsafe)}: a flipped bit would be read as "
+                    "weather; a store of data.build_hrrr has them")  # fmt: skip
 
 
 def quick_check(store: Store, names: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from data.normalise import Statistics, transform
 from data.store import Store
 from data.times import show
-from data.variables import lookup
+from data.variables import lookup, refuse_undeclared
 
 MOST_OUTSIDE = 0.01  # share of training values outside the physical bounds that is still taken for weather
 
@@ -38,6 +38,8 @@ def compute_statistics(
         if row >= len(times):  # other cells than those of the mask, counted above the mask's own number
             missing[row] = (always.int() + (~finite ^ always).int()).sum(dim=(1, 2)).numpy()
             continue
+        for c, name in enumerate(names):
+            refuse_undeclared(store.path, name, physical[c].numpy(), show(time))
         always = physical.isnan() if always is None else always & physical.isnan()
         fields = torch.stack([transform(physical[c], n) for c, n in enumerate(names)])
         sums += _moments(fields)

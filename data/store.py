@@ -18,12 +18,10 @@ NaN means: in every hour, a mask (outside radar coverage); in some hours, a faul
 Rows may run south to north (ours) or north to south; a forecast keeps the order of its store.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from threading import local
@@ -37,9 +35,10 @@ from zarr.core.sync import sync
 
 from data.command import fault, nearest
 from data.grid import read_grid
-from data.metadata import KIND, replace
+from data.metadata import KIND, conversion, replace
+from data.opening import open_zarr, parts_of, refuse_odd
 from data.times import show
-from data.variables import TABLE, known, lookup
+from data.variables import TABLE, identify, known, lookup
 
 
 class Store:
@@ -56,11 +55,8 @@ class Store:
         self._plain: dict[str, Plain | None] = {}
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
+        self.dataset, self.names = standard(self.path, self.dataset)
         times = read_times(self.path, self.dataset)
-        self.names = field_names(self.dataset)
-        if not self.names:
-            held = ", ".join(map(str, self.dataset.variables))
-            raise fault(path, f"no (time, y, x) array in {held}", "at least one", "build it with data.build_hrrr")
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
         sound = ~np.isin(times, faulty)
@@ -69,7 +65,8 @@ class Store:
         self.notes += [note] if note else []
         if len(self.times) == 0:
             raise fault(path, f"a fault in every hour ({note})", "sound ones", "build it again")
-        self.grid = read_grid(self.dataset, self.dataset[self.names[0]].dims[1:])
+        first = self.dataset[self.names[0]]
+        self.grid = read_grid(self.dataset, first.dims[1:], {**first.encoding, **first.attrs})
         if self.grid.latitude is None:
             self.notes.append("no latitude/longitude: trained without the sun's height and the Coriolis parameter")
         if absent := [n for n in ("orography", "land_sea_mask") if n not in self.grid.static]:
@@ -96,9 +93,45 @@ class Store:
             if self.dataset[name].shape[1:] != self.grid.shape:
                 raise fault(self.path, f"the grid {self.dataset[name].shape[1:]} for {name}", f"{self.grid.shape} "
                             "as for the first variable", "choose variables on one grid with --variables")  # fmt: skip
+            self._refuse_unlike(name)
             if not known(name):
                 self.notes.append(f"{name} is not in the variables table: no bounds, no transform, even mirror parity")
         return chosen
+
+    def _refuse_unlike(self, name: str) -> None:
+        """ValueError for an array that is not the table's variable in the table's unit, as its attributes say. Whoever
+        trains, forecasts, scores or takes boundary data comes through here."""
+        if not known(name):
+            return
+        about = self.dataset[name].attrs
+        if why := identify(name, about)[1]:
+            raise fault(f"{self.path}: {name}", f"another level ({why})", lookup(name).long_name, "leave it out")
+        found, wanted = str(about.get("units", "")), lookup(name).units
+        if found and conversion(found, wanted) != (1, 0):
+            convert = conversion(found, wanted) is not None
+            fix = f"{rebuild(self.path)}: it converts it" if convert else "correct its units attribute, or leave it out"
+            raise fault(f"{self.path}: {name}", f"units {found!r}", repr(wanted), fix)
+
+    def facts(self) -> dict:
+        """What a model and the store of its forecasts must have in common: the order of the rows, the spacing (m) and
+        what winds follow; plain types, for checkpoints."""
+        spacing = self.grid.spacing
+        return {"north_first": self.grid.north_first, "winds": self.grid.winds,
+                "spacing": None if spacing is None else list(spacing)}  # fmt: skip
+
+    def refuse_other(self, facts: dict, whose: str) -> None:
+        """ValueError if the store differs from the facts of another one, as far as both know them."""
+        here = self.facts()
+        words = {True: "rows from north to south", False: "rows from south to north",
+                 "grid": "winds along the grid", "earth": "winds to east and north"}  # fmt: skip
+        fixes = {"north_first": rebuild(self.path), "winds": "turn the winds, or name another store"}
+        for key, fix in fixes.items():
+            if facts.get(key) in words and here[key] in words and facts[key] != here[key]:
+                raise fault(self.path, words[here[key]], f"{words[facts[key]]}, as {whose}", fix)
+        for a, b in zip(facts.get("spacing") or (), here["spacing"] or (), strict=False):
+            if not 0.8 < b / a < 1.25:
+                fix = "name a store with cells of that size"
+                raise fault(self.path, f"cells of {b / 1000:.2f} km", f"{a / 1000:.2f} km, as {whose}", fix)
 
     def has(self, time: np.datetime64) -> bool:
         """Whether the store holds this time."""
@@ -142,25 +175,41 @@ class Store:
         return ", ".join(show(t) for t in np.sort(self.times[np.argsort(distance)[:count]]))
 
 
+def rebuild(path: str) -> str:
+    return f"`python -m data.build_hrrr --source zarr --path {path} --out NEW.zarr`, then use NEW.zarr"
+
+
+def standard(path: str, dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
+    """The dataset with its valid times as `time`, and the names of its (time, y, x) arrays; ValueError for a layout
+    that only the builder reads: several leads, one hour without a dimension, columns before rows."""
+    part = parts_of(path, dataset)[0]
+    if part.time is None or (part.kinds is not None and (part.kinds < 0).any()) or part.dataset is not dataset:
+        got = "; ".join(part.notes) or "fields without a dimension of time"
+        raise fault(path, got, "one hour after the other", rebuild(path))
+    names = [n for n in part.dims if dataset[n].ndim == 3 and dataset[n].dims[0] == part.time]
+    turned = [n for n in names if dataset[n].dims[1:] != part.dims[n]]
+    if turned or (part.dims and not names):
+        odd = (turned or [*part.dims])[0]
+        got = f"{odd} with the order of dimensions {', '.join(map(str, dataset[odd].dims))}"
+        raise fault(path, got, "(time, y, x), rows before columns", f"{rebuild(path)}: it transposes them")
+    if not names:
+        refuse_odd(part)
+    if part.time != "time" or dataset["time"].dtype.kind != "M" or not np.array_equal(dataset["time"], part.times):
+        dataset = dataset.drop_vars("time", errors="ignore").rename({part.time: "time"} if part.time != "time" else {})
+        dataset = dataset.assign_coords(time=("time", part.times))
+    if part.kinds is not None:
+        dataset = dataset.assign(forecast_hour=("time", part.kinds.astype(np.int8)))
+    return dataset, names
+
+
 def field_names(dataset: xr.Dataset) -> list[str]:
-    """The numeric (time, y, x) arrays."""
-    fields = {str(n): v for n, v in dataset.data_vars.items() if v.ndim == 3 and v.dtype.kind in "fiu"}
-    return [n for n, v in fields.items() if v.dims[0] == "time"]
+    """The numeric (time, y, x) arrays of a store of ours."""
+    return standard("the store", dataset)[1]
 
 
 def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
-    """The times, datetime64[ns]; ValueError if they are absent, undecodable, missing or not unique."""
-    fix = 'set the units attribute of time, e.g. "hours since 2024-01-01"'
-    if "time" not in dataset.variables:
-        held = ", ".join(map(str, dataset.variables)) or "nothing"
-        raise fault(path, f"no time coordinate (found {held})", "`time` with CF units", fix)
-    time = dataset["time"]
-    if time.dtype.kind != "M":
-        units = time.attrs.get("units", "no units attribute")
-        raise fault(f"{path}: time cannot be decoded", f"{time.dtype} with {units!r}", "CF time", fix)
-    times = time.values.astype("datetime64[ns]")
-    if times.ndim != 1 or np.isnat(times).any():
-        raise fault(path, "missing times, or more than one dimension", "one valid time per hour", "rebuild it")
+    """The times, datetime64[ns]; ValueError if there are none or if one occurs twice."""
+    times = dataset["time"].values.astype("datetime64[ns]")
     if len(times) == 0:
         raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
     values, counts = np.unique(times, return_counts=True)
@@ -168,70 +217,6 @@ def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
         twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
         raise fault(path, twice, "each time once", "remove the duplicates")
     return times
-
-
-def open_zarr(path: str | Path) -> xr.Dataset:
-    """Open a zarr store lazily; ValueError in one line if that fails."""
-    text = str(path)
-    if "://" not in text and not Path(text).exists():
-        raise ValueError(f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
-                         "`.venv/bin/python -m data.build_hrrr` (real hours) or "
-                         "`.venv/bin/python -m data.synthetic_storms` (a demo)")  # fmt: skip
-    if "://" not in text and not any((Path(text) / n).exists() for n in ("zarr.json", ".zgroup", ".zmetadata")):
-        found, fix = what_instead(Path(text))
-        raise ValueError(f"{path}: not a zarr store{found}, expected a directory with zarr.json or .zgroup. Fix: {fix}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
-        try:
-            return with_exact_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_timedelta=False)))
-        except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
-            where, got = f"{path}: cannot be opened as zarr", f"{type(error).__name__}: {error}"
-            expected, fix = "a complete store", "check the path and that the store is complete"
-            with contextlib.suppress(Exception):
-                units = xr.open_zarr(text, chunks=None, decode_times=False)["time"].attrs.get("units", "no units")
-                where, got, expected = f"{path}: time cannot be decoded", repr(units), "CF time"
-                fix = 'set the units attribute of time, e.g. "hours since 2024-01-01"'
-            raise fault(where, got, expected, fix) from error
-
-
-def what_instead(path: Path) -> tuple[str, str]:
-    """What a path that is no zarr store holds, where that is known, and what to do with it."""
-    if path.suffix == ".pt":
-        return " but a checkpoint", "name the store, a folder such as data/hrrr.zarr"
-    if stores := sorted(map(str, path.glob("*.zarr"))):
-        return f" but a folder that holds {len(stores)}", f"name one: {', '.join(stores[:3])}"
-    places = itertools.chain([path], path.glob("*"), path.glob("*/*"))  # downloads often have a folder a day
-    if any(p.suffix in (".grib2", ".grb2") for p in places):
-        return " but GRIB files", f"`python -m data.build_hrrr --source grib --path {path} --out STORE.zarr`"
-    return "", "NetCDF becomes zarr with xarray.open_dataset(FILE).to_zarr(STORE)"
-
-
-def with_exact_times(dataset: xr.Dataset) -> xr.Dataset:
-    """Times that are written as fractions ("days since 1900": 45431.0034722) to the second that they mean: float64
-    leaves them up to a microsecond beside it, and pairs are found by equal times."""
-    time = dataset.variables.get("time")
-    if time is None or time.dtype.kind != "M" or np.dtype(time.encoding.get("dtype", "i8")).kind != "f":
-        return dataset
-    times = time.values.astype("datetime64[ns]")
-    seconds = (times + np.timedelta64(500, "ms")).astype("datetime64[s]").astype("datetime64[ns]")
-    beside = np.abs(times - seconds) < np.timedelta64(1, "ms")  # NaT is not beside anything and stays
-    exact = xr.Variable(time.dims, np.where(beside, seconds, times), time.attrs, time.encoding)
-    return dataset.assign_coords(time=exact)
-
-
-def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
-    """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 where nobody chose one, for missing,
-    and with it the first of "hours since ..." and every cell without CAPE. Chunks that were never written would
-    read as 0 too, so a field keeps NaN for zero unless all its chunks are there."""
-    packed = {"scale_factor", "add_offset", "missing_value"}
-    zeros = {n for n, v in dataset.variables.items() if np.all(v.encoding.get("_FillValue", 1) == 0)}
-    zeros -= {n for n in zeros if packed & set(dataset[n].encoding)}
-    if not zeros:
-        return dataset
-    group = zarr.open_group(path, mode="r")
-    zeros -= {n for n in zeros if dataset[n].ndim == 3 and group[n].nchunks_initialized < group[n].nchunks}
-    plain = xr.open_zarr(path, chunks=None, decode_timedelta=False, mask_and_scale=False)
-    return plain.assign({n: v.variable for n, v in dataset.data_vars.items() if n not in zeros})
 
 
 # --- the sidecar: hours that check_store found faulty, so that training leaves them out ---
@@ -314,6 +299,15 @@ class Written:
     def missing(self, name: str, index: int) -> int:
         """Chunks of one time that do not exist."""
         return sum(key not in self.keys[name] for key in chunk_keys(self.arrays[name], index))
+
+    def blank(self, name: str, index: int, field: np.ndarray) -> None:
+        """Set NaN in the chunks of a field (y, x) of a (time, y, x) array that do not exist."""
+        array = self.arrays[name]
+        _, height, width = array.shards or array.chunks
+        places = itertools.product(*chunk_places(array)[1:])
+        for (row, column), key in zip(places, chunk_keys(array, index), strict=True):
+            if key not in self.keys[name]:
+                field[row * height : (row + 1) * height, column * width : (column + 1) * width] = np.nan
 
 
 def chunk_keys(array: zarr.Array, index: int) -> list[str]:

@@ -1,12 +1,17 @@
 """The variables table: the one place that knows what a variable is.
 
-Everything else (normalisation, clipping, augmentation, ingest, scoring) looks a variable up here by
-any of its names with `lookup`. A variable that is not in the table is allowed: it gets the identity
-transform, no bounds and even mirror parity, and `lookup` says so once through `notes`.
+Everything else (normalisation, clipping, augmentation, ingest, scoring) looks a variable up here by any of its names
+with `lookup`, whatever their case and punctuation. `identify` looks at the attributes of other people's arrays too, and
+at the level: CAPE of a layer is not surface-based CAPE. A variable that is not in the table is allowed: it gets the
+identity transform, no bounds and even mirror parity.
 """
 
+import contextlib
 import math
+import re
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -32,43 +37,48 @@ class Variable:
 TABLE: tuple[Variable, ...] = (
     Variable(
         "REFC", "dBZ", "composite reflectivity", "equivalent_reflectivity_factor",
-        aliases=("refc", "composite_reflectivity", "dbz", "DBZ"),
+        aliases=("composite_reflectivity", "dbz", "REFC_entireatmosphere", "mdbz", "cref",
+                 "REFC_entireatmosphere_consideredasasinglelayer_"),
         grib=("REFC", "entire atmosphere", 0.0),
         transform="floor0", lower=0.0, upper=80.0, piles_at="lower", scored_floor=0.0,
     ),
     Variable(
         "T2M", "K", "2 m temperature", "air_temperature",
-        aliases=("t2m", "2t", "t2", "tmp2m", "temperature_2m", "2m_temperature", "Temp"),
+        aliases=("2t", "t2", "tmp2m", "temperature_2m", "2m_temperature", "Temp", "VAR_2T", "TMP_2maboveground", "tas"),
         grib=("TMP", "height above ground", 2.0),
         lower=180.0, upper=340.0,
     ),
     Variable(
         "D2M", "K", "2 m dew point temperature", "dew_point_temperature",
-        aliases=("d2m", "2d", "dpt2m", "dew_point_temperature_2m", "2m_dewpoint_temperature", "Dewpoint"),
+        aliases=("2d", "dpt2m", "dew_point_temperature_2m", "2m_dewpoint_temperature", "Dewpoint", "VAR_2D", "td2",
+                 "DPT_2maboveground"),
         grib=("DPT", "height above ground", 2.0),
         lower=180.0, upper=340.0, not_above="T2M",
     ),
     Variable(
         "U10", "m s-1", "10 m wind, x component of the grid", "x_wind",
-        aliases=("u10", "10u", "u10m", "wind_u_10m", "10m_u_component_of_wind", "UGRD"),
+        aliases=("10u", "u10m", "wind_u_10m", "10m_u_component_of_wind", "UGRD", "VAR_10U",
+                 "UGRD_10maboveground", "uas"),
         grib=("UGRD", "height above ground", 10.0),
         lower=-100.0, upper=100.0, parity_x=-1,
     ),
     Variable(
         "V10", "m s-1", "10 m wind, y component of the grid", "y_wind",
-        aliases=("v10", "10v", "v10m", "wind_v_10m", "10m_v_component_of_wind", "VGRD"),
+        aliases=("10v", "v10m", "wind_v_10m", "10m_v_component_of_wind", "VGRD", "VAR_10V",
+                 "VGRD_10maboveground", "vas"),
         grib=("VGRD", "height above ground", 10.0),
         lower=-100.0, upper=100.0, parity_y=-1,
     ),
     Variable(
         "CAPE", "J kg-1", "surface-based CAPE", "atmosphere_convective_available_potential_energy",
-        aliases=("cape", "cape_surface", "sbcape"),
+        aliases=("cape_surface", "sbcape", "convective_available_potential_energy_surface", "m01s20i114",
+                 "convective_available_potential_energy"),
         grib=("CAPE", "ground or water surface", 0.0),
         transform="sqrt", lower=0.0, upper=7000.0, piles_at="lower",
     ),
     Variable(
         "CIN", "J kg-1", "surface-based CIN, zero or negative", "atmosphere_convective_inhibition",
-        aliases=("cin", "cin_surface", "sbcin"),
+        aliases=("cin_surface", "sbcin", "convective_inhibition_surface", "convective_inhibition"),
         grib=("CIN", "ground or water surface", 0.0),
         transform="negative_sqrt", lower=-2000.0, upper=0.0, piles_at="upper",
     ),
@@ -76,7 +86,7 @@ TABLE: tuple[Variable, ...] = (
     # rain of an hour that was ever measured (Holt, Missouri, 1947, in 42 minutes).
     Variable(
         "RAIN", "mm", "rain of the hour before", "thickness_of_rainfall_amount",
-        aliases=("rain", "precipitation_surface", "total_precipitation_1hr", "GaugeCorrQPE01H", "RadarOnlyQPE01H",
+        aliases=("precipitation_surface", "total_precipitation_1hr", "GaugeCorrQPE01H", "RadarOnlyQPE01H",
                  "MultiSensorQPE01H"),
         grib=("APCP", "ground or water surface", 0.0),
         transform="cube_root", lower=0.0, upper=305.0, piles_at="lower", scored_floor=0.0,
@@ -94,14 +104,118 @@ LAND_SEA_MASK = Variable(
 )  # fmt: skip
 STATIC: tuple[Variable, ...] = (OROGRAPHY, LAND_SEA_MASK)
 
-_BY_NAME = {name: v for v in TABLE for name in (v.name, *v.aliases)}
+# Rain as models count it: since the start of a run, or of the hour; the values tell which (letters and digits).
+RAIN_TOTALS = ("tp", "apcp", "apcpsurface", "rainnc", "totalprecipitation", "totprec", "var228")
+STANDARD_NAMES = {  # of several levels: they count only beside a level that is the variable's
+    "x_wind": "U10", "eastward_wind": "U10", "grid_eastward_wind": "U10",
+    "y_wind": "V10", "northward_wind": "V10", "grid_northward_wind": "V10",
+} | {v.standard_name: v.name for v in TABLE if v.name not in ("U10", "V10")}  # fmt: skip
+FILLS = (-9999.0, -999.0, -99999.0, -32767.0, -32768.0, -9999.9, -999.9, -999.99, -99.0, 99999.0, 999999.0, 9999.0)
+HUGE = 1e15  # beyond any variable in SI units: 1e20, 9.999e20, 9.96921e36
+
+
+def plain(name: str) -> str:
+    """A name without case and punctuation."""
+    return re.sub("[^a-z0-9]", "", str(name).lower())
+
+
+_BY_NAME = {plain(name): v for v in TABLE for name in (v.name, *v.aliases)}
 
 
 def known(name: str) -> bool:
     """Whether the table has a variable of this name or alias."""
-    return name in _BY_NAME
+    return plain(name) in _BY_NAME
 
 
 def lookup(name: str) -> Variable:
     """The table's entry for a name or alias; identity, unbounded and even for a name it does not have."""
-    return _BY_NAME.get(name) or Variable(name, "", name)
+    return _BY_NAME.get(plain(name)) or Variable(name, "", name)
+
+
+def identify(name: str, attributes: dict, level: tuple[str, float] | None = None) -> tuple[str, str]:
+    """(the table's name of another people's array or "", why it is not the one that its name says or "").
+
+    Its name counts, then short_name and standard_name, each only if the level fits. `level`: what the scalar
+    coordinates beside it say, as `level_of` gives it; a name with a height of its own (u10) does not need it."""
+    about = {k: str(v) for k, v in attributes.items()}
+    short = [about[k] for k in ("short_name", "GRIB_shortName", "GRIB_cfVarName") if k in about]
+    called = next((n for n in (name, *short) if known(n)), None)
+    said = level_of(name, about) or (level if called is None or not re.search(r"\d", called) else None)
+    if called is not None:
+        variable = lookup(called)
+        if said is None or said == (variable.grib[1], variable.grib[2]):
+            return variable.name, ""
+        return "", f"{name} is at {said[0]} {said[1]:g}, not {variable.long_name}"
+    by_standard = STANDARD_NAMES.get(about.get("standard_name", ""))
+    if by_standard and said == (lookup(by_standard).grib[1], lookup(by_standard).grib[2]):
+        return by_standard, ""
+    return "", ""
+
+
+def level_of(name: str, about: dict) -> tuple[str, float] | None:
+    """(kind, value) of the level that an array's name and attributes tell, in the words of the table's `grib`."""
+    told = " ".join(about[k] for k in ("GRIB_typeOfLevel", "level_type", "level") if k in about).lower()
+    text, name = f"{told} {name}".lower(), name.lower()
+    if match := re.search(r"(\d+(?:\.\d+)?)[ _]*m(?:et(?:er|re)s?)?[ _]*(?:above|agl)", text):
+        return "height above ground", float(match[1])
+    if match := re.search(r"(\d+(?:\.\d+)?)[ _-]*(?:mb|hpa)", text):
+        return "pressure", float(match[1])
+    if re.search(r"pressurefromground|isobaric|sigma|hybrid|tropopause|maxwind|freezing|cloud|depth", text):
+        return "layer", 0.0
+    if re.search("height ?(level )?above ?ground", told):
+        with contextlib.suppress(KeyError, ValueError):
+            return "height above ground", float(about.get("GRIB_level") or about["level"])
+    heights = r"(?<![a-z\d])(\d+)[ _]?m(?![a-z\d])|(?<=[a-z])(\d+)m$|^(\d+)[uvtd]$|^[uv](\d+)$"
+    if match := re.search(heights, name):  # 2m_temperature, t2m, 10u, u10
+        return "height above ground", float(next(g for g in match.groups() if g))
+    if "atmosphere" in told:
+        return "entire atmosphere", 0.0
+    return ("ground or water surface", 0.0) if re.search(r"surface|(?<![a-z])sfc", told) else None
+
+
+def coordinate_level(name: str, value: float, about: dict) -> tuple[str, float] | None:
+    """The level that a scalar coordinate tells; None for one that is no level."""
+    short, units = plain(name), str(about.get("units", "")).lower()
+    if short in ("heightaboveground", "height", "altitude") or about.get("standard_name") == "height":
+        return "height above ground", value
+    if short in ("surface", "meansea"):
+        return "ground or water surface", 0.0
+    if short.startswith(("atmosphere", "entireatmosphere")):
+        return "entire atmosphere", 0.0
+    if units in ("hpa", "mb", "millibar", "pa") or about.get("standard_name") == "air_pressure":
+        return "pressure", value / (100 if units == "pa" else 1)
+    vertical = "level", "plev", "lev", "sigma", "hybrid", "isobaricinhpa", "depthbelowlandlayer"
+    if short in vertical or short.startswith("pressurefromground") or "positive" in about or about.get("axis") == "Z":
+        return f"{name}, layer or level", value
+    return None
+
+
+def undeclared(name: str, values: np.ndarray) -> tuple[float, int] | None:
+    """(value, cells) of a fill value that stands among the values of a field, as no attribute declared it; else None.
+    It is one that tools use for missing data, beyond the bounds of its variable or, without bounds, far from every
+    other value."""
+    low, high, table = float(np.min(values)), float(np.max(values)), lookup(name)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            return None
+        low, high = float(finite.min()), float(finite.max())
+    for value in (low, high):
+        usual = any(abs(value - f) <= 1e-6 * abs(f) for f in FILLS)
+        if abs(value) >= HUGE or (usual and not table.lower <= value <= table.upper):
+            return value, int((values == value).sum())
+        if usual and not math.isfinite(table.lower):
+            others = values[np.isfinite(values) & (values != value)]
+            if others.size and np.abs(others - value).min() > 2 * (others.max() - others.min()):
+                return value, int((values == value).sum())
+    return None
+
+
+def refuse_undeclared(where: str, name: str, values: np.ndarray, time: str) -> None:
+    """ValueError, whose fix is to declare it, for a fill value among the values of a field."""
+    if found := undeclared(name, values):
+        value, cells = found
+        raise ValueError(
+            f"{where}: {name} at {time}: got {value:g} in {cells} cells, which nobody declared as missing, expected "
+            f"weather. Fix: declare it: give {name} in the source the attribute _FillValue (or missing_value) {value:g}"
+        )

@@ -13,6 +13,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from data.grid import read_grid
 from data.times import show_duration
 from data.variables import TABLE, lookup
 from plotting.colours import REFLECTIVITY_LEVELS, error_colours, field_colours
@@ -44,10 +45,11 @@ def field_map(
 def wind_map(fields: xr.Dataset, background: str | None = None, colours: str | Colormap | None = None) -> Figure:
     """Wind barbs (a half feather is 5 kt, a feather 10, a flag 50) over `background`, or over the wind speed.
 
-    `fields` holds both wind components of one time under any of their names, and the background. Components are those
-    along the grid, as the map is; about 16 barbs stand along the longer side. South of the equator they are mirrored.
+    `fields` holds both wind components of one time under any of their names, and the background. Components are
+    drawn along the grid, as the map is. About 16 barbs stand along the longer side, mirrored south of the equator.
     """
     u, v = (pick(fields, name) for name in ("U10", "V10"))
+    u, v = read_grid(fields, u.dims).turn_winds(u, v, "grid")
     speed = np.hypot(u, v).rename("10 m wind speed").assign_attrs(units=unit_of(u), long_name="10 m wind speed")
     under = speed if background is None else pick(fields, background)
     figure, axes, frame = _map(under, f"{describe(under)}, wind barbs in knots", colours)

@@ -76,7 +76,7 @@ def meteogram(
         dots = {n: np.maximum(x, lookup(n).scored_floor) for n, x in dots.items()}  # -10 dBZ is no echo, as 0 is
         unit = unit_of(case[group[0]])
         if len(group) == 2 and lookup(group[0]).name == "U10":
-            _barbs(axes, valid, *lines.values())
+            _barbs(axes, valid, *grid.turn_winds(*lines.values(), "earth", (row, column)))
             lines = {"wind speed": np.hypot(*lines.values())}
             dots = {"wind speed": np.hypot(*dots.values())} if len(dots) == 2 else {}
         for name, values in lines.items():

@@ -209,6 +209,11 @@ def check_grid(forecast_path: str, forecast: Grid, truth_path: str, truth: Grid)
             f"{truth_path}: the truth's grid is {what}, expected the grid of {forecast_path}, {forecast.shape}. "
             "Fix: score against the store that the forecast was started from"
         )
+    if {forecast.winds, truth.winds} == {"grid", "earth"}:
+        raise ValueError(
+            f"{truth_path}: its winds follow the {truth.winds}, expected those of {forecast_path}, which follow the "
+            f"{forecast.winds}. Fix: score against the store that the forecast was started from"
+        )
 
 
 def find_cases(fields: Fields) -> tuple[list[tuple[int, int]], int]:

@@ -1,54 +1,28 @@
 """The hours of any store or file that xarray reads: zarr v2 or v3, NetCDF, a folder of NetCDF files.
 
 What differs between sources is made equal: names and units as in data/variables.py, rows from south to north,
-longitudes -180..180, times sorted and unique. Nothing is filled in.
+longitudes -180..180, times sorted and unique (data/opening.py says what they mean). Nothing is filled in.
 
 An archive made for time series has chunks of a thousand hours. It is read by blocks: the hours of one chunk if they fit
 in the memory given, else equal parts of them, so that each chunk is decoded as seldom as memory allows.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from data.command import fault, nearest
-from data.grid import Grid, read_grid, same_grid
+from data.grid import Grid, letters, read_grid, same_grid, wind_reference
 from data.metadata import CONVERSIONS, conversion
-from data.sources import KINDS, Source, counted, outside, refuse_missing_path
-from data.store import open_zarr, with_exact_times
+from data.opening import Part, describe_odd, open_parts, parts_of, refuse_odd
+from data.sources import HOUR, KINDS, HourUnavailable, Source, counted, outside, refuse_missing_path
+from data.store import Written
 from data.times import show
-from data.variables import known, lookup
+from data.variables import RAIN_TOTALS, coordinate_level, identify, known, lookup, plain, refuse_undeclared
 
 MB = 1e6  # bytes
-STATIC_NAMES = {"orog": "orography", "lsm": "land_sea_mask"}
-TIMES = ("time", "valid_time")
-EAST = ("x", "lon", "longitude")  # a first dimension of such a name means that the array is stored transposed
-
-
-@dataclass
-class Part:
-    """One opened file or store: its dataset, the name of its time dimension and its times in the file's order."""
-
-    path: str
-    dataset: xr.Dataset
-    time: str
-    times: np.ndarray  # datetime64[ns]
-
-    def names(self) -> list[str]:
-        """The arrays over time and two further dimensions, not counting dimensions of length one."""
-        sizes = {str(n): [d for d in v.dims if d != self.time and v.sizes[d] > 1] for n, v in self.dataset.items()}
-        return [n for n, long in sizes.items() if len(long) == 2 and self.time in self.dataset[n].dims
-                and self.dataset[n].dtype.kind in "fiu"]  # fmt: skip
-
-    def field(self, name: str) -> xr.DataArray:
-        """An array, still lazy, as (time, y, x)."""
-        array = self.dataset[name]
-        array = array.squeeze([d for d in array.dims if d != self.time and array.sizes[d] == 1], drop=True)
-        y, x = (d for d in array.dims if d != self.time)
-        return array.transpose(self.time, *((x, y) if str(y).lower() in EAST else (y, x)))
+ROUNDING = 0.1  # mm by which a sum since the start of a run may fall
 
 
 class ZarrHours(Source):
@@ -60,10 +34,13 @@ class ZarrHours(Source):
     """
 
     def __init__(self, cfg, first: np.datetime64 | None, last: np.datetime64 | None):
-        self.notes: list[str] = []
+        refuse_missing_path(cfg.path, "a zarr store, a NetCDF file or a folder of NetCDF files")
         self.path = cfg.path
-        self.parts = open_parts(cfg.path)
+        opened, self.notes = open_parts(cfg.path)
+        self.parts = [part for path, dataset in opened for part in parts_of(path, dataset)]
+        self.notes += dict.fromkeys(note for part in self.parts for note in part.notes)
         self.arrays: dict[str, dict[int, str]] = {}  # stored name -> {part: the array's name there}
+        self.totals: set[str] = set()  # variables that are sums since the start of a run
         self._find_arrays(cfg.variables)
         fields, twice = self._index(cfg.forecast_hour, first, last)
         self.choose(fields, cfg)  # hours: {time: {name: (part, index)}}
@@ -77,39 +54,80 @@ class ZarrHours(Source):
         self.source = self.source.removesuffix(f", {KINDS[self.forecast_hour]}")  # a store of ours says that already
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "held": {}}
+        return {**vars(self), "held": {}, "written": {}}
 
     def _find_arrays(self, wanted: list[str]) -> None:
         """Fill `arrays`: the wanted variables, or those of the table, or if there is none of these, all."""
-        found = {p: part.names() for p, part in enumerate(self.parts)}
-        everything = sorted({n for names in found.values() for n in names})
+        found: list[dict[str, str]] = []  # of each part: array -> the table's name, or its own
+        odd: list[str] = []
+        for part in self.parts:
+            named = {n: self._named(part, n) for n in part.dims}
+            found.append({n: name or n for n, (name, _) in named.items()})
+            odd += [why for _, why in named.values() if why]
+        everything = sorted({n for names in found for n in names})
         if not everything:
-            held = ", ".join(map(str, self.parts[0].dataset.variables)) or "nothing"
-            got = f"no (time, y, x) array in {self.path} (found {held})"
-            raise fault("path", got, "at least one", "--path to a store with fields over time")
+            refuse_odd(next((p for p in self.parts if p.odd), self.parts[0]))
+        table = {new for names in found for new in names.values()}
         for name in wanted:
-            if name not in everything and lookup(name).name not in {lookup(n).name for n in everything}:
+            if name not in everything and lookup(name).name not in table:
                 expected = f"one of {' '.join(everything)}. Nearest: {nearest(name, everything)}"
                 raise fault("variables", repr(name), expected, f"--variables {everything[0]}")
-        chosen = wanted or [n for n in everything if known(n)] or everything
-        for p, names in found.items():
-            for name in names:
-                if name in chosen or any(lookup(c).name == lookup(name).name and c not in names for c in chosen):
-                    other = self.arrays.setdefault(lookup(name).name, {}).setdefault(p, name)
+        chosen = {lookup(n).name if n not in everything else next(f[n] for f in found if n in f) for n in wanted}
+        chosen = chosen or {new for new in table if known(new)} or table
+        for p, names in enumerate(found):
+            exact = {new: n for n, new in names.items() if n in wanted}
+            for name, new in names.items():
+                if new in chosen and exact.get(new, name) == name:
+                    other = self.arrays.setdefault(new, {}).setdefault(p, name)
                     if other != name:
-                        got = f"{lookup(name).name} twice, as {other} and {name}"
+                        got = f"{new} twice, as {other} and {name}"
                         raise fault(self.parts[p].path, got, "one", f"name one with --variables {name}")
         used = {n for by_part in self.arrays.values() for n in by_part.values()}
         if left := [n for n in everything if n not in used]:
             self.notes.append(f"left out: {' '.join(left)}; name them with --variables to store them")
+        self.notes += [f"left out: {part} (not two horizontal dimensions beside time)"
+                       for part in dict.fromkeys(describe_odd(part) for part in self.parts if part.odd)]  # fmt: skip
+        self.notes += [f"not taken for a variable of the table: {why}" for why in dict.fromkeys(odd)]
         if renamed := [f"{n} is {new}" for new, by in self.arrays.items() for n in set(by.values()) if n != new]:
             self.notes.append(f"names of the table: {', '.join(renamed)}")
+        self.notes += [f"{n} is not in the variables table: no bounds, no transform, even mirror parity"
+                       for n in self.arrays if not known(n)]  # fmt: skip
         for name, by_part in self.arrays.items():
             if not known(name):
                 p, array = next(iter(by_part.items()))
                 about = self.parts[p].dataset[array].attrs
                 keep = {k: str(about[k]) for k in ("units", "long_name", "standard_name") if k in about}
                 self.described = self.described | {name: keep}
+
+    def _named(self, part: Part, array: str) -> tuple[str, str]:
+        """The table's name of an array, or "", and why it is not the variable that its name says, or ""."""
+        field = part.dataset[array]
+        levels = [coordinate_level(str(n), float(c.values), c.attrs) for n, c in field.coords.items()
+                  if c.size == 1 and c.dtype.kind in "fiu" and (c.ndim == 0 or c.dims[0] in field.dims)]  # fmt: skip
+        name, why = identify(array, field.attrs, next((x for x in levels if x), None))
+        if not why and name in ("", "RAIN") and plain(array) in RAIN_TOTALS:
+            name, why = self._rain(part, array)
+        # under the name of a variable that it is not, it would pass for that one later
+        return (name or (f"{array}_other_level" if why and known(array) else ""), why)
+
+    def _rain(self, part: Part, array: str) -> tuple[str, str]:
+        """RAIN if an amount of rain falls from some hour to the next: then it is that of the hour. RAIN too, as the
+        difference from hour to hour, if it never does and grows: then it counts from the start of a run."""
+        units = str(part.dataset[array].attrs.get("units", ""))
+        if conversion(units, "mm") not in ((1, 0), (1000, 0)):
+            return "", f"{array} is an amount of rain in {units or 'no unit'}, expected mm, kg m-2 or m"
+        hours = np.flatnonzero(np.diff(part.times) == HOUR)
+        some = hours[np.unique(np.linspace(0, len(hours) - 1, 12).round().astype(int))] if len(hours) else hours
+        field, factor = part.field(array), conversion(units, "mm")[0]
+        changes = [(field[i + 1].values - field[i].values.astype(np.float64)) * factor for i in some]
+        changes = [c for c in changes if np.isfinite(c).any()]
+        if not changes or not any(np.nanmax(np.abs(c)) > 0 for c in changes):
+            return "", f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
+        if all(np.nanmin(c) >= -ROUNDING for c in changes):
+            if "RAIN" not in self.totals:
+                self.notes.append(f"{array} counts from the start of the run; RAIN is its difference from hour to hour")
+            self.totals.add("RAIN")
+        return "RAIN", ""
 
     def _index(self, choice: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, list]:
         """Places (part, index) by kind, time and variable; (time, variable, the place that is used, another) for those
@@ -118,15 +136,16 @@ class ZarrHours(Source):
         beyond, twice, unsaid, given = [], [], False, int(choice == "1")
         for p, part in enumerate(self.parts):
             names = [n for n, by_part in self.arrays.items() if p in by_part]
-            kinds = part.dataset.get("forecast_hour")
-            said = kinds is not None and kinds.dims == (part.time,)
-            unsaid |= not said and choice == "auto"
+            unsaid |= part.kinds is None and choice == "auto"
             for i, time in enumerate(part.times):
-                if outside(time, first, last):
+                kind = given if part.kinds is None else int(part.kinds[i])
+                if outside(time, first, last) or kind < 0:
                     beyond.append(time)
                     continue
-                held = fields[int(kinds.values[i]) if said else given].setdefault(time, {})
+                held = fields[kind].setdefault(time, {})
                 for name in names:
+                    if name in self.totals and time - HOUR not in part.times:
+                        continue
                     if (kept := held.setdefault(name, (p, i))) != (p, i):
                         twice.append((time, name, kept, (p, i)))
         if unsaid:
@@ -144,24 +163,23 @@ class ZarrHours(Source):
         """The one grid of all parts, south to north and west to east, with its static fields."""
         grid = None
         for p, part in enumerate(self.parts):
-            arrays = [part.field(by[p]) for by in self.arrays.values() if p in by]
+            arrays = [by[p] for by in self.arrays.values() if p in by]
             if not arrays:
                 continue
-            here = part.dataset.rename({k: v for k, v in STATIC_NAMES.items() if k in part.dataset.variables})
-            found = read_grid(here, arrays[0].dims[1:])
-            mapping = str(arrays[0].attrs.get("grid_mapping", arrays[0].encoding.get("grid_mapping", "")))
-            if not found.projection and mapping in here.variables:
-                found.projection = dict(here[mapping].attrs)
+            about = part.dataset[arrays[0]]
+            found = read_grid(part.dataset, part.dims[arrays[0]], {**about.encoding, **about.attrs})
             grid = grid or found
-            if not same_grid(grid, found) or any(a.shape[1:] != grid.shape for a in arrays):
+            if not same_grid(grid, found) or any(part.field(a).shape[-2:] != grid.shape for a in arrays):
                 where, fix = f"{self.parts[0].path} and {part.path}", "a folder for each, or --variables of one grid"
                 raise fault(where, "different grids", "one", fix)
             grid.static |= found.static
+            if [d for d in about.dims if d in grid.dims] == list(grid.dims)[::-1]:
+                self.notes.append("the fields are stored columns first; transposed")
         self._find_orientation(grid)
         if self.north_first or self.east_first:
             grid.projection.pop("GeoTransform", None)  # it names the old first corner
-        regular = str(grid.dims[0]).lower() in ("latitude", "lat") and grid.y is None and grid.latitude is not None
-        grid.dims = ("latitude", "longitude") if regular else ("y", "x")
+        named = letters(grid.dims[0]) in ("latitude", "lat")
+        grid.dims = ("latitude", "longitude") if named and grid.regular and grid.y is None else ("y", "x")
         if grid.latitude is not None:
             grid.latitude, grid.longitude = self._turn(grid.latitude), self._turn(grid.longitude)
         if grid.y is not None and self.north_first:
@@ -169,21 +187,26 @@ class ZarrHours(Source):
         if grid.x is not None and self.east_first:
             grid.x = grid.x[::-1]
         grid.static = {name: self._turn(values) for name, values in grid.static.items()}
+        if winds := [n for n in ("U10", "V10") if n in self.arrays]:
+            p, array = next(iter(self.arrays[winds[0]].items()))
+            grid.winds = wind_reference(self.parts[p].dataset, array, grid) or "unknown"
+            if grid.winds == "unknown":
+                self.notes.append("the source does not say whether winds follow the grid or east and north")
+        self.notes = list(dict.fromkeys(self.notes))
         return grid
 
     def _find_orientation(self, grid: Grid) -> None:
         """Whether rows or columns have to be turned, and how far a global grid has to be rolled eastwards."""
         self.north_first = self.east_first = False
         self.roll = 0
+        self.north_first = bool(grid.north_first)
         if grid.latitude is not None:
-            self.north_first = bool(grid.latitude[0].mean() > grid.latitude[-1].mean())
             step = np.median((np.diff(grid.longitude[grid.shape[0] // 2]) + 180) % 360 - 180)
             self.east_first = bool(step < 0)
             # A global grid may begin at any longitude: rotate it to begin at the westernmost column.
             if abs(step) * grid.shape[1] > 359.9 and np.ptp(grid.longitude, axis=0).max() == 0:
                 self.roll = -int(np.argmin(grid.longitude[0][:: -1 if self.east_first else 1]))
         elif grid.y is not None:
-            self.north_first = bool(grid.y[0] > grid.y[-1])
             self.east_first = bool(grid.x is not None and grid.x[0] > grid.x[-1])
         else:
             self.notes.append("no coordinate tells where north is; the rows are kept in the source's order")
@@ -215,15 +238,17 @@ class ZarrHours(Source):
 
     def _plan_blocks(self, memory: float, twice: list) -> None:
         """How the chunks of the source lie, and how many hours are decoded together."""
+        self.written: dict = {}  # which chunks exist, of zarr arrays whose fill value is a number
         self.held: dict[tuple[str, int], tuple[int, np.ndarray]] = {}  # first index, decoded hours, one block for each
         self.chunks: dict[tuple[str, int], tuple[int, int, int, int]] = {}  # hours, cells, first index and end
         for name, p in self.scales:
             part, raw = self.parts[p], self.parts[p].dataset[self.arrays[name][p]]
-            shape = raw.encoding.get("chunks") or raw.encoding.get("chunksizes")
-            shape = shape or [1 if d == part.time else n for d, n in raw.sizes.items()]
+            shape = raw.encoding.get("chunks") or raw.encoding.get("chunksizes") or ()
+            if len(shape) != raw.ndim:  # contiguous, or a dimension was selected
+                shape = [1 if d == part.time else n for d, n in raw.sizes.items()]
             places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
             if used := [i for q, i in places if q == p]:
-                hours = min(int(shape[raw.dims.index(part.time)]), len(part.times))
+                hours = min(int(shape[raw.dims.index(part.time)]), len(part.times)) if part.time else 1
                 self.chunks[name, p] = hours, int(np.prod(shape)), min(used), max(used) + 1
         self.cache_bytes = memory
         self.share(1)
@@ -250,9 +275,25 @@ class ZarrHours(Source):
             stop = min(start + length, chunk + hours, end)
             start = max(start, first)
             with zarr.config.set({"async.concurrency": int(min(10, max(1, self.memory // (4 * cells))))}):
-                block = decode(self.parts[p].field(self.arrays[name][p])[start:stop])
+                block = self._without_lost(name, p, start, decode(self.parts[p], self.arrays[name][p], start, stop))
             self.held[name, p] = start, block
         return block[index - start]
+
+    def _without_lost(self, name: str, p: int, start: int, block: np.ndarray) -> np.ndarray:
+        """The block with NaN in the chunks that do not exist, for which zarr returns a number: nobody's weather."""
+        part, array = self.parts[p], self.arrays[name][p]
+        if "://" in part.path or not Path(part.path).is_dir():
+            return block
+        if (name, p) not in self.written:
+            group = zarr.open_group(part.path, mode="r")
+            fill = group[array].fill_value
+            plain = fill is not None and not np.isnan(fill) and group[array].ndim == 3
+            self.written[name, p] = Written(group, [array]) if plain else None
+        if (written := self.written[name, p]) is not None:
+            block = block.copy() if not block.flags.writeable else block
+            for i in range(len(block)):
+                written.blank(array, start + i, block[i])
+        return block
 
     def _field(self, name: str, p: int, index: int) -> np.ndarray:
         """One field in table units and our orientation."""
@@ -263,6 +304,7 @@ class ZarrHours(Source):
         except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
             where, fix = f"{part.path}: {name} cannot be read", "fetch or write the source again"
             raise fault(where, str(error), "whole chunks", fix) from error
+        refuse_undeclared(part.path, self.arrays[name][p], field, show(part.times[index]))
         if (factor, offset) != (1, 0):  # in double precision, so that 20 C is 293.15 K to the last digit
             field = (field.astype(np.float64) * factor + offset).astype(np.float32)
         mean = float(np.nanmean(field)) if variable.units == "K" and np.isfinite(field).any() else np.nan
@@ -271,47 +313,26 @@ class ZarrHours(Source):
             raise fault(part.path, got, "kelvin", "correct its units attribute (degC, say)")
         return field
 
+    def _hour(self, name: str, time: np.datetime64) -> np.ndarray:
+        """The field of an hour; of a sum since the start of a run, what was added in the hour."""
+        p, index = self.hours[time][name]
+        if name not in self.totals:
+            return self._field(name, p, index)
+        before = int(np.flatnonzero(self.parts[p].times == time - HOUR)[0])
+        rain = self._field(name, p, before).copy()
+        rain = self._field(name, p, index) - rain
+        if np.isnan(rain).all():
+            raise HourUnavailable(f"{name} is a sum since the start of the run, which the hour before lacks")
+        if np.nanmin(rain) < -ROUNDING:
+            raise HourUnavailable(f"{name} falls by {-np.nanmin(rain):.1f} mm from the hour before: another run begins")
+        return np.maximum(rain, 0)
+
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
-        return {name: self._field(name, *self.hours[time][name]) for name in self.names}
+        return {name: self._hour(name, time) for name in self.names}
 
 
-# --- opening ---
-
-
-def open_parts(path: str) -> list[Part]:
-    """The store, the file or every NetCDF file of the folder; ValueError if there is none that opens."""
-    refuse_missing_path(path, "a zarr store, a NetCDF file or a folder of NetCDF files")
-    place = Path(path)
-    if "://" in path or any((place / n).exists() for n in ("zarr.json", ".zgroup", ".zmetadata")):
-        return [as_part(path, open_zarr(path))]
-    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.suffix in (".nc", ".nc4", ".cdf"))
-    if not files:
-        got = f"{path} without zarr.json, .zgroup or a NetCDF file (.nc) in it"
-        raise fault("path", got, "a zarr store, a NetCDF file or a folder of them", "--path")
-    return [as_part(str(file), open_netcdf(file)) for file in files]
-
-
-def open_netcdf(file: Path) -> xr.Dataset:
-    try:
-        return with_exact_times(xr.open_dataset(file, decode_timedelta=False))
-    except Exception as error:  # each engine of xarray raises its own kinds
-        got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        fix = "check the file, and that netCDF4 is installed (.venv/bin/python -m pip install netCDF4)"
-        raise fault(f"{file}: cannot be opened", got, "a NetCDF file with decodable time", fix) from error
-
-
-def as_part(path: str, dataset: xr.Dataset) -> Part:
-    """The dataset with its time dimension; ValueError if time is missing or was not decoded."""
-    found = [n for n in TIMES if n in dataset.variables and dataset[n].ndim == 1]
-    if not found:
-        got = f"no time coordinate (found {', '.join(map(str, dataset.variables))})"
-        raise fault(path, got, "`time` or `valid_time` along a dimension", "add one with CF units")
-    time = dataset[found[0]]
-    if time.dtype.kind != "M" or np.isnat(time.values).any():
-        got, fix = f"{time.dtype} with units {time.attrs.get('units', 'missing')!r}", "set its units attribute"
-        raise fault(f"{path}: {found[0]} cannot be decoded", got, "CF time in the standard calendar", fix)
-    return Part(path, dataset, str(time.dims[0]), time.values.astype("datetime64[ns]"))
-
-
-def decode(array: xr.DataArray) -> np.ndarray:
-    return array.values.astype(np.float32, copy=False)
+def decode(part: Part, array: str, start: int, stop: int) -> np.ndarray:
+    """The fields (n, y, x) float32 of some hours."""
+    field = part.field(array)
+    values = field[start:stop].values if part.time else field.values[None]
+    return values.astype(np.float32, copy=False)

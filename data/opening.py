@@ -1,0 +1,359 @@
+"""Open a zarr store, a NetCDF file or a folder of them, and say what their times and dimensions mean.
+
+CF attributes count first, names only without them. Nothing is guessed: what cannot be told is refused by name.
+
+    valid time   standard_name time; valid_time, time, Times, XTIME; or initial time + lead time
+    initial time forecast_reference_time; init_time, or `time` beside a lead time that is a dimension
+    lead time    forecast_period; step, lead_time, prediction_timedelta. Analyses (0) and 1-hour forecasts are used
+"""
+
+import contextlib
+import itertools
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from data.command import fault
+from data.grid import axis_of, horizontal, letters
+from data.times import show_duration
+
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "none", "")
+VALID = ("time", "validtime", "times", "xtime", "datetime", "date")  # letters of a name, the best first
+RUN = ("inittime", "forecastreferencetime", "referencetime", "initializationtime", "initialtime", "runtime", "basetime")
+LEAD = ("leadtime", "step", "predictiontimedelta", "forecastperiod", "lead", "leadhour", "forecasthour", "fhr")
+HOUR = np.timedelta64(1, "h").astype("m8[ns]")
+ZERO = 0 * HOUR
+MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs",
+            "http": "aiohttp requests", "https": "aiohttp requests"}  # fmt: skip
+STARTS = {  # the first bytes of a file: what it is, and what to do with it
+    b"GRIB": ("a GRIB file", "--source grib"), b"\x1f\x8b": ("a gzip file", "gunzip it first"),
+    b"BZh": ("a bzip2 file", "bunzip2 it first"), b"\xfd7zXZ": ("an xz file", "unxz it first"),
+    b"<": ("a page of HTML or XML, perhaps an error message of the server", "download the file again"),
+    b"CDF": ("NetCDF", ""), b"\x89HDF": ("NetCDF", ""),
+}  # fmt: skip
+
+
+# --- opening ---
+
+
+def open_zarr(path: str | Path) -> xr.Dataset:
+    """Open a zarr store lazily; ValueError in one line if that fails."""
+    text = str(path)
+    if "://" not in text and not Path(text).exists():
+        raise ValueError(f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
+                         "`.venv/bin/python -m data.build_hrrr` (real hours) or "
+                         "`.venv/bin/python -m data.synthetic_storms` (a demo)")  # fmt: skip
+    if "://" not in text and not any((Path(text) / n).exists() for n in MARKERS):
+        found, fix = what_instead(Path(text))
+        raise ValueError(f"{path}: not a zarr store{found}, expected a directory with zarr.json or .zgroup. Fix: {fix}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
+        try:
+            return with_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_times=False)))
+        except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
+            where, got = f"{path}: cannot be opened as zarr", f"{type(error).__name__}: {error}"
+            expected, fix = "a complete store", "check the path and that the store is complete"
+            if isinstance(error, ImportError):
+                package = PACKAGES.get(text.split("://")[0], error.name or "fsspec")
+                expected, fix = "the package for such addresses", f".venv/bin/python -m pip install {package}"
+            elif unnamed := arrays_without_dimensions(text):
+                got, expected = f"arrays without dimension names ({', '.join(unnamed[:5])})", "named dimensions"
+                fix = ('name them: in zarr v2 the attribute _ARRAY_DIMENSIONS = ["time", "y", "x"] of each array, in '
+                       "zarr v3 dimension_names")  # fmt: skip
+            raise fault(where, got, expected, fix) from error
+
+
+def arrays_without_dimensions(path: str) -> list[str]:
+    with contextlib.suppress(Exception):
+        arrays = zarr.open_group(path, mode="r").arrays()
+        return [n for n, a in arrays if a.ndim and not (getattr(a.metadata, "dimension_names", None)
+                                                        or "_ARRAY_DIMENSIONS" in a.attrs)]  # fmt: skip
+    return []
+
+
+def open_netcdf(file: Path) -> xr.Dataset:
+    """Open a NetCDF file lazily; ValueError that says what the file is if that fails."""
+    what, fix = what_is(file)
+    if what != "NetCDF":
+        raise fault(f"{file}: cannot be opened", what, "a NetCDF file", fix)
+    try:
+        return with_times(xr.open_dataset(file, decode_times=False))
+    except Exception as error:  # each engine of xarray raises its own kinds
+        got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
+        fix = "check the file, and that netCDF4 is installed (.venv/bin/python -m pip install netCDF4)"
+        raise fault(f"{file}: cannot be opened", got, "a NetCDF file", fix) from error
+
+
+def open_parts(path: str) -> tuple[list[tuple[str, xr.Dataset]], list[str]]:
+    """(path, dataset) of the store, the file or every NetCDF file of the folder, whatever its ending, and notes;
+    ValueError if there is none that opens."""
+    place, notes = Path(path), []
+    if "://" in path or any((place / n).exists() for n in MARKERS):
+        return [(path, open_zarr(path))], notes
+    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
+    if hidden := [f.name for f in files if f.name.startswith(".") and f != place]:  # a Mac's ._NAME and .DS_Store
+        notes.append(f"passed over {len(hidden)} hidden files ({hidden[0]})")
+    files = [f for f in files if not f.name.startswith(".") or f == place]
+    some = [f for f in files if f == place or f.suffix in (".nc", ".nc4", ".cdf") or what_is(f)[0] == "NetCDF"]
+    if not some:
+        got = f"{path} without zarr.json, .zgroup or a NetCDF file in it"
+        raise fault("path", got, "a zarr store, a NetCDF file or a folder of them", "--path")
+    return [(str(f), open_netcdf(f)) for f in some], notes
+
+
+def what_is(file: Path) -> tuple[str, str]:
+    """What a file is by its first bytes, and what to do with it."""
+    if zipfile.is_zipfile(file):
+        return "a zip file", f"unzip it (unzip {file}) and name the folder"
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    found = next((told for first, told in STARTS.items() if start.lstrip().startswith(first)), None)
+    return found or (f"a file that begins with {start!r}" if start else "an empty file", "download it again")
+
+
+def what_instead(path: Path) -> tuple[str, str]:
+    """What a path that is no zarr store holds, where that is known, and what to do with it."""
+    if path.suffix == ".pt":
+        return " but a checkpoint", "name the store, a folder such as data/hrrr.zarr"
+    if stores := sorted(map(str, path.glob("*.zarr"))):
+        return f" but a folder that holds {len(stores)}", f"name one: {', '.join(stores[:3])}"
+    places = itertools.chain([path], path.glob("*"), path.glob("*/*"))  # downloads often have a folder a day
+    if any(p.suffix in (".grib2", ".grb2") for p in places):
+        return " but GRIB files", f"`python -m data.build_hrrr --source grib --path {path} --out STORE.zarr`"
+    return "", f"NetCDF becomes zarr with `python -m data.build_hrrr --source zarr --path {path} --out STORE.zarr`"
+
+
+def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 where nobody chose one, for missing,
+    and with it the first of "hours since ..." and every cell without CAPE. Chunks that were never written would
+    read as 0 too, so a field keeps NaN for zero unless all its chunks are there."""
+    packed = {"scale_factor", "add_offset", "missing_value"}
+    zeros = {n for n, v in dataset.variables.items() if np.all(v.encoding.get("_FillValue", 1) == 0)}
+    zeros -= {n for n in zeros if packed & set(dataset[n].encoding)}
+    if not zeros:
+        return dataset
+    group = zarr.open_group(path, mode="r")
+    zeros -= {n for n in zeros if dataset[n].ndim >= 3 and group[n].nchunks_initialized < group[n].nchunks}
+    plain = xr.open_zarr(path, chunks=None, decode_times=False, mask_and_scale=False)
+    held = {n: plain.variables[n] for n in zeros}
+    for v in held.values():
+        v.attrs.pop("_FillValue", None)
+    coordinates = {n: v for n, v in held.items() if n in dataset.coords}
+    return dataset.assign_coords(coordinates).assign({n: v for n, v in held.items() if n not in coordinates})
+
+
+# --- time ---
+
+
+def with_times(dataset: xr.Dataset) -> xr.Dataset:
+    """Every time of the standard calendar decoded by its units, and lead times as timedelta64; the others, which may
+    belong to arrays that nobody wants, stay as they are."""
+    out = {}
+    for name, v in dataset.variables.items():
+        units, calendar = str(v.attrs.get("units", "")), str(v.attrs.get("calendar", "")).lower()
+        if " since " in units and v.dtype.kind in "iuf" and calendar in CALENDARS:
+            with contextlib.suppress(Exception), warnings.catch_warnings():  # no date, or beyond the years that ns hold
+                warnings.simplefilter("ignore")
+                decoded = xr.conventions.decode_cf_variable(name, v, decode_timedelta=False)
+                if decoded.dtype.kind == "M":
+                    out[name] = exact(decoded, v)
+        elif letters(name) in LEAD[:-2] or v.attrs.get("standard_name") == "forecast_period":
+            with contextlib.suppress(Exception):
+                out[name] = xr.conventions.decode_cf_variable(name, v, decode_timedelta=True)
+    return dataset.assign_coords({n: v for n, v in out.items()}) if out else dataset
+
+
+def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
+    """Times that are written as fractions to the hour, minute or second that they mean: float64 "days since 1900" are
+    up to a microsecond beside it, float32 up to minutes, and pairs are found by equal times."""
+    stored = np.dtype(raw.encoding.get("dtype", raw.dtype))
+    times = decoded.values.astype("datetime64[ns]")
+    if stored.kind == "f" and not np.isnat(times).all():
+        values = raw.values.astype(stored)
+        unit = str(raw.attrs["units"]).split()[0].lower()
+        seconds = next((s for u, s in (("d", 86400), ("h", 3600), ("min", 60)) if unit.startswith(u)), 1)
+        room = max(np.spacing(np.nanmax(np.abs(values))) * seconds * 0.5, 1e-3)  # seconds beside what was meant
+        for step in (3600, 1800, 900, 600, 300, 60, 1):
+            ns = step * 10**9
+            near = ((times.astype("int64") + ns // 2) // ns * ns).astype("datetime64[ns]")
+            near[np.isnat(times)] = np.datetime64("NaT")
+            beside = np.abs(near - times)[~np.isnat(times)].max() / np.timedelta64(1, "s")
+            if room < step / 4 and beside <= 1.01 * room and len(np.unique(near)) == len(np.unique(times)):
+                about = decoded.attrs | ({"rounded": f"{beside:.0f} s"} if beside >= 1 else {})
+                return xr.Variable(decoded.dims, near, about, decoded.encoding)
+        if room >= 1:
+            return raw  # no telling which times were meant: as good as not decoded
+    return xr.Variable(decoded.dims, times, decoded.attrs, decoded.encoding)
+
+
+@dataclass
+class Part:
+    """One opened dataset: its fields over time and the meaning of their times."""
+
+    path: str
+    dataset: xr.Dataset
+    time: str | None  # name of the time dimension, None if there is one time without a dimension
+    times: np.ndarray  # valid times, datetime64[ns], in the file's order
+    kinds: np.ndarray | None = None  # lead in hours of each, 0 or 1 (others: -1); None if nothing tells it
+    notes: list[str] = field(default_factory=list)
+    dims: dict[str, tuple] = field(default_factory=dict)  # field -> names of its (y, x)
+    odd: dict[str, list] = field(default_factory=dict)  # array that is no field -> its dimensions beside time
+
+    def __post_init__(self):
+        for name, v in self.dataset.variables.items():
+            if v.dtype.kind not in "fiu" or (self.time or name) not in (*v.dims, name) or name in v.dims:
+                continue
+            long = [d for d in v.dims if d != self.time and v.sizes[d] > 1]
+            places = [d for d in v.dims if d != self.time and axis_of(self.dataset, d)]
+            pair = horizontal(self.dataset, long if len(long) == 2 else places)
+            others = [d for d in long if pair is None or d not in pair]
+            if pair and not others and name not in self.dataset.coords:
+                self.dims[str(name)] = pair
+            elif len(long) > 1:
+                self.odd[str(name)] = others or long
+
+    def field(self, name: str) -> xr.DataArray:
+        """An array, still lazy, as (time, y, x); (y, x) if the dataset has one time without a dimension."""
+        array, kept = self.dataset[name], (*([self.time] if self.time else []), *self.dims[name])
+        array = array.isel({d: 0 for d in array.dims if d not in kept})
+        return array.transpose(*kept)
+
+
+def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
+    """What a dataset holds, by kind if it has every initial time with several leads; ValueError if the time is missing,
+    cannot be decoded or cannot be told from other times."""
+    valid, run, lead = find_times(path, dataset)
+    notes = [f"{v.name}: times up to {v.attrs['rounded']} beside the step (float32); rounded to what they mean"
+             for v in (valid, run) if v is not None and "rounded" in v.attrs]  # fmt: skip
+    if valid is None:
+        valid = run + lead
+    if lead is None and run is not None and run.name != valid.name:
+        lead = valid - run
+    if lead is not None:
+        valid, lead = xr.broadcast(valid.reset_coords(drop=True), lead.reset_coords(drop=True))
+    long = [d for d in valid.dims if valid.sizes[d] > 1] or list(valid.dims)[:1]
+    single = {d: 0 for d in valid.dims if d not in long}
+    if single:
+        dataset, valid = (x.isel(single, missing_dims="ignore") for x in (dataset, valid))
+        lead = None if lead is None else lead.isel(single)
+    if len(long) < 2:
+        kinds = None if lead is None else kinds_of(lead.values)
+        if kinds is not None and (others := int((kinds < 0).sum())):
+            notes.append(f"left out: {others} times with other leads than 0 and 1 h ({spread(lead.values)})")
+            if others == kinds.size:
+                refuse_leads(path, lead)
+        return [Part(path, dataset, long[0] if long else None, np.atleast_1d(valid.values), kinds, notes)]
+    along = [d for d in long if (np.ptp(lead.values.astype("int64"), axis=lead.dims.index(d)) > 0).any()]
+    if len(long) > 2 or len(along) != 1:
+        got = f"times along {', '.join(map(str, long))}"
+        raise fault(path, got, "one valid time for each field", f"select one of {long[-1]} with xarray's isel")
+    other = next(d for d in long if d != along[0])
+    leads = kinds_of(lead.isel({other: 0}).values)
+    if (leads < 0).all():
+        refuse_leads(path, lead)
+    notes.append(f"left out: {(leads < 0).sum()} leads other than 0 and 1 h along {along[0]} ({spread(lead.values)})")
+    out = []
+    for i in np.flatnonzero(leads >= 0):
+        one = {along[0]: int(i)}
+        kinds = kinds_of(lead.isel(one).values)
+        out.append(Part(path, dataset.isel(one), other, valid.isel(one).values, kinds, notes if not out else []))
+    return out
+
+
+def refuse_leads(path: str, lead: xr.DataArray) -> None:
+    got = f"forecasts with lead times of {spread(lead.values)}"
+    raise fault(path, got, "analyses or 1-hour forecasts (lead_time 0 or 1 h)", "a source that has them")
+
+
+def kinds_of(leads: np.ndarray) -> np.ndarray:
+    """0 for analyses, 1 for 1-hour forecasts, -1 for other leads; leads to a minute, as some are fractions."""
+    leads = np.atleast_1d(leads).astype("timedelta64[ns]")
+    near = lambda h: np.abs(leads - h) < np.timedelta64(1, "m")  # noqa: E731
+    return np.where(near(ZERO), 0, np.where(near(HOUR), 1, -1))
+
+
+def spread(leads: np.ndarray) -> str:
+    low, high = leads.min(), leads.max()
+    return show_duration(low) if low == high else f"{show_duration(low)} to {show_duration(high)}"
+
+
+def find_times(path: str, dataset: xr.Dataset) -> tuple:
+    """(valid time, initial time, lead time) as DataArrays; None for what the dataset does not have."""
+    found: dict[str, list] = {"valid": [], "run": [], "lead": []}
+    for name, v in dataset.variables.items():
+        standard, short = str(v.attrs.get("standard_name", "")), letters(name)
+        short = "xtime" if name == "XTIME" else short
+        if standard == "forecast_period" or (short in LEAD and standard in ("", "forecast_period")):
+            rank = LEAD.index(short) if short in LEAD else 0
+            found["lead"].append((rank, name))
+        elif standard == "forecast_reference_time" or (short in RUN and not standard):
+            found["run"].append((RUN.index(short) if short in RUN else 0, name))
+        elif standard == "time" or short in VALID:
+            rank = 0.5 if short == "validtime" else VALID.index(short) + 1 if short in VALID else 9
+            found["valid"].append((rank - 1 if standard == "time" else rank, name))
+    names = {role: [n for _, n in sorted(some, key=lambda x: x[0])] for role, some in found.items()}
+    valid, run, lead = (next(iter(names[role]), None) for role in ("valid", "run", "lead"))
+    if len(names["valid"]) > 1 and run is None and letters(valid) == "validtime":
+        run = next((n for n in names["valid"] if letters(n) == "time"), None)
+    if lead and not run and letters(valid) == "time" and dataset[valid].attrs.get("standard_name") != "time":
+        along = set(dataset[lead].dims)
+        if along - set(dataset[valid].dims) or (not along and letters(lead) in LEAD[:3]):
+            valid, run = None, valid  # WeatherBench's `time` is the initial time
+    if valid is None and lead is None:
+        valid = run  # cfgrib's `time` of analyses that were saved without their step
+    if valid is None and run is None:
+        held = ", ".join(map(str, dataset.variables)) or "nothing"
+        raise fault(path, f"no time coordinate (found {held})", "`time` or `valid_time` with CF units",
+                    'set the units attribute of time, e.g. "hours since 2024-01-01"')  # fmt: skip
+    return tuple(None if n is None else decoded(path, dataset[n], n == lead) for n in (valid, run, lead))
+
+
+def decoded(path: str, time: xr.DataArray, lead: bool) -> xr.DataArray:
+    """A time as datetime64[ns] or a lead as timedelta64[ns]; ValueError if it cannot be."""
+    kind, units = time.dtype.kind, time.attrs.get("units", "no units attribute")
+    if lead and kind in "iuf" and letters(time.name) == "forecasthour":  # our stores: 0 or 1
+        return (time.astype("float64") * 3.6e12).astype("timedelta64[ns]")
+    if not lead and kind in "SUO" and time.size:
+        text = [x.decode() if isinstance(x, bytes) else str(x) for x in np.ravel(time.values)]
+        with contextlib.suppress(ValueError):
+            values = np.array([x.strip().replace("_", "T") for x in text], "datetime64[ns]").reshape(time.shape)
+            return time.copy(data=values)
+    if kind != ("m" if lead else "M"):
+        where, fix = f"{path}: {time.name} cannot be decoded", 'set its units attribute, e.g. "hours since 2024-01-01"'
+        calendar = str(time.attrs.get("calendar", time.encoding.get("calendar", "")))
+        if calendar.lower() not in CALENDARS:
+            raise fault(where, f"the calendar {calendar!r}", "the standard calendar, whose days real weather has",
+                        "no fix: hours of this calendar are no real hours")  # fmt: skip
+        if lead:
+            fix = 'set its units attribute, e.g. "hours"'
+        elif np.dtype(time.encoding.get("dtype", time.dtype)) == np.float32 and " since " in str(units):
+            fix = "write it as integers or float64: float32 is minutes beside the step that is meant"
+        raise fault(where, f"{time.dtype} with {units!r}", "a duration" if lead else "CF time", fix)
+    if np.isnat(time.values).any():
+        raise fault(f"{path}: {time.name}", "missing times (NaT)", "a time for each field", "remove these fields")
+    return time.astype("timedelta64[ns]" if lead else "datetime64[ns]")
+
+
+def describe_odd(part: Part, names: list[str] | None = None) -> str:
+    """Which arrays are no maps and why, for a message."""
+    odd = {n: d for n, d in part.odd.items() if names is None or n in names}
+    return "; ".join(f"{n} has the dimensions {', '.join(map(str, d))}" for n, d in itertools.islice(odd.items(), 4))
+
+
+def refuse_odd(part: Part) -> None:
+    """ValueError that names what is in the way of fields."""
+    if part.odd:
+        dims = sorted({str(d) for some in part.odd.values() for d in some})
+        expected = "(time, y, x) arrays: two horizontal dimensions beside time"
+        got = f"no (time, y, x) array: {describe_odd(part)}"
+        fix = f"select or merge along {', '.join(dims)} (ds.isel({dims[0]}=0), say), or name rows and columns y and x"
+        raise fault(part.path, got, expected, fix)
+    held = ", ".join(map(str, part.dataset.variables)) or "nothing"
+    fix = "name a store with fields over time; dimensions of maps are y and x, or latitude and longitude"
+    raise fault(part.path, f"no (time, y, x) array (found {held})", "at least one", fix)
