@@ -190,7 +190,9 @@ def open_on(path: str, variables: list[str], store: Store) -> tuple[xr.Dataset, 
     names = choose(path, forecast, variables)
     if not variables:
         truth = {lookup(n).name for n in store.names}
-        names = [n for n in names if lookup(n).name in truth] or names
+        if lacking := [n for n in names if lookup(n).name not in truth]:
+            print(f"note: {store.path} has no {', '.join(lacking)}; not scored")
+        names = [n for n in names if n not in lacking] or names
     dims = forecast[names[0]].dims[2:]
     for flips in product((1, -1), repeat=2):
         turned = forecast.isel({d: slice(None, None, f) for d, f in zip(dims, flips, strict=True) if f < 0})

@@ -26,7 +26,10 @@ from data.sources import need
 from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE
 
 # A message is known by eccodes' shortName, one of the table's aliases, and by its level; a shortName implies a unit.
-KNOWN = {name: v for v in TABLE if v.grib for name in (v.name.lower(), *v.aliases)} | {"orog": OROGRAPHY, "lsm": LAND_SEA_MASK}
+KNOWN = {name: v for v in TABLE if v.grib for name in (v.name.lower(), *v.aliases)} | {
+    "orog": OROGRAPHY,
+    "lsm": LAND_SEA_MASK,
+}
 LEVELS = {"ground or water surface": ("surface",), "height above ground": ("heightAboveGround",),
           "entire atmosphere": ("atmosphere", "atmosphereSingleLayer")}  # fmt: skip
 SPHERES = ("regular_ll", "rotated_ll", "regular_gg", "rotated_gg")  # grids of latitudes and longitudes

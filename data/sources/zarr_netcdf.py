@@ -102,8 +102,10 @@ class ZarrHours(Source):
     def _named(self, part: Part, array: str) -> tuple[str, str]:
         """The table's name of an array, or "", and why it is not the variable that its name says, or ""."""
         field = part.dataset[array]
+        listed = field.encoding.get("coordinates")  # CF: a scalar coordinate counts for the arrays that name it
         levels = [coordinate_level(str(n), float(c.values), c.attrs) for n, c in field.coords.items()
-                  if c.size == 1 and c.dtype.kind in "fiu" and (c.ndim == 0 or c.dims[0] in field.dims)]  # fmt: skip
+                  if c.size == 1 and c.dtype.kind in "fiu"
+                  and (c.dims[0] in field.dims if c.ndim else listed is None or n in listed.split())]  # fmt: skip
         name, why = identify(array, field.attrs, next((x for x in levels if x), None))
         if not why and name in ("", "RAIN") and plain(array) in RAIN_TOTALS:
             name, why = self._rain(part, array)
