@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from data.synthetic_storms import one_thread
 from verification import scores
 from verification.extrapolation import extrapolate, motion, reach_of, transport
 
@@ -14,8 +14,10 @@ from verification.extrapolation import extrapolate, motion, reach_of, transport
 @pytest.fixture(autouse=True)
 def alone():
     """Small fields on one thread: on busy cores two threads wait for each other, a hundred times the work itself."""
-    with one_thread():
-        yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def cells(size):
