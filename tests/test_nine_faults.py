@@ -54,12 +54,19 @@ def spy(monkeypatch, owner, name: str) -> list:
 def training_pairs(monkeypatch, store, run_dir, **constants) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The state that the network sees and the target of the loss, (1, C, H, W) in physical units, of every pair of an
     epoch, and of those of the trial steps."""
-    steps, losses = spy(monkeypatch, training, "forecast_step"), spy(monkeypatch, WeatherLoss, "__call__")
+    losses, seen, forward = spy(monkeypatch, WeatherLoss, "__call__"), [], ResidualUNet.forward
+
+    def recorded(model, states, *rest):
+        if torch.is_grad_enabled():  # not in validation
+            seen.append(states)
+        return forward(model, states, *rest)
+
+    monkeypatch.setattr(ResidualUNet, "forward", recorded)
     last = trained(store, run_dir, noise=0.0, **constants).last
     statistics = Statistics.from_dict(last["statistics"])
     physical = lambda x: denormalise(x, statistics)  # noqa: E731
-    targets = [target * statistics.scale for _, _, target, *_ in losses[-len(steps) :]]  # before: its units
-    return [(physical(args[1][:, -1]), physical(t)) for args, t in zip(steps, targets, strict=True)]
+    targets = [target * statistics.scale for _, _, target, *_ in losses[-len(seen) :]]  # before: its units
+    return [(physical(states[:, -1]), physical(t)) for states, t in zip(seen, targets, strict=True)]
 
 
 def test_fault_1_validation_hours_lie_a_day_after_the_last_training_hour(tmp_path, monkeypatch):
