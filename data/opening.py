@@ -173,7 +173,7 @@ def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
     """Times that are written as fractions to the hour, minute or second that they mean: float64 "days since 1900" are
     up to a microsecond beside it, float32 up to minutes, and pairs are found by equal times."""
     stored = np.dtype(raw.encoding.get("dtype", raw.dtype))
-    times = decoded.values.astype("datetime64[ns]")
+    times = np.atleast_1d(decoded.values.astype("datetime64[ns]"))
     if stored.kind == "f" and not np.isnat(times).all():
         values = raw.values.astype(stored)
         unit = str(raw.attrs["units"]).split()[0].lower()
@@ -186,10 +186,10 @@ def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
             beside = np.abs(near - times)[~np.isnat(times)].max() / np.timedelta64(1, "s")
             if room < step / 4 and beside <= 1.01 * room and len(np.unique(near)) == len(np.unique(times)):
                 about = decoded.attrs | ({"rounded": f"{beside:.0f} s"} if beside >= 1 else {})
-                return xr.Variable(decoded.dims, near, about, decoded.encoding)
+                return xr.Variable(decoded.dims, near.reshape(decoded.shape), about, decoded.encoding)
         if room >= 1:
             return raw  # no telling which times were meant: as good as not decoded
-    return xr.Variable(decoded.dims, times, decoded.attrs, decoded.encoding)
+    return xr.Variable(decoded.dims, times.reshape(decoded.shape), decoded.attrs, decoded.encoding)
 
 
 @dataclass
@@ -233,6 +233,8 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
              for v in (valid, run) if v is not None and "rounded" in v.attrs]  # fmt: skip
     if valid is None:
         valid = run + lead
+    elif valid.attrs.get("standard_name") == "forecast_reference_time":
+        notes.append(f"{valid.name} is the time of the run and there is no other; taken as the time of the fields")
     if lead is None and run is not None and run.name != valid.name:
         lead = valid - run
     if lead is not None:

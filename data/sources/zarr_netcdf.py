@@ -247,7 +247,10 @@ class ZarrHours(Source):
             if len(shape) != raw.ndim:  # contiguous, or a dimension was selected
                 shape = [1 if d == part.time else n for d, n in raw.sizes.items()]
             places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
-            if used := [i for q, i in places if q == p]:
+            used = [i for q, i in places if q == p]
+            if name in self.totals:  # and the hours before, from which they are counted
+                used += np.flatnonzero(np.isin(part.times, part.times[used] - HOUR)).tolist()
+            if used:
                 hours = min(int(shape[raw.dims.index(part.time)]), len(part.times)) if part.time else 1
                 self.chunks[name, p] = hours, int(np.prod(shape)), min(used), max(used) + 1
         self.cache_bytes = memory
