@@ -53,7 +53,10 @@ def attributes_of(variable: Variable, grid: Grid) -> dict:
 
 
 def write_template(dataset: xr.Dataset, path: Path) -> None:
-    """Add a small dataset (coordinates, static fields) to a store without consolidating it."""
+    """Add a small dataset (coordinates, static fields) to a store, with checksums, without consolidating it."""
+    for v in dataset.variables.values():
+        if v.ndim:
+            v.encoding["compressors"] = CODECS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset.to_zarr(path, mode="a", zarr_format=3, consolidated=False)

@@ -35,7 +35,7 @@ from zarr.core.sync import sync
 
 from data.command import fault, nearest
 from data.grid import read_grid
-from data.metadata import KIND, conversion, replace
+from data.metadata import KIND, TIME_UNITS, conversion, replace
 from data.opening import open_zarr, parts_of, refuse_odd
 from data.times import show
 from data.variables import TABLE, identify, known, lookup
@@ -56,6 +56,9 @@ class Store:
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
         self.dataset, self.names = standard(self.path, self.dataset)
+        units = self.dataset["time"].encoding.get("units", TIME_UNITS)
+        if self.dataset.attrs.get(KIND) and units != TIME_UNITS:  # a flipped bit moves a century
+            raise fault(f"{path}: time", f"the units {units!r} in a store of ours", repr(TIME_UNITS), "build it again")
         times = read_times(self.path, self.dataset)
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)

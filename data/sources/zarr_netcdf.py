@@ -102,7 +102,7 @@ class ZarrHours(Source):
     def _named(self, part: Part, array: str) -> tuple[str, str]:
         """The table's name of an array, or "", and why it is not the variable that its name says, or ""."""
         field = part.dataset[array]
-        levels = [coordinate_level(str(n), float(c.values), c.attrs) for n, c in field.coords.items()
+        levels = [coordinate_level(str(n), c.values.item(), c.attrs) for n, c in field.coords.items()
                   if c.size == 1 and c.dtype.kind in "fiu" and (c.ndim == 0 or c.dims[0] in field.dims)]  # fmt: skip
         name, why = identify(array, field.attrs, next((x for x in levels if x), None))
         if not why and name in ("", "RAIN") and plain(array) in RAIN_TOTALS:
