@@ -125,7 +125,9 @@ class ZarrHours(Source):
             return "", f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
         if all(np.nanmin(c) >= -ROUNDING for c in changes):
             if "RAIN" not in self.totals:
-                self.notes.append(f"{array} counts from the start of the run; RAIN is its difference from hour to hour")
+                self.notes.append(
+                    f"converted: {array} counts from the start of the run; RAIN is its difference from hour to hour"
+                )
             self.totals.add("RAIN")
         return "RAIN", ""
 
@@ -174,7 +176,7 @@ class ZarrHours(Source):
                 raise fault(where, "different grids", "one", fix)
             grid.static |= found.static
             if [d for d in about.dims if d in grid.dims] == list(grid.dims)[::-1]:
-                self.notes.append("the fields are stored columns first; transposed")
+                self.notes.append("turned: the fields are stored columns first; transposed")
         self._find_orientation(grid)
         if self.north_first or self.east_first:
             grid.projection.pop("GeoTransform", None)  # it names the old first corner
@@ -211,7 +213,7 @@ class ZarrHours(Source):
         else:
             self.notes.append("no coordinate tells where north is; the rows are kept in the source's order")
         if self.north_first:
-            self.notes.append("rows ran from north to south; turned")
+            self.notes.append("turned: rows ran from north to south")
 
     def _turn(self, values: np.ndarray) -> np.ndarray:
         """A (..., y, x) array from the source's orientation to ours."""
@@ -233,7 +235,7 @@ class ZarrHours(Source):
             fix = "correct its units attribute, or leave it out with --variables"
             raise fault(self.parts[p].path, f"the unit {found!r} of {array}", expected, fix)
         if scale != (1, 0):
-            self.notes.append(f"{array}: {found} turned into {variable.units}")
+            self.notes.append(f"converted: {array}: {found} turned into {variable.units}")
         return scale
 
     def _plan_blocks(self, memory: float, twice: list) -> None:
