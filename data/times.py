@@ -64,7 +64,13 @@ def with_times(dataset: xr.Dataset) -> xr.Dataset:
     for name, v in dataset.variables.items():
         letters = re.sub("[^a-z]", "", str(name).lower())
         units, calendar = str(v.attrs.get("units", "")), str(v.attrs.get("calendar", "")).lower()
-        if " since " in units and v.dtype.kind in "iuf" and calendar in CALENDARS:
+        zone = re.search(r"\d ?([A-Za-z]{2,})$", units)  # xarray would pass over EST
+        if (
+            " since " in units
+            and v.dtype.kind in "iuf"
+            and calendar in CALENDARS
+            and (zone is None or zone[1].upper() in ("UTC", "GMT"))
+        ):
             with contextlib.suppress(Exception), warnings.catch_warnings():  # no date, or beyond the years that ns hold
                 warnings.simplefilter("ignore")
                 decoded = xr.conventions.decode_cf_variable(name, v, decode_timedelta=False)
