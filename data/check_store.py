@@ -21,9 +21,10 @@ from tqdm import tqdm
 from data.command import run
 from data.grid import read_grid
 from data.hours import read_ahead
+from data.metadata import write_sidecar
 from data.opening import open_zarr
 from data.quick_check import FLOORED, Report, check_grid, check_kinds, check_layout, check_times
-from data.store import Written, chunk_places, standard, write_sidecar
+from data.store import Written, chunk_places, standard
 from data.variables import lookup, undeclared
 
 THREADS = 4  # fields read at the same time

@@ -138,20 +138,13 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     def plane(name: str, variable) -> np.ndarray | None:
         """The values (y, x) of an array over the grid, perhaps repeated in time; None if it is another one."""
         variable = variable.isel({d: 0 for d in variable.dims if d not in dims})
-        if set(variable.dims) != set(dims):
-            return None
-        values = np.asarray(variable.transpose(*dims).values, np.float64)
-        if not np.isfinite(values).all():
-            raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
-        return values
+        return numbers(name, variable.transpose(*dims)) if set(variable.dims) == set(dims) else None
 
     for name, v in dataset.variables.items():
         what = meaning(name, v)
         if what in ("latitude", "longitude") and v.dtype.kind in "fiu" and getattr(grid, what) is None:
             if v.dims == (dims[what == "longitude"],):
-                values = np.asarray(v.values, np.float64)[(slice(None), None) if what == "latitude" else None]
-                if not np.isfinite(values).all():
-                    raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
+                values = numbers(name, v)[(slice(None), None) if what == "latitude" else None]
                 setattr(grid, what, np.broadcast_to(values, grid.shape).copy())
             elif {*dims} <= {*v.dims}:
                 setattr(grid, what, plane(str(name), v))
@@ -181,6 +174,17 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     return grid
 
 
+def numbers(name, variable) -> np.ndarray:
+    """The values of a coordinate or a static field, float64; ValueError if they cannot be read or some are missing."""
+    try:
+        values = np.asarray(variable.values, np.float64)
+    except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
+        raise fault(f"{name} cannot be read", str(error), "whole chunks", "fetch or write it again") from error
+    if not np.isfinite(values).all():
+        raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
+    return values
+
+
 def axis_values(dataset: xr.Dataset, dim) -> tuple[np.ndarray | None, str | None]:
     """The values along a dimension and their unit: a key of METRES, or "degrees"; (None, None) for counters and for
     what has no numbers."""
@@ -188,7 +192,7 @@ def axis_values(dataset: xr.Dataset, dim) -> tuple[np.ndarray | None, str | None
     name = dim if dim in dataset.variables else next(iter(same), None)
     if name is None or dataset[name].dtype.kind not in "fiu" or dataset.sizes[dim] < 2:
         return None, None
-    values = dataset[name].values.astype(np.float64)
+    values = numbers(name, dataset[name])
     units = str(dataset[name].attrs.get("units", "")).strip().lower()
     if units.startswith("deg") or meaning(name, dataset[name]).removeprefix("grid_") in ("latitude", "longitude"):
         return values, "degrees"

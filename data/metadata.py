@@ -1,6 +1,8 @@
 """What training and forecast stores have in common: metadata, units, compression, and how they appear on disk."""
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data.command import fault, refuse_file_above
 from data.grid import Grid
+from data.times import show
 from data.variables import Variable
 
 COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")  # lossless: values are rounded at the source
@@ -88,7 +91,10 @@ def coordinate_names(variable: Variable, grid: Grid, more: str = "") -> dict:
 
 
 def write_template(dataset: xr.Dataset, path: Path) -> None:
-    """Add a small dataset (coordinates, static fields) to a store without consolidating it."""
+    """Add a small dataset (coordinates, static fields) to a store, with checksums, without consolidating it."""
+    for v in dataset.variables.values():
+        if v.ndim:
+            v.encoding["compressors"] = CODECS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset.to_zarr(path, mode="a", zarr_format=3, consolidated=False)
@@ -202,3 +208,52 @@ def publish(partial: Path, path: Path) -> None:
         path.rename(old)
     partial.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+# --- the sidecar: hours that check_store found faulty, so that training leaves them out ---
+#
+#     STORE.zarr.check.json    {"fingerprint": "...", "bad_hours": ["2018-07-22T05:00", ...]}
+#
+# The fingerprint covers the name, size and time of change of every file of a local store: once the store has been
+# written to, the list no longer counts.
+
+
+def fingerprint(store: str) -> str:
+    """A hash over the files of a local store: their names, sizes and times of change."""
+    rows = []
+    for folder, _, files in os.walk(store):
+        for name in files:
+            status = os.stat(os.path.join(folder, name))
+            rows.append(f"{os.path.relpath(folder, store)}/{name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def write_sidecar(store: str, bad_hours: set[np.datetime64]) -> Path | None:
+    """List faulty hours beside a local store, or remove an older list if there are none. Returns the path of what was
+    written."""
+    if "://" in store:
+        return None
+    path = Path(store.rstrip("/") + ".check.json")
+    if not bad_hours:
+        path.unlink(missing_ok=True)
+        return None
+    hours = [show(t) for t in sorted(bad_hours)]
+    replace(path, json.dumps({"fingerprint": fingerprint(store), "bad_hours": hours}, indent=1))
+    return path
+
+
+def read_sidecar(store: str | Path) -> tuple[np.ndarray, str]:
+    """The faulty hours as datetime64[ns], and a line to print ("" if there is no sidecar)."""
+    path, none = Path(str(store).rstrip("/") + ".check.json"), np.array([], "datetime64[ns]")
+    if "://" in str(store) or not path.exists():
+        return none, ""
+    again = f"`.venv/bin/python -m data.check_store {store}` again"
+    try:
+        content = json.loads(path.read_text())
+        hours = np.array([np.datetime64(t, "ns") for t in content["bad_hours"]], "datetime64[ns]")
+        current = content["fingerprint"] == fingerprint(store)
+    except (ValueError, KeyError, TypeError):
+        return none, f"{path} cannot be read and is ignored; run {again}"
+    if not current:
+        return none, f"{path} is older than the store and is ignored; run {again}"
+    return hours, f"{len(hours)} faulty hours listed in {path} are left out"

@@ -20,12 +20,10 @@ import zarr
 
 from data.command import fault
 from data.grid import axis_of, horizontal, letters
-from data.times import show_duration
+from data.times import CALENDARS, LEAD, show_duration, with_times
 
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "none", "")
 VALID = ("time", "validtime", "times", "xtime", "datetime", "date")  # letters of a name, the best first
 RUN = ("inittime", "forecastreferencetime", "referencetime", "initializationtime", "initialtime", "runtime", "basetime")
-LEAD = ("leadtime", "step", "predictiontimedelta", "forecastperiod", "lead", "leadhour", "forecasthour", "fhr")
 HOUR = np.timedelta64(1, "h").astype("m8[ns]")
 ZERO = 0 * HOUR
 MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -148,48 +146,7 @@ def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign_coords(coordinates).assign({n: v for n, v in held.items() if n not in coordinates})
 
 
-# --- time ---
-
-
-def with_times(dataset: xr.Dataset) -> xr.Dataset:
-    """Every time of the standard calendar decoded by its units, and lead times as timedelta64; the others, which may
-    belong to arrays that nobody wants, stay as they are."""
-    out = {}
-    for name, v in dataset.variables.items():
-        units, calendar = str(v.attrs.get("units", "")), str(v.attrs.get("calendar", "")).lower()
-        if " since " in units and v.dtype.kind in "iuf" and calendar in CALENDARS:
-            with contextlib.suppress(Exception), warnings.catch_warnings():  # no date, or beyond the years that ns hold
-                warnings.simplefilter("ignore")
-                decoded = xr.conventions.decode_cf_variable(name, v, decode_timedelta=False)
-                if decoded.dtype.kind == "M":
-                    out[name] = exact(decoded, v)
-        elif letters(name) in LEAD[:-2] or v.attrs.get("standard_name") == "forecast_period":
-            with contextlib.suppress(Exception):
-                out[name] = xr.conventions.decode_cf_variable(name, v, decode_timedelta=True)
-    return dataset.assign_coords({n: v for n, v in out.items()}) if out else dataset
-
-
-def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
-    """Times that are written as fractions to the hour, minute or second that they mean: float64 "days since 1900" are
-    up to a microsecond beside it, float32 up to minutes, and pairs are found by equal times."""
-    stored = np.dtype(raw.encoding.get("dtype", raw.dtype))
-    times = decoded.values.astype("datetime64[ns]")
-    if stored.kind == "f" and not np.isnat(times).all():
-        values = raw.values.astype(stored)
-        unit = str(raw.attrs["units"]).split()[0].lower()
-        seconds = next((s for u, s in (("d", 86400), ("h", 3600), ("min", 60)) if unit.startswith(u)), 1)
-        room = max(np.spacing(np.nanmax(np.abs(values))) * seconds * 0.5, 1e-3)  # seconds beside what was meant
-        for step in (3600, 1800, 900, 600, 300, 60, 1):
-            ns = step * 10**9
-            near = ((times.astype("int64") + ns // 2) // ns * ns).astype("datetime64[ns]")
-            near[np.isnat(times)] = np.datetime64("NaT")
-            beside = np.abs(near - times)[~np.isnat(times)].max() / np.timedelta64(1, "s")
-            if room < step / 4 and beside <= 1.01 * room and len(np.unique(near)) == len(np.unique(times)):
-                about = decoded.attrs | ({"rounded": f"{beside:.0f} s"} if beside >= 1 else {})
-                return xr.Variable(decoded.dims, near, about, decoded.encoding)
-        if room >= 1:
-            return raw  # no telling which times were meant: as good as not decoded
-    return xr.Variable(decoded.dims, times, decoded.attrs, decoded.encoding)
+# --- what times and dimensions mean ---
 
 
 @dataclass
@@ -233,6 +190,8 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
              for v in (valid, run) if v is not None and "rounded" in v.attrs]  # fmt: skip
     if valid is None:
         valid = run + lead
+    elif valid.attrs.get("standard_name") == "forecast_reference_time":
+        notes.append(f"{valid.name} is the time of the run and there is no other; taken as the time of the fields")
     if lead is None and run is not None and run.name != valid.name:
         lead = valid - run
     if lead is not None:

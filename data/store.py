@@ -18,9 +18,7 @@ NaN means: in every hour, a mask (outside radar coverage); in some hours, a faul
 Rows may run south to north (ours) or north to south; a forecast keeps the order of its store.
 """
 
-import hashlib
 import itertools
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,7 @@ from zarr.core.sync import sync
 
 from data.command import fault, nearest
 from data.grid import read_grid
-from data.metadata import KIND, conversion, replace
+from data.metadata import KIND, TIME_UNITS, conversion, read_sidecar
 from data.opening import open_zarr, parts_of, refuse_odd
 from data.times import show
 from data.variables import TABLE, identify, known, lookup
@@ -56,6 +54,11 @@ class Store:
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
         self.dataset, self.names = standard(self.path, self.dataset)
+        units = str(self.dataset["time"].encoding.get("units", ""))
+        near = len(units) == len(TIME_UNITS) and sum(map(str.__ne__, units, TIME_UNITS)) == 1
+        if self.dataset.attrs.get(KIND) and near:  # it would move the hours by years
+            fix = "build it again"
+            raise fault(f"{path}: time", f"the units {units!r}, a flipped bit away from ours", repr(TIME_UNITS), fix)
         times = read_times(self.path, self.dataset)
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
@@ -217,55 +220,6 @@ def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
         twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
         raise fault(path, twice, "each time once", "remove the duplicates")
     return times
-
-
-# --- the sidecar: hours that check_store found faulty, so that training leaves them out ---
-#
-#     STORE.zarr.check.json    {"fingerprint": "...", "bad_hours": ["2018-07-22T05:00", ...]}
-#
-# The fingerprint covers the name, size and time of change of every file of a local store: once the store has been
-# written to, the list no longer counts.
-
-
-def fingerprint(store: str) -> str:
-    """A hash over the files of a local store: their names, sizes and times of change."""
-    rows = []
-    for folder, _, files in os.walk(store):
-        for name in files:
-            status = os.stat(os.path.join(folder, name))
-            rows.append(f"{os.path.relpath(folder, store)}/{name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
-
-
-def write_sidecar(store: str, bad_hours: set[np.datetime64]) -> Path | None:
-    """List faulty hours beside a local store, or remove an older list if there are none. Returns the path of what was
-    written."""
-    if "://" in store:
-        return None
-    path = Path(store.rstrip("/") + ".check.json")
-    if not bad_hours:
-        path.unlink(missing_ok=True)
-        return None
-    hours = [show(t) for t in sorted(bad_hours)]
-    replace(path, json.dumps({"fingerprint": fingerprint(store), "bad_hours": hours}, indent=1))
-    return path
-
-
-def read_sidecar(store: str | Path) -> tuple[np.ndarray, str]:
-    """The faulty hours as datetime64[ns], and a line to print ("" if there is no sidecar)."""
-    path, none = Path(str(store).rstrip("/") + ".check.json"), np.array([], "datetime64[ns]")
-    if "://" in str(store) or not path.exists():
-        return none, ""
-    again = f"`.venv/bin/python -m data.check_store {store}` again"
-    try:
-        content = json.loads(path.read_text())
-        hours = np.array([np.datetime64(t, "ns") for t in content["bad_hours"]], "datetime64[ns]")
-        current = content["fingerprint"] == fingerprint(store)
-    except (ValueError, KeyError, TypeError):
-        return none, f"{path} cannot be read and is ignored; run {again}"
-    if not current:
-        return none, f"{path} is older than the store and is ignored; run {again}"
-    return hours, f"{len(hours)} faulty hours listed in {path} are left out"
 
 
 # --- chunks: which of them exist, and those of a local store decoded into memory that is already there ---

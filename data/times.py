@@ -1,13 +1,17 @@
-"""Times and durations as users write them, to datetime64 and timedelta64 and back."""
+"""Times and durations as users and files write them, to datetime64 and timedelta64 and back."""
 
+import contextlib
 import re
 import warnings
 
 import numpy as np
+import xarray as xr
 
 from data.command import fault
 
 FIRST, LAST = np.datetime64("1678-01-01"), np.datetime64("2262-01-01")  # what datetime64[ns] can hold
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "none", "")
+LEAD = ("leadtime", "step", "predictiontimedelta", "forecastperiod", "lead", "leadhour", "forecasthour", "fhr")
 SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400,
            "day": 86400}  # fmt: skip
 
@@ -51,3 +55,51 @@ def show_duration(duration: np.timedelta64) -> str:
     """A duration as "1 h", "5 min" or "1.5 h", for messages."""
     minutes = float(duration / np.timedelta64(1, "m"))
     return f"{minutes:g} min" if minutes < 60 else f"{minutes / 60:g} h"
+
+
+def with_times(dataset: xr.Dataset) -> xr.Dataset:
+    """Every time of the standard calendar decoded by its units, and lead times as timedelta64; the others, which may
+    belong to arrays that nobody wants, stay as they are."""
+    out = {}
+    for name, v in dataset.variables.items():
+        letters = re.sub("[^a-z]", "", str(name).lower())
+        units, calendar = str(v.attrs.get("units", "")), str(v.attrs.get("calendar", "")).lower()
+        zone = re.search(r"\d ?([A-Za-z]{2,})$", units)  # xarray would pass over EST
+        if (
+            " since " in units
+            and v.dtype.kind in "iuf"
+            and calendar in CALENDARS
+            and (zone is None or zone[1].upper() in ("UTC", "GMT"))
+        ):
+            with contextlib.suppress(Exception), warnings.catch_warnings():  # no date, or beyond the years that ns hold
+                warnings.simplefilter("ignore")
+                decoded = xr.conventions.decode_cf_variable(name, v, decode_timedelta=False)
+                if decoded.dtype.kind == "M":
+                    out[name] = exact(decoded, v)
+        elif letters in LEAD[:-2] or v.attrs.get("standard_name") == "forecast_period":
+            with contextlib.suppress(Exception):
+                out[name] = xr.conventions.decode_cf_variable(name, v, decode_timedelta=True)
+    return dataset.assign_coords({n: v for n, v in out.items()}) if out else dataset
+
+
+def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
+    """Times that are written as fractions to the hour, minute or second that they mean: float64 "days since 1900" are
+    up to a microsecond beside it, float32 up to minutes, and pairs are found by equal times."""
+    stored = np.dtype(raw.encoding.get("dtype", raw.dtype))
+    times = np.atleast_1d(decoded.values.astype("datetime64[ns]"))
+    if stored.kind == "f" and not np.isnat(times).all():
+        values = raw.values.astype(stored)
+        unit = str(raw.attrs["units"]).split()[0].lower()
+        seconds = next((s for u, s in (("d", 86400), ("h", 3600), ("min", 60)) if unit.startswith(u)), 1)
+        room = max(np.spacing(np.nanmax(np.abs(values))) * seconds * 0.5, 1e-3)  # seconds beside what was meant
+        for step in (3600, 1800, 900, 600, 300, 60, 1):
+            ns = step * 10**9
+            near = ((times.astype("int64") + ns // 2) // ns * ns).astype("datetime64[ns]")
+            near[np.isnat(times)] = np.datetime64("NaT")
+            beside = np.abs(near - times)[~np.isnat(times)].max() / np.timedelta64(1, "s")
+            if room < step / 4 and beside <= 1.01 * room and len(np.unique(near)) == len(np.unique(times)):
+                about = decoded.attrs | ({"rounded": f"{beside:.0f} s"} if beside >= 1 else {})
+                return xr.Variable(decoded.dims, near.reshape(decoded.shape), about, decoded.encoding)
+        if room >= 1:
+            return raw  # no telling which times were meant: as good as not decoded
+    return xr.Variable(decoded.dims, times.reshape(decoded.shape), decoded.attrs, decoded.encoding)

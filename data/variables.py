@@ -37,7 +37,7 @@ class Variable:
 TABLE: tuple[Variable, ...] = (
     Variable(
         "REFC", "dBZ", "composite reflectivity", "equivalent_reflectivity_factor",
-        aliases=("composite_reflectivity", "dbz", "REFC_entireatmosphere", "mdbz", "cref",
+        aliases=("refc", "composite_reflectivity", "dbz", "REFC_entireatmosphere", "mdbz", "cref",
                  "REFC_entireatmosphere_consideredasasinglelayer_"),
         grib=("REFC", "entire atmosphere", 0.0),
         transform="floor0", lower=0.0, upper=80.0, piles_at="lower", scored_floor=0.0,
@@ -71,14 +71,14 @@ TABLE: tuple[Variable, ...] = (
     ),
     Variable(
         "CAPE", "J kg-1", "surface-based CAPE", "atmosphere_convective_available_potential_energy",
-        aliases=("cape_surface", "sbcape", "convective_available_potential_energy_surface", "m01s20i114",
+        aliases=("cape", "cape_surface", "sbcape", "convective_available_potential_energy_surface", "m01s20i114",
                  "convective_available_potential_energy"),
         grib=("CAPE", "ground or water surface", 0.0),
         transform="sqrt", lower=0.0, upper=7000.0, piles_at="lower",
     ),
     Variable(
         "CIN", "J kg-1", "surface-based CIN, zero or negative", "atmosphere_convective_inhibition",
-        aliases=("cin_surface", "sbcin", "convective_inhibition_surface", "convective_inhibition"),
+        aliases=("cin", "cin_surface", "sbcin", "convective_inhibition_surface", "convective_inhibition"),
         grib=("CIN", "ground or water surface", 0.0),
         transform="negative_sqrt", lower=-2000.0, upper=0.0, piles_at="upper",
     ),

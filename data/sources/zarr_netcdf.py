@@ -103,7 +103,7 @@ class ZarrHours(Source):
         """The table's name of an array, or "", and why it is not the variable that its name says, or ""."""
         field = part.dataset[array]
         listed = field.encoding.get("coordinates")  # CF: a scalar coordinate counts for the arrays that name it
-        levels = [coordinate_level(str(n), float(c.values), c.attrs) for n, c in field.coords.items()
+        levels = [coordinate_level(str(n), c.values.item(), c.attrs) for n, c in field.coords.items()
                   if c.size == 1 and c.dtype.kind in "fiu"
                   and (c.dims[0] in field.dims if c.ndim else listed is None or n in listed.split())]  # fmt: skip
         name, why = identify(array, field.attrs, next((x for x in levels if x), None))
@@ -127,7 +127,9 @@ class ZarrHours(Source):
             return "", f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
         if all(np.nanmin(c) >= -ROUNDING for c in changes):
             if "RAIN" not in self.totals:
-                self.notes.append(f"{array} counts from the start of the run; RAIN is its difference from hour to hour")
+                self.notes.append(
+                    f"converted: {array} counts from the start of the run; RAIN is its difference from hour to hour"
+                )
             self.totals.add("RAIN")
         return "RAIN", ""
 
@@ -176,7 +178,7 @@ class ZarrHours(Source):
                 raise fault(where, "different grids", "one", fix)
             grid.static |= found.static
             if [d for d in about.dims if d in grid.dims] == list(grid.dims)[::-1]:
-                self.notes.append("the fields are stored columns first; transposed")
+                self.notes.append("turned: the fields are stored columns first; transposed")
         self._find_orientation(grid)
         if self.north_first or self.east_first:
             grid.projection.pop("GeoTransform", None)  # it names the old first corner
@@ -213,7 +215,7 @@ class ZarrHours(Source):
         else:
             self.notes.append("no coordinate tells where north is; the rows are kept in the source's order")
         if self.north_first:
-            self.notes.append("rows ran from north to south; turned")
+            self.notes.append("turned: rows ran from north to south")
 
     def _turn(self, values: np.ndarray) -> np.ndarray:
         """A (..., y, x) array from the source's orientation to ours."""
@@ -235,7 +237,7 @@ class ZarrHours(Source):
             fix = "correct its units attribute, or leave it out with --variables"
             raise fault(self.parts[p].path, f"the unit {found!r} of {array}", expected, fix)
         if scale != (1, 0):
-            self.notes.append(f"{array}: {found} turned into {variable.units}")
+            self.notes.append(f"converted: {array}: {found} turned into {variable.units}")
         return scale
 
     def _plan_blocks(self, memory: float, twice: list) -> None:
@@ -249,7 +251,10 @@ class ZarrHours(Source):
             if len(shape) != raw.ndim:  # contiguous, or a dimension was selected
                 shape = [1 if d == part.time else n for d, n in raw.sizes.items()]
             places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
-            if used := [i for q, i in places if q == p]:
+            used = [i for q, i in places if q == p]
+            if name in self.totals:  # and the hours before, from which they are counted
+                used += np.flatnonzero(np.isin(part.times, part.times[used] - HOUR)).tolist()
+            if used:
                 hours = min(int(shape[raw.dims.index(part.time)]), len(part.times)) if part.time else 1
                 self.chunks[name, p] = hours, int(np.prod(shape)), min(used), max(used) + 1
         self.cache_bytes = memory
