@@ -286,12 +286,9 @@ def describe(model: Forecaster, store: Store, edge: Boundary | None, init_times:
 def match_variables(checkpoint: dict, store: Store) -> list[str]:
     """The store's names of the checkpoint's variables, in its order; ValueError if one is missing."""
     try:
-        return store.choose(checkpoint["variables"])
+        return store.choose(checkpoint["variables"], "use the kind of store it was trained on, or another checkpoint")
     except ValueError as error:
-        raise ValueError(
-            f"the checkpoint is for the variables {' '.join(checkpoint['variables'])}; {str(error).split(' Fix: ')[0]} "
-            "Fix: use the kind of store it was trained on, or another checkpoint"
-        ) from error
+        raise ValueError(f"the checkpoint is for the variables {' '.join(checkpoint['variables'])}; {error}") from error
 
 
 def count_steps(hours: float, lead: np.timedelta64) -> int:

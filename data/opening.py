@@ -20,7 +20,7 @@ import zarr
 
 from data.command import fault
 from data.grid import axis_of, horizontal, letters
-from data.times import CALENDARS, LEAD, show_duration, with_times
+from data.times import CALENDARS, LEAD, kinds_of, spread, with_times
 
 VALID = ("time", "validtime", "times", "xtime", "datetime", "date")  # letters of a name, the best first
 RUN = ("inittime", "forecastreferencetime", "referencetime", "initializationtime", "initialtime", "runtime", "basetime")
@@ -40,8 +40,9 @@ STARTS = {  # the first bytes of a file: what it is, and what to do with it
 # --- opening ---
 
 
-def open_zarr(path: str | Path) -> xr.Dataset:
-    """Open a zarr store lazily; ValueError in one line if that fails."""
+def open_zarr(path: str | Path, blanked: bool = False) -> xr.Dataset:
+    """Open a zarr store lazily; ValueError in one line if that fails. `blanked`: the caller itself looks for chunks
+    that were never written."""
     text = str(path)
     if "://" not in text and not Path(text).exists():
         raise ValueError(f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
@@ -53,7 +54,7 @@ def open_zarr(path: str | Path) -> xr.Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
         try:
-            return with_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_times=False)))
+            return with_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_times=False), blanked))
         except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
             where, got = f"{path}: cannot be opened as zarr", f"{type(error).__name__}: {error}"
             expected, fix = "a complete store", "check the path and that the store is complete"
@@ -93,7 +94,7 @@ def open_parts(path: str) -> tuple[list[tuple[str, xr.Dataset]], list[str]]:
     ValueError if there is none that opens."""
     place, notes = Path(path), []
     if "://" in path or any((place / n).exists() for n in MARKERS):
-        return [(path, open_zarr(path))], notes
+        return [(path, open_zarr(path, blanked="://" not in path))], notes
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
     if hidden := [f.name for f in files if f.name.startswith(".") and f != place]:  # a Mac's ._NAME and .DS_Store
         notes.append(f"passed over {len(hidden)} hidden files ({hidden[0]})")
@@ -127,17 +128,18 @@ def what_instead(path: Path) -> tuple[str, str]:
     return "", f"NetCDF becomes zarr with `python -m data.build_hrrr --source zarr --path {path} --out STORE.zarr`"
 
 
-def with_zeros(path: str, dataset: xr.Dataset) -> xr.Dataset:
+def with_zeros(path: str, dataset: xr.Dataset, blanked: bool) -> xr.Dataset:
     """Zeros read as zeros: xarray takes the fill value of a zarr v2 array, 0 where nobody chose one, for missing,
     and with it the first of "hours since ..." and every cell without CAPE. Chunks that were never written would
-    read as 0 too, so a field keeps NaN for zero unless all its chunks are there."""
+    read as 0 too, so a field keeps NaN for zero unless all its chunks are there or the caller blanks the others."""
     packed = {"scale_factor", "add_offset", "missing_value"}
     zeros = {n for n, v in dataset.variables.items() if np.all(v.encoding.get("_FillValue", 1) == 0)}
     zeros -= {n for n in zeros if packed & set(dataset[n].encoding)}
     if not zeros:
         return dataset
     group = zarr.open_group(path, mode="r")
-    zeros -= {n for n in zeros if dataset[n].ndim >= 3 and group[n].nchunks_initialized < group[n].nchunks}
+    fields = {n for n in zeros if dataset[n].ndim >= 3 and not blanked}
+    zeros -= {n for n in fields if group[n].nchunks_initialized < group[n].nchunks}
     plain = xr.open_zarr(path, chunks=None, decode_times=False, mask_and_scale=False)
     held = {n: plain.variables[n] for n in zeros}
     for v in held.values():
@@ -228,18 +230,6 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
 def refuse_leads(path: str, lead: xr.DataArray) -> None:
     got = f"forecasts with lead times of {spread(lead.values)}"
     raise fault(path, got, "analyses or 1-hour forecasts (lead_time 0 or 1 h)", "a source that has them")
-
-
-def kinds_of(leads: np.ndarray) -> np.ndarray:
-    """0 for analyses, 1 for 1-hour forecasts, -1 for other leads; leads to a minute, as some are fractions."""
-    leads = np.atleast_1d(leads).astype("timedelta64[ns]")
-    near = lambda h: np.abs(leads - h) < np.timedelta64(1, "m")  # noqa: E731
-    return np.where(near(ZERO), 0, np.where(near(HOUR), 1, -1))
-
-
-def spread(leads: np.ndarray) -> str:
-    low, high = leads.min(), leads.max()
-    return show_duration(low) if low == high else f"{show_duration(low)} to {show_duration(high)}"
 
 
 def find_times(path: str, dataset: xr.Dataset) -> tuple:

@@ -103,3 +103,15 @@ def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:
         if room >= 1:
             return raw  # no telling which times were meant: as good as not decoded
     return xr.Variable(decoded.dims, times.reshape(decoded.shape), decoded.attrs, decoded.encoding)
+
+
+def spread(durations: np.ndarray) -> str:
+    """The shortest and the longest of some durations, for messages."""
+    low, high = durations.min(), durations.max()
+    return show_duration(low) if low == high else f"{show_duration(low)} to {show_duration(high)}"
+
+
+def kinds_of(leads: np.ndarray) -> np.ndarray:
+    """0 for analyses, 1 for 1-hour forecasts, -1 for other leads; leads to a minute, as some are fractions."""
+    hours = np.atleast_1d(leads).astype("timedelta64[ns]") / np.timedelta64(1, "h")
+    return np.select([np.abs(hours) < 1 / 60, np.abs(hours - 1) < 1 / 60], [0, 1], -1)

@@ -50,6 +50,7 @@ def write_checkpoint(path: Path, store_path: Path, names: list[str], mask=None, 
     split = split_by_date(store.times, lead, "", "", "", 1).as_dict()
     config = asdict(train_deterministic.Config(zarr=str(store_path), run_dir=str(path.parent), **SIZE | constants))
     grid = {"shape": list(store.grid.shape), "dims": list(store.grid.dims), "forcing": forcing.names, "mask": mask}
+    grid |= store.facts()
     weights = model.state_dict()
     others = {k: torch.zeros_like(v) for k, v in weights.items()}  # forecasts take the averaged weights
     save_checkpoint(

@@ -54,16 +54,6 @@ def test_an_era5_like_file_is_sorted_turned_and_renamed(build, tmp_path):
     assert all(part in out for part in ("turned", "sorted", "t2m is T2M", "1 hours absent"))
 
 
-def test_times_of_a_file_that_are_fractions_of_days_are_the_seconds_that_they_mean(build, tmp_path):
-    times = hour(0) + np.arange(4) * np.timedelta64(5, "m")
-    source = regular([0, 1, 2, 3], [1, 2, 3, 4], np.arange(6.0), **field("t2m", [0, 1, 2, 3])).assign_coords(time=times)
-    days = {"time": {"dtype": "float64", "units": "days since 1900-01-01"}}
-    source.to_netcdf(tmp_path / "days.nc", encoding=days)
-    with xr.open_dataset(tmp_path / "days.nc") as plain:
-        assert not np.array_equal(plain.time, times)  # a float64 is a fraction of a microsecond beside it
-    assert np.array_equal(build(tmp_path / "days.nc")[3].time, times)
-
-
 def test_a_global_grid_is_rolled_so_that_longitudes_increase(build, tmp_path):
     longitude = np.arange(0, 360, 60.0)
     regular([0], [0, 1, 2, 3], longitude, **field("t2m", [0])).to_zarr(tmp_path / "s.zarr", zarr_format=2)
