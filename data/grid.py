@@ -170,7 +170,11 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     if len(metres) == 2:
         grid.y, grid.x = metres
     winds = [str(n) for n in dataset.data_vars if lookup(str(n)).name in ("U10", "V10")]
-    grid.winds = wind_reference(dataset, winds[0], grid) if winds else ""
+    kinds = {wind_reference(dataset, n, grid) for n in winds} or {""}
+    if len(kinds) > 1:
+        raise fault(" and ".join(sorted(winds)), "winds that follow the grid and winds that follow the earth", "one kind",
+                    "correct their wind_reference attributes")  # fmt: skip
+    (grid.winds,) = kinds
     return grid
 
 

@@ -255,7 +255,8 @@ def test_a_model_refuses_other_units_winds_and_levels(name, attribute, value, wo
     store = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(40)], names, grid)
     best = write_checkpoint(tmp_path / "best.pt", store, names)
     other = xr.open_zarr(store)
-    other[name].attrs[attribute] = value
+    for n in ("U10", "V10") if attribute == "wind_reference" else (name,):
+        other[n].attrs[attribute] = value
     other.drop_encoding().to_zarr(tmp_path / "o.zarr", consolidated=False)
     cfg = infer_iterative.Config(str(best), str(tmp_path / "o.zarr"), ["latest"], 1.0, out=str(tmp_path / "f.zarr"))
     refused(lambda: infer_iterative.main(cfg), words)
