@@ -172,8 +172,8 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     winds = [str(n) for n in dataset.data_vars if lookup(str(n)).name in ("U10", "V10")]
     kinds = {wind_reference(dataset, n, grid) for n in winds} or {""}
     if len(kinds) > 1:
-        raise fault(" and ".join(sorted(winds)), "winds that follow the grid and winds that follow the earth", "one kind",
-                    "correct their wind_reference attributes")  # fmt: skip
+        raise fault(" and ".join(sorted(winds)), "winds that follow the grid and others that follow the earth",
+                    "one kind", "correct their wind_reference attributes")  # fmt: skip
     (grid.winds,) = kinds
     return grid
 
