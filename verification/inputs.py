@@ -184,11 +184,11 @@ def choose(path: str, forecast: xr.Dataset, variables: list[str]) -> list[str]:
 
 
 def open_on(path: str, variables: list[str], store: Store) -> tuple[xr.Dataset, list[str]]:
-    """A forecast store with its cells in the order of the truth's, and its names of the variables to score; without a
-    choice those that the truth has. ValueError if the cells are not the same."""
+    """A forecast store with its cells in the order of the truth's, and its names of the variables to score; of
+    another model's without a choice those that the truth has. ValueError if the cells are not the same."""
     forecast = open_forecast(path)
     names = choose(path, forecast, variables)
-    if not variables:
+    if not variables and KIND not in forecast.attrs:
         truth = {lookup(n).name for n in store.names}
         if lacking := [n for n in names if lookup(n).name not in truth]:
             print(f"note: {store.path} has no {', '.join(lacking)}; not scored")
