@@ -418,7 +418,7 @@ TRUTHS = {  # name: (maker, words)
     "another place": (lambda p: write_store(p, weather, LATE, NAMES, moved_grid()), ["latitudes or longitudes"]),
     "other hours": (lambda p: write_store(p, weather, [hour(n) for n in range(3)], NAMES),
                     ["2024-05-21T12:00", "2024-05-20T00:00", "2024-05-20T02:00"]),
-    "other variables": (lambda p: write_store(p, weather, LATE, ("V10", "CAPE")), ["'T2M'"]),
+    "another variable": (lambda p: write_store(p, weather, LATE, ("T2M", "V10")), ["'U10'"]),
     "a hole": (lambda p: edited(p, "T2M", put(((37, 2, 2), NAN))), ["T2M", "2024-05-21T13:00"]),
 }  # fmt: skip
 
