@@ -179,8 +179,9 @@ def forecast(
         "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
         "lead_time": ("lead_time", leads, {"standard_name": "forecast_period"}),
     }
-    told = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, edge, times), KIND: "forecast"}
-    out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in told.items()})
+    attributes = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, edge, times)}
+    attributes[KIND] = "forecast"
+    out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in attributes.items()})
     valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
     out = out.assign_coords(valid_time=valid)
     for c, n in enumerate(names):

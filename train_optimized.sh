@@ -144,7 +144,7 @@ demo)
     host "$DEMO_DIR/store.zarr" "$DEMO_DIR/host.zarr"
     host "$DEMO_DIR/other_seed.zarr" "$DEMO_DIR/other_host.zarr"
     say "train in $DEMO_DIR"
-    train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" "${TRAINING[@]}"
+    train --zarr "$DEMO_DIR/store.zarr" --run_dir "$DEMO_DIR" "${DEMO_TRAINING[@]}" ${TRAINING[@]+"${TRAINING[@]}"}
     say "forecast weather of another seed, with the host at the edge and without it, each on half of the cores"
     cores=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
     export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1))
@@ -170,8 +170,8 @@ demo)
     constants "$@"
     setup requirements.txt
     say "train on $STORE in $RUN_DIR"
-    train --zarr "$STORE" --run_dir "$RUN_DIR" "${TRAINING[@]}"
-    result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR" "" "${HOST[@]}"
+    train --zarr "$STORE" --run_dir "$RUN_DIR" ${TRAINING[@]+"${TRAINING[@]}"}
+    result "$RUN_DIR/best.pt" "$STORE" "$RUN_DIR" "" ${HOST[@]+"${HOST[@]}"}
     report "$RUN_DIR" "$STORE"
     say "done: report.html, forecast.zarr, scores.json and figures (*.png) are in $RUN_DIR"
     ;;

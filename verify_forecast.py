@@ -83,8 +83,8 @@ def main(cfg: Config) -> None:
     strip = inputs.strip_of(cfg.forecast, forecast, store.grid.shape)
     if other:
         strip = max(strip, inputs.strip_of(cfg.against, dataset, store.grid.shape))
-    told = read_grid(forecast, forecast[names[0]].dims[2:]).spacing or store.grid.spacing
-    spacing = told or USUAL_SPACING
+    known_spacing = read_grid(forecast, forecast[names[0]].dims[2:]).spacing or store.grid.spacing
+    spacing = known_spacing or USUAL_SPACING
     shape = tuple(n - 2 * strip for n in store.grid.shape)
     measures = {name: inputs.measure_of(name, spacing, shape) for name in names}
     cell_km = measures[names[0]].cell
@@ -105,7 +105,7 @@ def main(cfg: Config) -> None:
         print(f"outside test ({where}): {len(outside)} of the initial times, {', '.join(show(t) for t in outside)}")
     why = ": without boundary data later ones cannot be known" if known < LEADS[-1] else ""
     print(f"the certificate asks leads up to {known:.3g} h{why}")
-    if told is None:
+    if known_spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
     logs = [p for folder in list(Path(cfg.forecast).parents)[:2] if (p := folder / "log.jsonl").is_file()]
     unproven = [n for n in without_skill(read_log(logs[0], 10**9)) if n in names] if logs else []
@@ -182,10 +182,12 @@ def write_certificate(store: str, result: dict) -> str:
         "certificate_notes": "certificate_notes",
         "init_times": "certificate_init_times",
     }
+    if "://" in store:
+        return f"note: the certificate was not written into {store}, which is not on this machine"
     try:
         group = zarr.open_group(store, mode="r+")  # knows its consolidated metadata and writes them again
         group.attrs.update({name: json.dumps(result[key]) for key, name in table.items()})
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"note: the certificate was not written into {store} ({type(error).__name__}: {error})"
     return f"wrote the certificate into the attributes of {store}"
 

@@ -142,7 +142,7 @@ def certify(
 
 
 def sound(row: dict) -> bool:
-    """Whether the certificate told what the forecast is: the truth fails nothing, any other fails the line that names
+    """Whether the certificate identifies the forecast: the truth fails nothing, any other fails the line that names
     its fault."""
     verdicts = row["lines"]
     if not row["names_it"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.command import fault
 from data.grid import same_grid
-from data.host import Host, bilinear, x_direction
+from data.host import Host, bilinear
 from data.metadata import conversion
 from data.normalise import Statistics, normalise
 from data.store import Store
@@ -89,7 +89,7 @@ class Boundary:
         return state + self.weight * (boundary - state)
 
     def attributes(self, init_times: np.ndarray) -> dict:
-        """What a forecast store tells about its boundary data."""
+        """The attributes of a forecast store about its boundary data."""
         runs = [self._run(t, t) for t in init_times]
         kind = "analyses" if self.host.runs is None else "forecasts"
         return {
@@ -159,13 +159,16 @@ class Boundary:
     def _turn_winds(self, store: Store, mine: dict, found: dict) -> None:
         """How winds turn from the host's axes to the store's; without its other component a wind is left out."""
         u, v = (next((n for n in found if known(n) and getattr(lookup(n), f"parity_{a}") < 0), None) for a in "xy")
-        there, here = (self._along_grid(s, n) for s, n in ((self.host, found.get(u)), (store, mine.get(u))))
+        there, here = (g.winds != "earth" for g in (self.host.grid, store.grid))
+        for path, grid in ((self.path, self.host.grid), (store.path, store.grid)):
+            if found.get(u) and grid.winds not in ("grid", "earth"):
+                print(f"note: boundary data: {path} does not say what its winds follow; taken as along its grid")
         turn = np.ones(len(self.cells), complex)
         if there:
-            axis = x_direction(self.host.grid).flatten()
+            axis = self.host.grid.x_direction.flatten()
             turn *= sum(w * axis[i] for i, w in zip(self.index, self.share, strict=True))
         if here:
-            turn *= x_direction(store.grid).flatten()[self.cells].conj()
+            turn *= store.grid.x_direction.flatten()[self.cells].conj()
         if np.abs(turn - 1).max() < 1e-3:  # a thousandth of the wind
             return
         if found.get(u) and found.get(v):
@@ -173,15 +176,6 @@ class Boundary:
             self.winds, self.turn = (names.index(u), names.index(v)), (turn / np.abs(turn)).astype(np.complex64)
         else:
             found |= {n: None for n in (u, v) if n}
-
-    def _along_grid(self, store, name: str | None) -> bool:
-        """Whether a wind's components are along the axes of its grid, as the variables table has them: not if the
-        store says that they are towards east and north."""
-        about = {} if name is None else store.dataset[name].attrs
-        if "wind_reference" in about:
-            return about["wind_reference"] == "grid"
-        eastward = str(about.get("standard_name", "")).startswith("eastward")
-        return bool(int(about.get("GRIB_uvRelativeToGrid", not eastward)))  # cfgrib calls all winds eastward
 
     def _units(self, store: Store, name: str, theirs: str) -> tuple[float, float]:
         """(factor, offset) from the host's unit of a variable to the store's."""

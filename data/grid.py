@@ -47,11 +47,13 @@ class Grid:
     x: np.ndarray | None = None  # (x,) m
     projection: dict = field(default_factory=dict)  # CF grid mapping attributes
     static: dict[str, np.ndarray] = field(default_factory=dict)  # "orography" m, "land_sea_mask" 0-1: (y, x)
-    winds: str = ""  # what wind components follow: "grid", "earth" (east and north); "" or "unknown": nothing tells it
+    winds: str = (
+        ""  # what wind components follow: "grid", "earth" (east and north); "" or "unknown": no attribute says it
+    )
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """Mean distance between rows and between columns in m, or None where no coordinate tells it."""
+        """Mean distance between rows and between columns in m, or None without coordinates."""
         if self.y is not None and self.x is not None:
             return abs(float(np.diff(self.y).mean())), abs(float(np.diff(self.x).mean()))
         return None if self.latitude is None else tuple(float(d.mean()) for d in self._distances())
@@ -65,7 +67,7 @@ class Grid:
 
     @property
     def north_first(self) -> bool | None:
-        """Whether the first row is the northernmost; None where no coordinate tells it."""
+        """Whether the first row is the northernmost; None without coordinates."""
         if self.latitude is not None:
             return bool(self.latitude[0].mean() > self.latitude[-1].mean())
         return None if self.y is None else bool(self.y[0] > self.y[-1])
@@ -76,15 +78,21 @@ class Grid:
         pair = self.latitude, self.longitude
         return pair[0] is not None and bool(np.ptp(pair[0], axis=1).max() == 0 and np.ptp(pair[1], axis=0).max() == 0)
 
+    @property
+    def x_direction(self) -> np.ndarray:
+        """Where the x axis points in each cell, complex (y, x) of modulus 1: 1 is east, 1j north."""
+        phi, lam = self.latitude, np.unwrap(self.longitude, period=360, axis=1)
+        axis = np.gradient(lam, axis=1) * np.cos(np.radians(phi)) + 1j * np.gradient(phi, axis=1)
+        return axis / np.abs(axis) * (-1 if self.x is not None and self.x[0] > self.x[-1] else 1)
+
     def turn_winds(self, u, v, to: str, cell=...) -> tuple:
         """Wind components over the grid, or in the `cell`, along the grid (to "grid") or to east and north ("earth");
-        as they are if they are so already or if nothing tells what they follow."""
+        as they are if they are so already or if nothing says what they follow."""
         if self.latitude is None or {self.winds, to} != {"grid", "earth"}:
             return u, v
-        phi, lam = np.radians(self.latitude), np.unwrap(np.radians(self.longitude), axis=1)
-        angle = np.arctan2(np.gradient(phi, axis=1), np.gradient(lam, axis=1) * np.cos(phi))  # of x, from the east
-        cos, sin = np.cos(angle)[cell], np.sin(angle)[cell] * (1 if to == "earth" else -1)
-        return u * cos - v * sin, u * sin + v * cos
+        axis = self.x_direction[cell]
+        wind = (u + 1j * v) * (axis if to == "earth" else axis.conj())
+        return wind.real, wind.imag
 
 
 def letters(name) -> str:
@@ -170,11 +178,11 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     if len(metres) == 2:
         grid.y, grid.x = metres
     winds = [str(n) for n in dataset.data_vars if lookup(str(n)).name in ("U10", "V10")]
-    kinds = {wind_reference(dataset, n, grid) for n in winds} or {""}
+    kinds = {wind_reference(dataset, n, grid) for n in winds} - {""}
     if len(kinds) > 1:
         raise fault(" and ".join(sorted(winds)), "winds that follow the grid and others that follow the earth",
                     "one kind", "correct their wind_reference attributes")  # fmt: skip
-    (grid.winds,) = kinds
+    grid.winds = next(iter(kinds), "")
     return grid
 
 
@@ -250,8 +258,8 @@ def wind_reference(dataset: xr.Dataset, array: str, grid: Grid) -> str:
         return str(about["wind_reference"])
     if "GRIB_uvRelativeToGrid" in about:  # cfgrib's standard_name says eastward of all winds
         return "grid" if int(about["GRIB_uvRelativeToGrid"]) else "earth"
-    told = " ".join(str(dataset.attrs.get(k, "")) for k in ("title", "TITLE", "source", "name", "dataset_id")).lower()
-    if "hrrr" in told or "wrf" in told:  # their winds follow the grid, whatever standard_name says
+    title = " ".join(str(dataset.attrs.get(k, "")) for k in ("title", "TITLE", "source", "name", "dataset_id")).lower()
+    if "hrrr" in title or "wrf" in title:  # their winds follow the grid, whatever standard_name says
         return "grid"
     standard = str(about.get("standard_name", ""))
     if standard in ("x_wind", "y_wind", "grid_eastward_wind", "grid_northward_wind"):

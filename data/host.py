@@ -10,16 +10,14 @@ import numpy as np
 import xarray as xr
 
 from data.command import fault
-from data.grid import Grid, read_grid
+from data.grid import Grid, horizontal, read_grid
 from data.hours import Hours
 from data.normalise import Statistics
-from data.store import Store, open_zarr
+from data.opening import find_times, open_zarr
+from data.store import Store
 from data.times import hours_of, show
 from data.variables import known, lookup
 
-LEADS = ("lead_time", "prediction_timedelta", "step", "forecast_period")
-STARTS = ("init_time", "forecast_reference_time", "reference_time", "time")
-EAST = ("x", "lon", "longitude")  # a first dimension of such a name: the array is stored transposed
 LONGEST = np.timedelta64(6, "h")  # between two times that are interpolated
 ROUNDING = 0.02  # cells of the host by which a point may lie outside its outermost cells: coordinates are rounded
 POLAR = 80.0  # degrees north or south; from there on meridians are too close to search along them
@@ -34,21 +32,21 @@ class Host:
 
     def __init__(self, path: str | Path):
         self.path, dataset = str(path), open_zarr(path)
-        start, lead = forecast_dimensions(dataset)
-        if lead is None:
+        _, run, lead = find_times(self.path, dataset)
+        if lead is None or lead.dims != (lead.name,):
             self.store, self.runs = Store(path), None
             self.dataset, self.names, self.grid = self.store.dataset, self.store.names, self.store.grid
             self.axis = np.sort(self.store.times)
         else:
-            self._open_forecasts(dataset, start, lead)
+            self._open_forecasts(dataset, run, lead)
 
-    def _open_forecasts(self, dataset: xr.Dataset, start: str | None, lead: str) -> None:
-        decoded = xr.decode_cf(dataset[[lead]].reset_coords(drop=True), decode_timedelta=True)[lead]
-        if start is None or dataset[start].dtype.kind != "M" or decoded.dtype.kind != "m":
-            raise fault(f"boundary: {self.path}", f"leads {lead} ({decoded.dtype}), initial times {start or 'nowhere'}",
-                        "both with CF units", "set their units attributes")  # fmt: skip
-        dataset = dataset.assign_coords({lead: decoded.astype("timedelta64[s]").astype("timedelta64[ns]")})
-        dataset = dataset if start in dataset.dims else dataset.expand_dims(start)
+    def _open_forecasts(self, dataset: xr.Dataset, run: xr.DataArray | None, lead: xr.DataArray) -> None:
+        if run is None:
+            raise fault(f"boundary: {self.path}", f"leads {lead.name} without an initial time", "both with CF units",
+                        "add init_time")  # fmt: skip
+        start, lead = run.name, lead.astype("timedelta64[s]").astype("timedelta64[ns]")
+        dataset = dataset.assign_coords({start: run, lead.name: lead})
+        dataset, lead = dataset if start in dataset.dims else dataset.expand_dims(start), lead.name
         self.dataset = dataset = dataset.sortby([start, lead])
         self.runs, self.axis = (dataset[n].values.astype(f"{k}[ns]") for n, k in ((start, "M8"), (lead, "m8")))
         self.dims = {}  # name -> (start, lead, y, x)
@@ -57,7 +55,7 @@ class Host:
             rest = [d for d in array.dims if d not in (start, lead) and array.sizes[d] > 1]
             if lead in array.dims and array.dtype.kind in "fiu":
                 if len(rest) == 2:
-                    self.dims[str(name)] = (start, lead, *(rest[::-1] if str(rest[0]).lower() in EAST else rest))
+                    self.dims[str(name)] = (start, lead, *(horizontal(dataset, rest) or rest))
                 others[str(name)] = rest
         self.names = list(self.dims)
         if not self.names:
@@ -116,18 +114,6 @@ class Host:
                     "fewer hours, or other initial times")  # fmt: skip
 
 
-def forecast_dimensions(dataset: xr.Dataset) -> tuple[str | None, str | None]:
-    """The names of a store's initial times and leads; no leads if it is not a store of forecasts."""
-
-    def find(standard_name: str, names: tuple, ndim: tuple) -> str | None:
-        coordinates = [str(n) for n, v in dataset.variables.items() if v.ndim in ndim and v.dims in ((), (n,))]
-        cf = [n for n in coordinates if dataset[n].attrs.get("standard_name") == standard_name]
-        return next((n for n in (*cf, *(n for n in names if n in coordinates))), None)
-
-    lead = find("forecast_period", LEADS, (1,))
-    return find("forecast_reference_time", STARTS, (0, 1)), lead
-
-
 # --- where points lie on a grid ---
 
 
@@ -170,10 +156,10 @@ def along_indices(grid: Grid, latitude: np.ndarray, longitude: np.ndarray) -> li
     more outside the grid, NaN if it is not found). Newton steps from the nearest of some cells."""
     cells, points = plane(grid, grid.latitude, grid.longitude), plane(grid, latitude, longitude)
     coarse = [np.linspace(0, n - 1, min(n, 24)).round().astype(int) for n in grid.shape]
-    some = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(2, -1)
+    starts = np.stack(np.meshgrid(*coarse, indexing="ij")).reshape(2, -1)
     parts = np.array_split(points, max(1, points.shape[1] // 4096), axis=1)
-    distance = lambda p: np.square(p[:, :, None] - cells[:, *some][:, None]).sum(0)  # noqa: E731
-    at = some[:, np.concatenate([distance(p).argmin(1) for p in parts])].astype(float)
+    distance = lambda p: np.square(p[:, :, None] - cells[:, *starts][:, None]).sum(0)  # noqa: E731
+    at = starts[:, np.concatenate([distance(p).argmin(1) for p in parts])].astype(float)
     last = np.array(grid.shape)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(30):
@@ -183,16 +169,17 @@ def along_indices(grid: Grid, latitude: np.ndarray, longitude: np.ndarray) -> li
             down, along = (1 - x) * (c10 - c00) + x * (c11 - c01), (1 - y) * (c01 - c00) + y * (c11 - c10)
             cross = lambda a, b: a[0] * b[1] - a[1] * b[0]  # noqa: E731
             move = np.stack([cross(missed, along), cross(down, missed)]) / cross(down, along)
-            at = (at + np.nan_to_num(move)).clip(-1, last)
+            at = np.where(np.isfinite(move), at + move, at).clip(-1, last)  # a cell without area gives no direction
             if np.abs(move).max() < 1e-9:
                 break
-    at[:, ~(np.abs(move).max(0) < 1e-3)] = np.nan
-    return list(zip(*split(at, last), strict=True))
+    below, place = split(at, last)
+    place[:, ~(np.abs(move).max(0) < 1e-3)] = np.nan
+    return list(zip(below, place, strict=True))
 
 
 def split(at: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices (2, S) as whole ones of cells that have a next one, and the rest."""
-    whole = np.clip(np.floor(np.nan_to_num(at)), 0, last - 2).astype(int)
+    whole = np.clip(np.floor(at), 0, last - 2).astype(int)
     return whole, at - whole
 
 
@@ -204,10 +191,3 @@ def plane(grid: Grid, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray
         radius, angle = np.tan(np.radians(90 - (side * latitude).clip(-80)) / 2), np.radians(longitude)
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)])
     return np.stack([latitude, (longitude - grid.longitude[middle] + 180) % 360])
-
-
-def x_direction(grid: Grid) -> np.ndarray:
-    """The direction of the grid's x axis (H, W) as complex numbers of modulus 1: 1 is east, 1j north."""
-    east = np.gradient(np.unwrap(grid.longitude, period=360, axis=1), axis=1) * np.cos(np.radians(grid.latitude))
-    axis = east + 1j * np.gradient(grid.latitude, axis=1)
-    return axis / np.abs(axis) * (-1 if grid.x is not None and grid.x[0] > grid.x[-1] else 1)

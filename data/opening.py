@@ -1,6 +1,6 @@
 """Open a zarr store, a NetCDF file or a folder of them, and say what their times and dimensions mean.
 
-CF attributes count first, names only without them. Nothing is guessed: what cannot be told is refused by name.
+CF attributes count first, names only without them. Nothing is guessed: a refusal names what is unclear.
 
     valid time   standard_name time; valid_time, time, Times, XTIME; or initial time + lead time
     initial time forecast_reference_time; init_time, or `time` beside a lead time that is a dimension
@@ -99,11 +99,11 @@ def open_parts(path: str) -> tuple[list[tuple[str, xr.Dataset]], list[str]]:
     if hidden := [f.name for f in files if f.name.startswith(".") and f != place]:  # a Mac's ._NAME and .DS_Store
         notes.append(f"passed over {len(hidden)} hidden files ({hidden[0]})")
     files = [f for f in files if not f.name.startswith(".") or f == place]
-    some = [f for f in files if f == place or f.suffix in (".nc", ".nc4", ".cdf") or what_is(f)[0] == "NetCDF"]
-    if not some:
+    readable = [f for f in files if f == place or f.suffix in (".nc", ".nc4", ".cdf") or what_is(f)[0] == "NetCDF"]
+    if not readable:
         got = f"{path} without zarr.json, .zgroup or a NetCDF file in it"
         raise fault("path", got, "a zarr store, a NetCDF file or a folder of them", "--path")
-    return [(str(f), open_netcdf(f)) for f in some], notes
+    return [(str(f), open_netcdf(f)) for f in readable], notes
 
 
 def what_is(file: Path) -> tuple[str, str]:
@@ -112,7 +112,7 @@ def what_is(file: Path) -> tuple[str, str]:
         return "a zip file", f"unzip it (unzip {file}) and name the folder"
     with file.open("rb") as opened:
         start = opened.read(8)
-    found = next((told for first, told in STARTS.items() if start.lstrip().startswith(first)), None)
+    found = next((about for first, about in STARTS.items() if start.lstrip().startswith(first)), None)
     return found or (f"a file that begins with {start!r}" if start else "an empty file", "download it again")
 
 
@@ -159,7 +159,7 @@ class Part:
     dataset: xr.Dataset
     time: str | None  # name of the time dimension, None if there is one time without a dimension
     times: np.ndarray  # valid times, datetime64[ns], in the file's order
-    kinds: np.ndarray | None = None  # lead in hours of each, 0 or 1 (others: -1); None if nothing tells it
+    kinds: np.ndarray | None = None  # lead in hours of each, 0 or 1 (others: -1); None if no attribute says it
     notes: list[str] = field(default_factory=list)
     dims: dict[str, tuple] = field(default_factory=dict)  # field -> names of its (y, x)
     odd: dict[str, list] = field(default_factory=dict)  # array that is no field -> its dimensions beside time
@@ -185,8 +185,8 @@ class Part:
 
 
 def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
-    """What a dataset holds, by kind if it has every initial time with several leads; ValueError if the time is missing,
-    cannot be decoded or cannot be told from other times."""
+    """What a dataset holds, by kind if it has every initial time with several leads; ValueError if the time is missing
+    or cannot be decoded, or if fields have several times."""
     valid, run, lead = find_times(path, dataset)
     notes = [f"{v.name}: times up to {v.attrs['rounded']} beside the step (float32); rounded to what they mean"
              for v in (valid, run) if v is not None and "rounded" in v.attrs]  # fmt: skip

@@ -43,7 +43,7 @@ def coarse_times(store: Store) -> np.ndarray:
 
 
 def write_host(path: Path, store: Store, names: list[str], times: np.ndarray) -> Path:
-    """The host store of the truth at `times`, on a grid of its own."""
+    """Write the host store: means of the truth at `times`, with errors, on a coarser grid."""
     if store.grid.latitude is None or not store.grid.spacing:
         raise fault(store.path, "cells without latitude and longitude", "both", "add them to the store")
     (rows, down), (columns, across) = (

@@ -133,10 +133,10 @@ def lookup(name: str) -> Variable:
 
 
 def identify(name: str, attributes: dict, level: tuple[str, float] | None = None) -> tuple[str, str]:
-    """(the table's name of another people's array or "", why it is not the one that its name says or "").
+    """(the table's name of an array of another source or "", why it is not the one that its name says or "").
 
-    Its name counts, then short_name and standard_name, each only if the level fits. `level`: what the scalar
-    coordinates beside it say, as `level_of` gives it; a name with a height of its own (u10) does not need it."""
+    Its name counts, then short_name and standard_name, each only if the level fits. `level`: that of the scalar
+    coordinates beside it, (kind, value) as of `level_of`; a name that contains a height (u10) does not need it."""
     about = {k: str(v) for k, v in attributes.items()}
     short = [about[k] for k in ("short_name", "GRIB_shortName", "GRIB_cfVarName") if k in about]
     called = next((n for n in (name, *short) if known(n)), None)
@@ -153,28 +153,28 @@ def identify(name: str, attributes: dict, level: tuple[str, float] | None = None
 
 
 def level_of(name: str, about: dict) -> tuple[str, float] | None:
-    """(kind, value) of the level that an array's name and attributes tell, in the words of the table's `grib`."""
-    told = " ".join(about[k] for k in ("GRIB_typeOfLevel", "level_type", "level") if k in about).lower()
-    text, name = f"{told} {name}".lower(), name.lower()
+    """(kind, value) of the level in an array's name and attributes, in the words of the table's `grib`."""
+    level = " ".join(about[k] for k in ("GRIB_typeOfLevel", "level_type", "level") if k in about).lower()
+    text, name = f"{level} {name}".lower(), name.lower()
     if match := re.search(r"(\d+(?:\.\d+)?)[ _]*m(?:et(?:er|re)s?)?[ _]*(?:above|agl)", text):
         return "height above ground", float(match[1])
     if match := re.search(r"(\d+(?:\.\d+)?)[ _-]*(?:mb|hpa)", text):
         return "pressure", float(match[1])
     if re.search(r"pressurefromground|isobaric|sigma|hybrid|tropopause|maxwind|freezing|cloud|depth", text):
         return "layer", 0.0
-    if re.search("height ?(level )?above ?ground", told):
+    if re.search("height ?(level )?above ?ground", level):
         with contextlib.suppress(KeyError, ValueError):
             return "height above ground", float(about.get("GRIB_level") or about["level"])
     heights = r"(?<![a-z\d])(\d+)[ _]?m(?![a-z\d])|(?<=[a-z])(\d+)m$|^(\d+)[uvtd]$|^[uv](\d+)$"
     if match := re.search(heights, name):  # 2m_temperature, t2m, 10u, u10
         return "height above ground", float(next(g for g in match.groups() if g))
-    if "atmosphere" in told:
+    if "atmosphere" in level:
         return "entire atmosphere", 0.0
-    return ("ground or water surface", 0.0) if re.search(r"surface|(?<![a-z])sfc", told) else None
+    return ("ground or water surface", 0.0) if re.search(r"surface|(?<![a-z])sfc", level) else None
 
 
 def coordinate_level(name: str, value: float, about: dict) -> tuple[str, float] | None:
-    """The level that a scalar coordinate tells; None for one that is no level."""
+    """The level (kind, value) of a scalar coordinate; None for one that is no level."""
     short, units = plain(name), str(about.get("units", "")).lower()
     if short in ("heightaboveground", "height", "altitude") or about.get("standard_name") == "height":
         return "height above ground", value

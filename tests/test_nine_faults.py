@@ -57,8 +57,7 @@ def training_pairs(monkeypatch, store, run_dir, **constants) -> list[tuple[torch
     losses, seen, forward = spy(monkeypatch, WeatherLoss, "__call__"), [], ResidualUNet.forward
 
     def recorded(model, states, *rest):
-        if torch.is_grad_enabled():  # not in validation
-            seen.append(states)
+        seen.extend([states] * torch.is_grad_enabled())  # not in validation
         return forward(model, states, *rest)
 
     monkeypatch.setattr(ResidualUNet, "forward", recorded)

@@ -78,7 +78,7 @@ def test_a_forecast_that_cannot_be_scored_is_refused_in_one_line(beside):
         "unit 'parsec'": good.assign(t2m=good["t2m"].assign_attrs(units="parsec")),
         "no unit": lead,
         "other latitudes": good.assign_coords(latitude=good["latitude"] + 1),
-        "without lead_time or prediction_timedelta or step": good.isel(step=0).drop_vars(["step", "valid_time"]),
+        "without initial and lead times": good.isel(step=0).drop_vars(["step", "valid_time"]),
         "valid_time that is not": good.assign_coords(valid_time=good["valid_time"] + HOUR),
         "no initial and lead time of the forecast": good.assign_coords(
             time=good["time"] + 20 * HOUR, valid_time=good["valid_time"] + 20 * HOUR

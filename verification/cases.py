@@ -18,7 +18,7 @@ BASELINES = {
 }  # fmt: skip
 TABLE_SCORES = ("csi", "pod", "far", "frequency_bias", "ets")
 DRAWS = 500  # of the bootstrap
-FEWEST_DAYS = 3  # with fewer there is no interval: chance cannot be told from two days
+FEWEST_DAYS = 3  # with fewer there is no interval: two days do not show chance
 INTERVAL = (0.05, 0.95)  # quantiles of a 90 % interval
 # Student's t at 95 % by 1 / degrees of freedom: with few blocks the draws vary less than the weather does
 STUDENT = (0.0, 0.1, 0.2, 1 / 3, 0.5, 1.0), (1.645, 1.812, 2.015, 2.353, 2.920, 6.314)

@@ -10,9 +10,10 @@ import xarray as xr
 
 from data.boundary import davies
 from data.command import fault, nearest
-from data.grid import Grid, read_grid, same_grid
+from data.grid import Grid, horizontal, read_grid, same_grid
 from data.metadata import KIND, conversion
-from data.store import Store, open_zarr
+from data.opening import find_times, open_zarr
+from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show
 from data.variables import lookup
 from verification.cases import Measure
@@ -23,14 +24,8 @@ WINDOWS = (9.0, 33.0, 57.0, 93.0)  # km, widths of the FSS windows before they a
 CACHE_BYTES = 0.5e9  # truth hours kept decoded, since forecasts overlap
 HOUR = np.timedelta64(1, "h")
 NONE = np.timedelta64(0, "ns")
-# how others name the coordinates of a forecast (WeatherBench 2, cfgrib), if no CF standard_name says which they are
-LAYOUT = {
-    "init_time": ("forecast_reference_time", ("init_time", "time", "forecast_reference_time")),
-    "lead_time": ("forecast_period", ("lead_time", "prediction_timedelta", "step")),
-}
+LAYOUT = ("init_time", "lead_time")
 MEMBERS = ("number", "member", "members", "ensemble", "realization", "sample", "ens")
-COLUMNS = ("x", "lon", "longitude", "rlon", "west_east")  # names of the dimension from west to east
-UNITS = {"ns": 1, "nanoseconds": 1, "us": 10**3, "microseconds": 10**3, "ms": 10**6, "milliseconds": 10**6}
 
 
 class Fields:
@@ -90,17 +85,15 @@ def open_forecast(path: str) -> xr.Dataset:
     dataset = open_zarr(path)
     if (kind := dataset.attrs.get(KIND, "forecast")) != "forecast":
         raise fault(path, f"a {kind} store", "a forecast", make)
-    for name, (standard, others) in LAYOUT.items():
-        flat = {str(n): v for n, v in dataset.variables.items() if v.ndim <= 1}
-        own = [n for n, v in flat.items() if v.attrs.get("standard_name") == standard]
-        own += [n for n in others if n in flat]
-        if not own:
-            raise fault(path, f"another kind of store, without {' or '.join(others)}", "a forecast", make)
-        dataset = dataset.set_coords(own[0])
-        if dataset[own[0]].ndim == 0:  # one run, or one lead
-            dataset = dataset.expand_dims(own[0])
-        dataset = dataset.rename({n: name for n in {own[0], *dataset[own[0]].dims} if n != name})
-    dataset = dataset.assign_coords(lead_time=read_leads(path, dataset["lead_time"].variable))
+    _, run, lead = find_times(path, dataset)
+    if run is None or lead is None:
+        raise fault(path, "another kind of store, without initial and lead times", "a forecast", make)
+    for name, found in zip(LAYOUT, (run, lead), strict=True):
+        dataset = dataset.assign_coords({found.name: found})
+        if found.ndim == 0:  # one run, or one lead
+            dataset = dataset.expand_dims(found.name)
+        dataset = dataset.rename({n: name for n in {found.name, *dataset[found.name].dims} if n != name})
+    refuse_leads(path, dataset["lead_time"].values)
     inits, leads = (dataset[name].values for name in LAYOUT)
     if inits.dtype.kind != "M" or np.isnat(inits).any() or len(set(inits.tolist())) < len(inits):
         raise fault(f"{path}: init_time", f"{inits[:3]} ...", "times, each once", "write its CF units")
@@ -113,27 +106,19 @@ def open_forecast(path: str) -> xr.Dataset:
             refuse_members(path, dataset, v)
             v = v.squeeze([d for d in v.dims[:-2] if v.sizes[d] == 1 and d not in LAYOUT], drop=True)
             if v.ndim == 4:
-                fields[name] = v.transpose("init_time", "lead_time", *rows_and_columns(dataset, v))
+                space = [d for d in v.dims if d not in LAYOUT]
+                space = horizontal(dataset, space) or space
+                fields[name] = v.transpose("init_time", "lead_time", *space)
     if not fields:
         raise fault(path, "no array (init_time, lead_time, rows, columns)", "at least one", make)
     return dataset.assign(fields)
 
 
-def read_leads(path: str, lead: xr.Variable) -> np.ndarray:
-    """Lead times as timedelta64[ns] by their units; ValueError if they have none, or one is missing or below 0."""
-    units = str(lead.attrs.get("units", lead.encoding.get("units", "")))
-    values = np.atleast_1d(lead.values)
-    if values.dtype.kind != "m":
-        if not units or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-            raise fault(f"{path}: lead_time", f"{values[:3]} in {units or 'no unit'}", "times with units such as hours",
-                        "set the units attribute of the lead times")  # fmt: skip
-        nanoseconds = UNITS.get(units) or int(parse_duration(f"1 {units}", "lead_time").astype(np.int64))
-        values = np.round(values.astype(np.float64) * nanoseconds).astype("timedelta64[ns]")
-    values = values.astype("timedelta64[ns]")
-    if np.isnat(values).any() or len(np.unique(values)) < len(values) or values.min() < NONE or values.max() == NONE:
-        raise fault(f"{path}: lead_time", f"{values[:3]} ...", "times from 0 on, each once, one of them above 0",
+def refuse_leads(path: str, leads: np.ndarray) -> None:
+    """ValueError for lead times (ns) that occur twice or are below 0, or if none is above 0."""
+    if len(np.unique(leads)) < len(leads) or leads.min() < NONE or leads.max() == NONE:
+        raise fault(f"{path}: lead_time", f"{leads[:3]} ...", "times from 0 on, each once, one of them above 0",
                     "write them again")  # fmt: skip
-    return values
 
 
 def refuse_members(path: str, dataset: xr.Dataset, v: xr.DataArray) -> None:
@@ -143,17 +128,6 @@ def refuse_members(path: str, dataset: xr.Dataset, v: xr.DataArray) -> None:
         if (str(dim).lower() in MEMBERS or standard == "realization") and v.sizes[dim] > 1:
             raise fault(path, f"the dimension {dim} of {v.sizes[dim]} members in {v.name}", "one forecast per time",
                         f"write one of them, ds.isel({dim}=0), or their mean, ds.mean({str(dim)!r})")  # fmt: skip
-
-
-def rows_and_columns(dataset: xr.Dataset, v: xr.DataArray) -> list[str]:
-    """The two dimensions of space of a field, rows first."""
-
-    def is_column(dim: str) -> bool:
-        about = dataset[dim].attrs if dim in dataset.coords else {}
-        return about.get("axis") == "X" or "longitude" in about.get("standard_name", "") or dim.lower() in COLUMNS
-
-    space = [str(d) for d in v.dims if d not in LAYOUT]
-    return space[::-1] if is_column(space[0]) and not is_column(space[1]) else space
 
 
 def conversion_of(name: str, attributes: dict) -> tuple[float, float]:

@@ -128,9 +128,8 @@ class ZarrHours(Source):
             return "", f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
         if share <= 0.4:
             if "RAIN" not in self.totals:
-                self.notes.append(
-                    f"converted: {array} counts from the start of the run; RAIN is its difference from hour to hour"
-                )
+                what = "counts from the start of the run; RAIN is its difference from hour to hour"
+                self.notes.append(f"converted: {array} {what}")
             self.totals.add("RAIN")
         return "RAIN", ""
 
@@ -212,7 +211,7 @@ class ZarrHours(Source):
         elif grid.y is not None:
             self.east_first = bool(grid.x is not None and grid.x[0] > grid.x[-1])
         else:
-            self.notes.append("no coordinate tells where north is; the rows are kept in the source's order")
+            self.notes.append("without coordinates the rows keep the source's order, and north is unknown")
         if self.north_first:
             self.notes.append("turned: rows ran from north to south")
 
@@ -250,8 +249,7 @@ class ZarrHours(Source):
             if len(shape) != raw.ndim:  # contiguous, or a dimension was selected
                 shape = [1 if d == part.time else n for d, n in raw.sizes.items()]
             places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
-            used = [i for q, i in places if q == p]
-            if used:
+            if used := [i for q, i in places if q == p]:
                 hours = min(int(shape[raw.dims.index(part.time)]), len(part.times)) if part.time else 1
                 if name in self.totals:  # the hours before too, from which they are counted
                     used += [self._before(p, i) for i in used]
@@ -329,9 +327,7 @@ class ZarrHours(Source):
         before = self._field(name, p, self._before(p, index)).copy()
         rain = self._field(name, p, index) - before
         if np.isnan(rain).all() or falls(before, before + rain):
-            raise HourUnavailable(
-                f"{name} is a sum since the start of the run, which the hour before does not belong to"
-            )
+            raise HourUnavailable(f"{name} is a sum since the start of the run, and the hour before is of another run")
         return np.maximum(rain, 0)
 
     def _before(self, p: int, index: int) -> int:
