@@ -25,16 +25,16 @@ def without_skill(records: list[dict]) -> list[str]:
 def loss_curves(records: list[dict]) -> Figure:
     """Two panels: the training loss, and the validation skill of each variable.
 
-    `records` are the objects of log.jsonl, oldest first. Each gives a point at its epoch; a list `epoch_losses` in a
-    record gives one more for each epoch before it. Values that are missing or not finite give no point. The loss is in
-    units of persistence at the same lead, so values before and during roll-out training can be compared. A grey area
+    `records` are the objects of log.jsonl, oldest first. Each gives a point at its epoch. Values that are missing
+    or not finite give no point. The loss is in units of persistence at the same lead, so values before and during
+    roll-out training can be compared. A grey area
     marks the roll-out epochs, a dotted line the epoch of best.pt. ValueError if there is no record.
     """
     if not records:
         raise ValueError("loss_curves: got no record, expected at least one. Fix: draw after the first validation")
     figure = Figure(figsize=(11, 5.0), layout="constrained")
     loss, skill = figure.subplots(1, 2)
-    _line(loss, _losses(records), color="black", linewidth=2, marker="o", markersize=3)
+    _line(loss, [(r["epoch"], r.get("loss")) for r in records], color="black", linewidth=2, marker="o", markersize=3)
     loss.axhline(1, color="black", linewidth=0.8)
     loss.set(title="training loss (1: as large as that of persistence)", ylabel="loss / loss of persistence, same lead")
 
@@ -90,15 +90,6 @@ def save_loss_curves(records: list[dict], path: Path) -> None:
 def is_number(value) -> bool:
     """Whether a value read from JSON is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _losses(records: list[dict]) -> list[tuple]:
-    """(epoch, loss) of every record and of the epochs before it that it lists."""
-    points = []
-    for r in records:
-        listed = r.get("epoch_losses") or [r.get("loss")]
-        points += [(r["epoch"] - len(listed) + 1 + i, value) for i, value in enumerate(listed)]
-    return points
 
 
 def _line(axes, points: list[tuple], **style) -> None:

@@ -29,12 +29,9 @@ def test_loss_curves_hold_every_record(epochs):
     assert epochs == 1 or skill.get_ylim()[0] > -2  # the first epochs do not flatten the rest
 
 
-def test_a_record_that_lists_its_epochs_gives_a_point_for_each():
-    records = [record(3, epoch_losses=[0.9, 0.8, 0.7]), {"epoch": 4, "loss": 0.6}, record(6, epoch_losses=[0.5, 0.4])]
-    loss, skill = draw(loss_curves(records)).axes
-    assert list(loss.lines[0].get_xdata()) == [1, 2, 3, 4, 5, 6]
-    assert list(loss.lines[0].get_ydata()) == [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    assert list(skill.lines[1].get_xdata()) == [3, 6]
+def test_a_record_without_skill_gives_a_point_of_loss_alone():
+    loss, skill = draw(loss_curves([record(3), {"epoch": 4, "loss": 0.6}, record(6)])).axes
+    assert list(loss.lines[0].get_xdata()) == [3, 4, 6] and list(skill.lines[1].get_xdata()) == [3, 6]
 
 
 def test_the_roll_out_epochs_are_marked():
