@@ -27,8 +27,8 @@ def loss_curves(records: list[dict]) -> Figure:
 
     `records` are the objects of log.jsonl, oldest first. Each gives a point at its epoch. Values that are missing
     or not finite give no point. The loss is in units of persistence at the same lead, so values before and during
-    roll-out training can be compared. A grey area
-    marks the roll-out epochs, a dotted line the epoch of best.pt. ValueError if there is no record.
+    roll-out training can be compared. A grey area marks the roll-out epochs, a dotted line the epoch of best.pt.
+    ValueError if there is no record.
     """
     if not records:
         raise ValueError("loss_curves: got no record, expected at least one. Fix: draw after the first validation")
