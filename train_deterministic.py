@@ -12,7 +12,7 @@ loss_curves.png. Exit codes: 0 done, 2 an error in one line, 128 + n stopped by 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -68,7 +68,7 @@ class Config:
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
     # ---- loss
     loss_weights: tuple[float, float, float, float] = (0.4, 0.3, 0.2, 0.1)  # L1, spectral, MSE, gradient
-    detail: float = 30.0  # spectral term: weight of amplitude errors relative to phase errors
+    detail: float = 10.0  # spectral term: weight of amplitude errors relative to phase errors
     # ---- optimizer
     epochs: int = 200  # passes over the training pairs
     until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
@@ -226,10 +226,16 @@ def train(cfg: Config, processes: Processes) -> int:
         tensors = ((x.to(device) for x in pairs[i]) for i in sampled)
         model.regression.copy_(fit_regression(tensors, scale, valid))
     loss_fn = WeatherLoss(cfg.loss_weights, cfg.detail, groups=2 if cfg.memory == "lean" else 1)
-    for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
+
+    def sampled(k: int) -> Iterator:
+        """Fields (1, C, H, W) k steps apart, of the training part, in the units of the loss."""
         cases = Pairs(hours, find_pairs(store.times, lead, split.train, 0, k), k * lead, 0)
-        sampled = (cases[i] for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int))
-        loss_fn.calibrate(k, ((x[-1:].to(device) / scale, y[None].to(device) / scale) for x, y in sampled), valid)
+        for i in np.linspace(0, len(cases) - 1, SAMPLED).round().astype(int):
+            yield tuple(x.reshape(1, *x.shape[-3:]).to(device) / scale for x in cases[i])
+
+    loss_fn.set_usual(truth for _, truth in sampled(1))
+    for k in sorted({round(longest**x) for x in np.linspace(0, 1, CALIBRATED)}):  # leads in steps
+        loss_fn.calibrate(k, sampled(k), valid)
     optimizer = Optimizer(model, cfg.lr, cfg.weight_decay, cfg.clip, half_precision(device))
     if previous:
         optimizer.load(previous["model"], previous["ema"], previous["optimizer"])
@@ -324,7 +330,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 # the one wait for the device
                 *step_sums, norm = torch.cat([step_sums, optimizer.clip_gradients()[None]]).tolist()
                 if math.isfinite(norm):
-                    optimizer.step(learning_rate(step, *phases), ema_decay(step))
+                    optimizer.step(learning_rate(step, *phases), ema_decay(step, phases[0]))
                     sums += [*step_sums, 1.0, norm]
                     skipped = 0
                 else:

@@ -47,11 +47,11 @@ SMALL = {"base_features": 16, "accumulate": 1, "memory": "fast"}  # few pairs ne
 DAY = "2016-09-28"
 IDAHO = ["T2M", "D2M", "U10", "V10", "CAPE", "CIN"]
 RAIN = ("RAIN", "csi_1", (1, 2, 3)), ("RAIN", "csi_5", (1,)), ("RAIN", "frequency_bias_1", (1, 2, 3))
-# One model for both regions of rain, trained on a window around both: six times the weather of a region. Its forecasts
-# start from a region alone, so that it knows no more of what comes in than extrapolation does.
+# One model for both regions of rain, trained on a window around both, twelve times the weather of a region. Its
+# forecasts start from a region alone, so that it knows no more of what comes in than extrapolation does.
 MRMS = {
     "constants": SMALL | {"variables": ["RAIN"], "train_end": "2016-09-21T21", "val_end": "2016-09-22T05", "gap": "1h",
-                          "epochs": 36, "rollout_hours": 3.0},
+                          "epochs": 26, "rollout_hours": 3.0},
     "starts": times("2016-09-22T06", 15), "rows": RAIN, "train_on": "mrms",
 }  # fmt: skip
 SETS = {
@@ -91,7 +91,7 @@ SOURCES = {
     "radar": ("fmi_dbz_20160928.nc", ("--source", "zarr")),
     "idaho": ("hrrr_grib", ("--source", "grib")),
     "nldas": ("nldas_washita_120h.nc", ("--source", "zarr", "--variables", "Temp", "UGRD", "VGRD")),
-    "mrms": ("mrms_conus_rain_72h.nc", (slice(416, 896), slice(1100, 1904))),
+    "mrms": ("mrms_conus_rain_72h.nc", (slice(416, 928), slice(368, 1904))),
     "mrms_carolinas": ("mrms_conus_rain_72h.nc", (slice(416, 672), slice(1648, 1904))),
     "mrms_iowa": ("mrms_conus_rain_72h.nc", (slice(640, 896), slice(1100, 1356))),
 }

@@ -1,13 +1,14 @@
 """The spectral term: errors of the amplitude and the phase of detail, octave by octave (after Subich et al. 2025).
 
 With S_p, S_t the power of forecast and truth in a tile, C their co-spectrum, all summed over an octave of wavelength,
-and <.> the mean over the tiles of all samples of a batch:
+<.> the mean over the tiles of all samples of a batch, and U the usual <S_t>, that of the training part:
 
-    amplitude   detail (sqrt(<S_p> / <S_t>) - 1)^2               does the forecast have as much detail as the truth?
-    phase       2 <S_t (1 - C / sqrt(S_p S_t))> / <S_t>          is it in the right place?
+    amplitude   detail (sqrt<S_p> - sqrt<S_t>)^2 / U             does the forecast have as much detail as the truth?
+    phase       2 <S_t (1 - C / sqrt(S_p S_t))> / U              is it in the right place?
 
-Both are relative to the truth's power, so that fine detail counts as much as coarse. A loss on errors alone blurs
-detail that it cannot place; the amplitude part prevents that.
+Both are relative to U, so that fine detail counts as much as coarse. A loss on errors alone blurs detail that it
+cannot place; the amplitude part prevents that. It is not relative to the batch's own <S_t>: storms where the truth has
+none would then cost without limit, and the least loss would be a forecast without storms.
 """
 
 import math
@@ -21,9 +22,11 @@ FLOOR = 1e-4  # power added to each coefficient, variances of the change over on
 
 
 @torch.no_grad()
-def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor) -> tuple[Tensor, Tensor]:
+def spectral(
+    error: Tensor, target: Tensor, detail: float, weight: Tensor, usual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The term (C,) of error = pred - target and target (B, C, H, W), and the gradient (B, C, H, W) of its sum over
-    the channels, times weight (C,), to the error.
+    the channels, times weight (C,), to the error. usual: `power_by_octave` of usual weather; None: that of the target.
 
     Autograd sees the sums by octave alone, which are small. From them one step leads back to the fields: the
     transform is orthonormal, so the way back is the way there.
@@ -32,10 +35,10 @@ def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor) -> tu
     window, octaves, members = tables(n, error.device)
     E, T = (spectra(x, window) for x in (error, target))
     with torch.enable_grad():
-        power = (T.square() @ octaves) + FLOOR * octaves.sum(dim=0)  # (B, C, tiles, octaves)
+        power = T.square() @ octaves + FLOOR * octaves.sum(dim=0)  # (B, C, tiles, octaves)
         of_error = ((E.square() @ octaves) / power).requires_grad_()
         common = ((E * T) @ octaves / power).requires_grad_()
-        terms = compare(power, of_error, common, detail)
+        terms = compare(power, of_error, common, detail, usual)
         by_error, by_common = torch.autograd.grad((terms * weight).sum(), (of_error, common))
     wave = E.mul_((2 * by_error / power) @ members).add_(T.mul_((by_common / power) @ members))
     del E, T  # spectra take twice the memory of the fields
@@ -44,8 +47,15 @@ def spectral(error: Tensor, target: Tensor, detail: float, weight: Tensor) -> tu
     return terms.detach(), untile(tiles, window, error.shape[-2:])
 
 
-def compare(power: Tensor, of_error: Tensor, common: Tensor, detail: float) -> Tensor:
-    """The term (C,) from the truth's power S_t, |E|^2 / S_t and Re(E T*) / S_t, all (B, C, tiles, octaves).
+def power_by_octave(fields: Tensor) -> Tensor:
+    """The power of fields (B, C, H, W) in octaves of wavelength, (C, octaves), mean over tiles."""
+    window, octaves, _ = tables(tile_side(fields.shape[-2:]), fields.device)
+    return (spectra(fields, window).square() @ octaves + FLOOR * octaves.sum(dim=0)).mean(dim=(0, 2))
+
+
+def compare(power: Tensor, of_error: Tensor, common: Tensor, detail: float, usual: Tensor | None = None) -> Tensor:
+    """The term (C,) from the truth's power S_t, |E|^2 / S_t and Re(E T*) / S_t, all (B, C, tiles, octaves), and U,
+    (C, octaves).
 
     With S_p / S_t = 1 + 2 common + of_error nothing is a difference of large numbers.
     """
@@ -56,7 +66,7 @@ def compare(power: Tensor, of_error: Tensor, common: Tensor, detail: float) -> T
     length = (along.square() + across).clamp(min=1e-12).sqrt()
     decoherence = torch.where(along > 0, across / (length * (length + along.clamp(min=0))), 1 - along / length)
     phase = 2 * (power * decoherence).mean(dim=(0, 2)) / mean
-    return (detail * amplitude + phase).mean(dim=-1)
+    return ((detail * amplitude + phase) * (1 if usual is None else mean / usual)).mean(dim=-1)
 
 
 def tile_side(shape: tuple[int, int]) -> int:

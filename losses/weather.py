@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from losses.spectral import spectral
+from losses.spectral import power_by_octave, spectral
 from losses.terms import backward, gradient, l1, mse
 
 TERMS = ("l1", "spectral", "mse", "gradient")
@@ -24,7 +24,13 @@ class WeatherLoss:
 
     def __init__(self, weights: tuple[float, ...], detail: float, groups: int = 1):
         self.weights, self.detail, self.groups = dict(zip(TERMS, weights, strict=True)), detail, groups
+        self.usual: Tensor | None = None  # (C, octaves), see losses/spectral.py
         self.shares: dict[int, dict[str, Tensor]] = {}  # by calibrated lead: the weight of each term and channel, (C,)
+
+    @torch.no_grad()
+    def set_usual(self, fields: Iterable[Tensor]) -> None:
+        """Take the mean power of true fields (B, C, H, W) as the usual power of detail."""
+        self.usual = torch.stack([power_by_octave(f) for f in fields]).mean(dim=0)
 
     @torch.no_grad()
     def calibrate(self, lead: int, pairs: Iterable[tuple[Tensor, Tensor]], valid: Tensor | None = None) -> None:
@@ -60,7 +66,8 @@ class WeatherLoss:
         values, size = [], math.ceil(error.shape[1] / self.groups)
         for first in range(0, error.shape[1], size):
             group = slice(first, first + size)
-            value, of_error = spectral(error[:, group], target[:, group], self.detail, share["spectral"][group])
+            usual = None if self.usual is None else self.usual[group]
+            value, of_error = spectral(error[:, group], target[:, group], self.detail, share["spectral"][group], usual)
             values.append(value)
             out[:, group].add_(of_error)
         out = out if valid is None else out.masked_fill_(~valid, 0.0)

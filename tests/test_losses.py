@@ -7,7 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.spectral import FLOOR, compare, spectra, spectral, tables, tile_side, tile_starts, to_tiles, untile
+from losses.spectral import (
+    FLOOR,
+    compare,
+    power_by_octave,
+    spectra,
+    spectral,
+    tables,
+    tile_side,
+    tile_starts,
+    to_tiles,
+    untile,
+)
 from losses.terms import gradient, l1, mse
 from losses.weather import TERMS, WeatherLoss
 
@@ -70,6 +81,15 @@ def test_octaves_share_the_power_of_a_tile_and_a_wave_is_in_its_own(n):
         for wave in (torch.cos(2 * torch.pi * x / length).expand(n, n), torch.cos(2 * torch.pi * y / length) + 0 * x):
             share = spectra(wave[None, None], window).square() @ octaves
             assert share[0, 0, 0, octave(length)] > 0.9 * share.sum()
+
+
+def test_storms_where_the_truth_has_none_cost_as_much_as_storms_that_are_missed():
+    storms, calm = noise(2, 1, 64, 64), torch.zeros(2, 1, 64, 64)
+    usual, weight = power_by_octave(storms), torch.ones(1)
+    invented, missed = (spectral(e, t, 12.0, weight, usual)[0].item() for e, t in ((storms, calm), (-storms, storms)))
+    assert invented == pytest.approx(12, rel=0.05)  # detail (sqrt(U) - 0)^2 / U
+    assert missed == pytest.approx(12 + 2, rel=0.05)  # and none of it is in its place
+    assert spectral(storms, calm, 12.0, weight)[0].item() > 1000  # relative to a truth without detail
 
 
 @pytest.mark.parametrize("part,expected", [

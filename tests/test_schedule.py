@@ -29,7 +29,8 @@ def test_the_learning_rate_is_continuous_and_ends_at_zero(first, second):
 
 
 def test_short_runs_forget_their_initial_weights_and_long_ones_average_over_a_thousand_steps():
-    assert ema_decay(0) == 0.1 and ema_decay(90) == 0.91 and ema_decay(10**6) == 0.999
+    assert ema_decay(0, 10**7) == 0.1 and ema_decay(90, 10**7) == 0.91 and ema_decay(10**6, 10**7) == 0.999
+    assert ema_decay(5090, 5000) == 0.91, "roll-outs have an average of their own"
 
 
 @pytest.mark.parametrize("count,batch,accumulate", [(12, 1, 4), (13, 1, 4), (13, 3, 2), (5, 2, 16), (37, 4, 4)])

@@ -29,9 +29,11 @@ def learning_rate(step: int, first: int, second: int) -> float:
     return height * 0.5 * (1 + math.cos(math.pi * min((step - warmup) / max(first - warmup, 1), 1.0)))
 
 
-def ema_decay(step: int) -> float:
+def ema_decay(step: int, first: int) -> float:
     """Decay of the averaged weights at an optimizer step: short runs forget their initial weights, long runs average
-    over about a thousand steps."""
+    over about a thousand steps. Roll-outs, after the `first` steps, begin an average of their own: they are few, and
+    one that went on would still be that of the weights before."""
+    step -= first if step >= first else 0
     return min(0.999, (1 + step) / (10 + step))
 
 
