@@ -35,7 +35,7 @@ class Hours:
 
     ValueError for a missing or infinite value outside the mask, an hour that cannot be read for PATIENCE seconds, a
     chunk that is gone (one that never existed is not gone) and a store that was replaced. Not seen: values that are
-    written over in place; a lost chunk of a remote store whose fill value is a number, if the field still varies.
+    written over in place; a lost chunk of a remote store that reads as numbers, if the field still varies.
     """
 
     def __init__(self, store: Store, names: list[str], statistics: Statistics, mask: Tensor | None, room: int = 0):
@@ -46,9 +46,8 @@ class Hours:
         self.identity = self._identity()
         self.arrays = {n: group[n] for n in self.names}
         # a lost chunk reads as NaN or, in these arrays, as a number; a list tells it from one that never existed
-        filled = {n for n, a in self.arrays.items() if a.fill_value is not None and not np.isnan(a.fill_value)}
-        self.filled = {n for n in filled if not (self.remote and lookup(n).piles_at)}
-        self.written = Written(group, [] if self.remote else list(filled))
+        filled = [n for n, a in self.arrays.items() if a.fill_value is not None and not np.isnan(a.fill_value)]
+        self.written = Written(group, [] if self.remote else filled)  # a remote store's list may take minutes
 
     def __call__(self, time: np.datetime64) -> Tensor:
         key = int(time.astype("datetime64[ns]").astype("int64"))
@@ -96,14 +95,16 @@ class Hours:
             pause = min(2 * pause, LONGEST)
 
     def _refuse_gone(self, time: np.datetime64, fields: np.ndarray) -> None:
-        index = self.store.position(time)
         for c, (name, array) in enumerate(self.arrays.items()):
-            blank = np.isnan(fields[c]) if self.mask is None else np.isnan(fields[c]) & ~self.mask[c].numpy()
-            suspect = name in self.filled and (not self.remote or fields[c].min() == fields[c].max())
-            never = name in self.written.arrays and self.written.missing(name, index)
-            if never or not (suspect or blank.any()):
-                continue
-            if not all(sync((array.store_path / key).exists()) for key in chunk_keys(array, index)):
+            keys = set(chunk_keys(array, self.store.position(time)))
+            if name in self.written.keys:
+                keys &= self.written.keys[name]
+            else:  # only for fields that may be fill values: of a remote store it takes a request
+                blank = np.isnan(fields[c]) if self.mask is None else np.isnan(fields[c]) & ~self.mask[c].numpy()
+                flat = fields[c].min() == fields[c].max() and not lookup(name).piles_at
+                if not (blank.any() or flat):
+                    continue
+            if not all(sync((array.store_path / key).exists()) for key in keys):
                 found = f"the chunk of {name} at {show(time)} is gone, expected it as when this run began"
                 raise ValueError(f"{self.store.path}: {found}. Fix: write this hour again, then run the same command")
 
