@@ -7,11 +7,11 @@
     python -m data.build_hrrr --source archive --start 2024-05-20 --end 2024-06-02T23 --out data/hrrr.zarr
     python -m data.build_hrrr --source archive --start 2024-06-01 --end 2024-06-02T23 --leads 1-18 --out data/noaa.zarr
 
-Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial and
-OUT.progress hold what is complete until then), and a later --end adds hours to a finished store; run twice it changes
-nothing. Valid times come from the data, never from file names. Analyses (f00) and 1-hour forecasts (f01) of the same
-hour differ and are never mixed in one store; longer lead times and fields between the hours are left out and counted.
-Nothing is filled in: an hour that lacks a variable is left out and listed, a cell that is missing is NaN and counted.
+Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial holds
+what is complete until then), and a later --end adds hours to a finished store; run twice it changes nothing. Valid
+times come from the data, never from file names. Analyses (f00) and 1-hour forecasts (f01) of the same hour differ and
+are never mixed in one store; longer lead times and fields between the hours are left out and counted. Nothing is filled
+in: an hour that lacks a variable is left out and listed, a cell that is missing is NaN and counted.
 With --leads it writes the source's own forecasts instead, a store as data/forecast_store.py describes, whose initial
 times are --start to --end: verify_forecast.py scores it like any other.
 Hours are built in several processes, or by the workers of a Dask cluster (--dask tcp://HOST:8786); the result is the
@@ -95,7 +95,7 @@ def main(cfg: Config) -> None:
         for one in progress(build(hours, store.staging, store.todo, cfg.processes, cfg.dask), store.todo, hours):
             done.append(one)
             if not one.lost:
-                store.add(one.time, hours.forecast_hour)
+                store.add(one.time)
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):

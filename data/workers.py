@@ -208,10 +208,10 @@ def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
         got = f"no answer from {address} ({type(error).__name__})"
         raise fault("dask", got, "a scheduler's address", "--dask tcp://HOST:8786") from None
     with client:
-        seen = client.run(os.path.isdir, str(staging.partial))
+        seen = client.run(os.path.isdir, str(staging.folder))
         if not seen or not all(seen.values()):
             blind = next((w for w, yes in seen.items() if not yes), "none")
-            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.partial}", "start them there"
+            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.folder}", "start them there"
             raise fault("dask", got, "workers that share the file system", fix)
         blob = client.scatter(pickle.dumps((hours, staging)), broadcast=True)
         pool = client.get_executor(pure=False, retries=2)
