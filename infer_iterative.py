@@ -27,11 +27,10 @@ from tqdm import tqdm
 
 from data.boundary import Boundary
 from data.command import run
-from data.dataset import Pairs, Split, find_pairs, usual_step
+from data.dataset import Hours, Pairs, Split, find_pairs, usual_step
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter, template
 from data.grid import Grid
-from data.hours import Hours
 from data.metadata import attributes_of, coordinate_names, refuse_foreign
 from data.normalise import Statistics, clip_physical, denormalise, limiter
 from data.store import Store

@@ -22,8 +22,8 @@ import torch
 import xarray as xr
 
 from data.command import run
+from data.dataset import Hours
 from data.grid import Grid
-from data.hours import Hours
 from data.normalise import Statistics
 from data.store import Store
 from data.variables import lookup

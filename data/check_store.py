@@ -18,8 +18,8 @@ import zarr
 from tqdm import tqdm
 
 from data.command import run
+from data.dataset import read_ahead
 from data.grid import read_grid
-from data.hours import read_ahead
 from data.metadata import write_sidecar
 from data.opening import open_zarr
 from data.quick_check import FLOORED, Report, check_metadata, judge_written

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 import zarr
 
-from data.hours import Hours, read_ahead
+from data.dataset import Hours, read_ahead
 from data.normalise import Statistics, normalise
 from data.store import Store
 from tests.conftest import SEVEN, hour, weather, write_store
