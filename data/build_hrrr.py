@@ -92,10 +92,15 @@ def main(cfg: Config) -> None:
                      hours.times, hours.forecast_hour, cfg.replace) as store:  # fmt: skip
         if len(store.todo) < len(hours.times):
             print(f"note: {len(hours.times) - len(store.todo)} hours are there already; {len(store.todo)} to go")
-        for one in progress(build(hours, store.staging, store.todo, cfg.processes, cfg.dask), store.todo, hours):
+        began = said = monotonic()
+        results = build(hours, store.staging, store.todo, cfg.processes, cfg.dask)
+        for one in (bar := tqdm(results, total=len(store.todo), desc="hours", unit="h", disable=None)):
             done.append(one)
             if not one.lost:
                 store.add(one.time)
+            if bar.disable and monotonic() - said > 60:  # no terminal
+                said = monotonic()
+                print(f"{len(done)} of {len(store.todo)} hours, {len(done) / (said - began):.2f} hours/s", flush=True)
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):
@@ -178,22 +183,6 @@ def leave_out_lost(cfg: Config, hours: Source) -> None:
     if late:
         hours.notes.append(f"{len(late)} hours before the end of {cfg.out} are not in it (first {show(late[0])}) and "
                            "stay out: a store grows at its end. With them: --replace True")  # fmt: skip
-
-
-def progress(results, todo: list[np.datetime64], hours: Source):
-    """The results, with a bar that has hours/s, MB of fields and gaps; a line a minute if there is no terminal."""
-    size = 4 * np.prod(hours.grid.shape) * len(hours.names) / 1e6  # MB of an hour
-    began = said = monotonic()
-    lost = 0
-    bar = tqdm(results, total=len(todo), desc="hours", unit="h", disable=None)
-    for count, one in enumerate(bar, 1):
-        lost += bool(one.lost)
-        text = f"{(count - lost) * size:.0f} MB, {lost} gaps"
-        bar.set_postfix_str(text, refresh=False)
-        if bar.disable and monotonic() - said > 60:
-            said = monotonic()
-            print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, {text}", flush=True)
-        yield one
 
 
 def report(notes: list[str]) -> list[str]:

@@ -53,7 +53,13 @@ class Store:
         if self.dataset.attrs.get(KIND) and near:  # it would move the hours by years
             fix = "build it again"
             raise fault(f"{path}: time", f"the units {units!r}, a flipped bit away from ours", repr(TIME_UNITS), fix)
-        times = read_times(self.path, self.dataset)
+        times = self.dataset["time"].values.astype("datetime64[ns]")
+        if len(times) == 0:
+            raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
+        values, counts = np.unique(times, return_counts=True)
+        if counts.max() > 1:
+            twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
+            raise fault(path, twice, "each time once", "remove the duplicates")
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
         sound = ~np.isin(times, faulty)
@@ -189,23 +195,6 @@ def standard(path: str, dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
     if part.kinds is not None:
         dataset = dataset.assign(forecast_hour=("time", part.kinds.astype(np.int8)))
     return dataset, names
-
-
-def field_names(dataset: xr.Dataset) -> list[str]:
-    """The numeric (time, y, x) arrays of a store of ours."""
-    return standard("the store", dataset)[1]
-
-
-def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
-    """The times, datetime64[ns]; ValueError if there are none or if one occurs twice."""
-    times = dataset["time"].values.astype("datetime64[ns]")
-    if len(times) == 0:
-        raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
-    values, counts = np.unique(times, return_counts=True)
-    if counts.max() > 1:
-        twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
-        raise fault(path, twice, "each time once", "remove the duplicates")
-    return times
 
 
 # --- which chunks exist ---

@@ -40,7 +40,7 @@ from data.metadata import (
     sync,
     write_template,
 )
-from data.store import field_names, open_zarr
+from data.store import open_zarr, standard
 from data.times import FIRST, show
 from data.variables import STATIC, TABLE, lookup
 
@@ -270,8 +270,7 @@ def left_to_write(
     path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list
 ) -> list[np.datetime64]:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
-    dataset = open_zarr(path)
-    held = field_names(dataset)
+    dataset, held = standard(str(path), open_zarr(path))
     held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
     there = read_grid(dataset, dataset[held[0]].dims[1:])
     axes = [(a, b) for a, b in ((there.y, grid.y), (there.x, grid.x)) if a is not None and b is not None]
