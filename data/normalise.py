@@ -102,9 +102,9 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     which cells pile up does not count as outside: "no echo" and "no CAPE" may be any value at or beyond the bound.
     Nor does a dew point above the temperature, which says "saturated": it is set to the temperature.
     """
-    lower, upper = (_bound(statistics, side) for side in ("lower", "upper"))
-    count_lower = (lower - ROUNDING).masked_fill(_piles(statistics, "lower"), -torch.inf)
-    count_upper = (upper + ROUNDING).masked_fill(_piles(statistics, "upper"), torch.inf)
+    (lower, low_piles), (upper, high_piles) = (_bound(statistics, side) for side in ("lower", "upper"))
+    count_lower = (lower - ROUNDING).masked_fill(low_piles, -torch.inf)
+    count_upper = (upper + ROUNDING).masked_fill(high_piles, torch.inf)
     ties = _ties(statistics.names)
 
     def limit(state: Tensor, mask: Tensor | None = mask, count: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -123,16 +123,12 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     return limit
 
 
-def _bound(statistics: Statistics, side: str) -> Tensor:
-    """The lower or upper physical bounds as a state (C, 1, 1)."""
-    bounds = [transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in statistics.names]
-    return ((torch.stack(bounds).to(statistics.mean) - statistics.mean) / statistics.std)[:, None, None]
-
-
-def _piles(statistics: Statistics, side: str) -> Tensor:
-    """Whether cells pile up at the lower or upper bound (C, 1, 1) bool."""
-    piles = [lookup(n).piles_at == side for n in statistics.names]
-    return torch.tensor(piles, device=statistics.mean.device)[:, None, None]
+def _bound(statistics: Statistics, side: str) -> tuple[Tensor, Tensor]:
+    """The lower or upper physical bounds as a state (C, 1, 1), and whether cells pile up there."""
+    table, mean = [lookup(n) for n in statistics.names], statistics.mean
+    bounds = [transform(torch.tensor(float(getattr(v, side))), v.name) for v in table]
+    piles = torch.tensor([v.piles_at == side for v in table], device=mean.device)
+    return ((torch.stack(bounds).to(mean) - mean) / statistics.std)[:, None, None], piles[:, None, None]
 
 
 def _ties(names: tuple[str, ...]) -> list[tuple[int, int]]:
@@ -157,6 +153,10 @@ def compute_statistics(
     and for values that cannot be in the variable's unit.
     """
     sums, change_sums = np.zeros((2, 3, len(names)))  # number, sum and sum of squares of each variable
+    table = [lookup(n) for n in names]
+    low, high, floor = (
+        torch.tensor([getattr(v, k) for v in table])[:, None, None] for k in ("lower", "upper", "scored_floor")
+    )
     outside = np.zeros(len(names))
     always = None  # missing in every training hour so far
     hours = np.concatenate([times, also_check])
@@ -174,7 +174,8 @@ def compute_statistics(
         always = physical.isnan() if always is None else always & physical.isnan()
         fields = torch.stack([transform(physical[c], n) for c, n in enumerate(names)])
         sums += _moments(fields)
-        outside += _outside(physical, names).numpy()
+        scored = physical.clamp(min=floor)  # a value for no echo below the floor is no fault
+        outside += ((scored < low) | (scored > high)).sum((1, 2)).numpy()
         if (earlier := recent.get(time - lead)) is not None:
             change_sums += _moments(fields - earlier)
         recent = {t: x for t, x in recent.items() if t > time - lead} | {time: fields}
@@ -184,7 +185,7 @@ def compute_statistics(
     _refuse_outside(store, names, outside / np.maximum(count, 1))
     mean, change_mean = total / count, change_total / change_count
     # winds without a mean: a mirror is then a change of sign of the normalised field too
-    mean[[-1 in (lookup(n).parity_x, lookup(n).parity_y) for n in names]] = 0.0
+    mean[[-1 in (v.parity_x, v.parity_y) for v in table]] = 0.0
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     change_std = np.sqrt(np.maximum(change_squares / change_count - change_mean**2, 0))
     for c, name in enumerate(names):
@@ -203,15 +204,6 @@ def _moments(fields: Tensor) -> np.ndarray:
     finite = fields.isfinite()
     values = torch.where(finite, fields, 0.0).double()
     return torch.stack([x.sum((1, 2)).double() for x in (finite, values, values.square())]).numpy()
-
-
-def _outside(physical: Tensor, names: list[str]) -> Tensor:
-    out = torch.zeros(len(names))
-    for c, name in enumerate(names):
-        v = lookup(name)
-        x = physical[c].clamp(min=v.scored_floor)  # a no-echo value below the floor is no fault
-        out[c] = ((x < v.lower) | (x > v.upper)).sum()
-    return out
 
 
 def _refuse_missing(store: Store, names: list[str], hours: np.ndarray, missing: np.ndarray, mask: Tensor) -> None:
