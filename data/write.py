@@ -61,7 +61,7 @@ class Writer:
     exception `path` is as it was. ValueError if `path` holds something else or another process is writing it."""
 
     kind = ""  # of stores
-    keep = False  # whether <path>.partial is of use to a later run
+    keep = False  # whether <path>.partial holds hours for a later run
 
     def __init__(self, path: str | Path, *arguments):
         self.path, self.partial = Path(path), beside(Path(path), "partial")
@@ -81,7 +81,6 @@ class Writer:
         try:
             if error is None:
                 self._finish()
-                self.keep = False
         except BaseException as failure:
             error = failure
             raise
@@ -149,18 +148,20 @@ class StoreWriter(Writer):
         super().__init__(path, self.durable and not replace_old)
 
     def _begin(self, extend: bool) -> None:
+        self.progress = self.partial / "progress"
+        self.staging = Staging(self.partial / "hours", self.names, self.durable)
         complete(self.path)
         if extend and self.path.exists():
             self.first = zarr.open_group(self.path, mode="r")["time"].shape[0]
             self.todo = left_to_write(self.path, self.names, self.grid, self.described, self.forecast_hour, self.todo)
-        self.progress = self.partial / "progress"
-        self.staging = Staging(self.partial / "hours", self.names, self.durable)
+            if not self.todo:
+                return
         # whatever has to be equal for two builds to be one
         grid = hashlib.sha256(pickle.dumps(self.grid)).hexdigest()
         about = {"names": self.names, "grid": grid, "extends": self.first, "described": self.described,
                  "source": str(self.attributes.get("source", "")), "forecast_hour": self.forecast_hour}  # fmt: skip
         self._resume(json.dumps(about))
-        if self.hours or (self.first and not self.todo):
+        if self.hours:
             return
         empty(self.partial)
         if self.first is None:
@@ -178,7 +179,6 @@ class StoreWriter(Writer):
             recorded = {np.datetime64(line, "ns") for line in lines[:-1]}  # behind the last newline: half a line
             self.hours = {t for t in recorded.intersection(self.todo) if self.staging.has(t)}
             self.todo = [t for t in self.todo if t not in self.hours]
-            self.keep = bool(self.hours)
             replace(self.progress, "\n".join([first, *map(str, sorted(self.hours)), ""]))
 
     def _create(self) -> None:
@@ -207,7 +207,6 @@ class StoreWriter(Writer):
         time = time.astype("datetime64[ns]")
         assert time not in self.hours, "an hour is written once"
         self.hours.add(time)
-        self.keep = self.durable
         if self.durable:
             with self.progress.open("a") as file:
                 file.write(f"{time}\n")
@@ -225,8 +224,12 @@ class StoreWriter(Writer):
         replace(self.partial / "commit", json.dumps(commit))
         complete(self.path)
 
+    @property
+    def keep(self) -> bool:
+        return self.durable and self.progress.exists() and self.progress.read_text().count("\n") > 1
+
     def _leave(self, error: BaseException | None) -> None:
-        if error is not None and self.keep:
+        if error is not None and self.keep and self.hours:
             print(f"{len(self.hours)} complete hours are kept in {self.partial}; the same command goes on")
         super()._leave(error)
 
@@ -263,6 +266,7 @@ def complete(path: Path) -> None:
             consolidate(path)
         else:
             publish(into, path)
+    (partial / "progress").unlink(missing_ok=True)
     empty(partial)
 
 

@@ -216,6 +216,28 @@ def test_another_grid_is_refused_unless_the_store_is_to_be_replaced(command, bui
     assert list(xr.open_zarr(tmp_path / "out.zarr").time.values) == [hour(50)]
 
 
+def test_a_build_that_is_refused_or_has_nothing_to_do_leaves_an_interrupted_one_alone(tmp_path):
+    path = write_store(tmp_path / "s.zarr", weather, [hour(0)], NAMES)
+
+    def writer(names, last: int) -> StoreWriter:
+        return StoreWriter(path, list(names), small_grid(), {}, None, [hour(n) for n in range(last + 1)])
+
+    def write(store, n: int) -> None:
+        store.write(hour(n), {v: weather(v, hour(n)) for v in NAMES})
+
+    with pytest.raises(RuntimeError), writer(NAMES, 2) as store:
+        write(store, 1)
+        raise RuntimeError
+    with pytest.raises(ValueError, match="got T2M to add"):
+        writer(["T2M"], 2)
+    with writer(NAMES, 0) as store:
+        assert store.todo == []
+    with writer(NAMES, 2) as store:
+        assert store.todo == [hour(2)]
+        write(store, 2)
+    assert xr.open_zarr(path).sizes["time"] == 3 and [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+
+
 def test_a_second_builder_of_the_same_store_is_refused(tmp_path):
     with StoreWriter(tmp_path / "s.zarr", ["T2M"], small_grid(), {}, None, [hour(0)]) as store:
         with pytest.raises(ValueError, match="another process that is building it"):
