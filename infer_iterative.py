@@ -27,12 +27,11 @@ from tqdm import tqdm
 
 from data.boundary import Boundary
 from data.command import run
-from data.dataset import Pairs, Split, find_pairs, usual_step
+from data.dataset import Hours, Pairs, Split, find_pairs, usual_step
 from data.forcing import CLOCK_FEATURES, Forcing
-from data.forecast_store import ForecastWriter, plain
+from data.forecast_store import ForecastWriter, template
 from data.grid import Grid
-from data.hours import Hours
-from data.metadata import KIND, attributes_of, coordinate_names, coordinates_of, refuse_foreign
+from data.metadata import attributes_of, coordinate_names, refuse_foreign
 from data.normalise import Statistics, clip_physical, denormalise, limiter
 from data.store import Store
 from data.times import hours_of, parse_duration, parse_time, show, show_duration
@@ -174,16 +173,7 @@ def forecast(
     for batch, k, after, share in roll_out(model, times, steps, batch_size, *setup):
         fields[:, batch, k], clipped[:, batch, k] = after.swapaxes(0, 1), share.T
     dims, grid = ("init_time", "lead_time", *store.grid.dims), store.grid
-    leads = (np.arange(steps + 1) * model.lead).astype("timedelta64[ns]")
-    coordinates = coordinates_of(grid, [lookup(n) for n in names]) | {
-        "init_time": ("init_time", times, {"standard_name": "forecast_reference_time"}),
-        "lead_time": ("lead_time", leads, {"standard_name": "forecast_period"}),
-    }
-    attributes = {"Conventions": "CF-1.11", "variables": list(names), **describe(model, store, edge, times)}
-    attributes[KIND] = "forecast"
-    out = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in attributes.items()})
-    valid = (out["init_time"] + out["lead_time"]).assign_attrs(standard_name="time", long_name="valid time, UTC")
-    out = out.assign_coords(valid_time=valid)
+    out = template(names, grid, times, np.arange(steps + 1) * model.lead, describe(model, store, edge, times))
     for c, n in enumerate(names):
         out[n] = (dims, fields[c], attributes_of(lookup(n), grid), coordinate_names(lookup(n), grid, "valid_time"))
         long_name = f"share of {n} cells outside the physical bounds before clipping"

@@ -25,12 +25,10 @@ import torch
 from data.augment import Mirror, draw_flips, state_parity
 from data.boundary import Boundary
 from data.command import refuse_file_above, run
-from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
+from data.dataset import Hours, Pairs, Split, find_pairs, longest_chains, read_ahead, split_by_date
 from data.forcing import CLOCK_FEATURES, Forcing
-from data.hours import Hours, read_ahead
-from data.normalise import Statistics, limiter
+from data.normalise import Statistics, compute_statistics, limiter
 from data.quick_check import describe, mask_notes, quick_check
-from data.statistics import compute_statistics
 from data.store import Store
 from data.times import hours_of, parse_duration, show_duration
 from data.variables import lookup

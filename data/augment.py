@@ -1,5 +1,5 @@
 """Augmentation of training pairs: mirrors that keep the physics. They work on normalised fields, because the winds,
-whose sign a mirror changes, are normalised without a mean (data/statistics.py)."""
+whose sign a mirror changes, are normalised without a mean (data/normalise.py)."""
 
 from functools import lru_cache
 

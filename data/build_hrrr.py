@@ -7,11 +7,11 @@
     python -m data.build_hrrr --source archive --start 2024-05-20 --end 2024-06-02T23 --out data/hrrr.zarr
     python -m data.build_hrrr --source archive --start 2024-06-01 --end 2024-06-02T23 --leads 1-18 --out data/noaa.zarr
 
-Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial and
-OUT.progress hold what is complete until then), and a later --end adds hours to a finished store; run twice it changes
-nothing. Valid times come from the data, never from file names. Analyses (f00) and 1-hour forecasts (f01) of the same
-hour differ and are never mixed in one store; longer lead times and fields between the hours are left out and counted.
-Nothing is filled in: an hour that lacks a variable is left out and listed, a cell that is missing is NaN and counted.
+Writes --out, a store as data/store.py describes. The same command goes on where it was interrupted (OUT.partial holds
+what is complete until then), and a later --end adds hours to a finished store; run twice it changes nothing. Valid
+times come from the data, never from file names. Analyses (f00) and 1-hour forecasts (f01) of the same hour differ and
+are never mixed in one store; longer lead times and fields between the hours are left out and counted. Nothing is filled
+in: an hour that lacks a variable is left out and listed, a cell that is missing is NaN and counted.
 With --leads it writes the source's own forecasts instead, a store as data/forecast_store.py describes, whose initial
 times are --start to --end: verify_forecast.py scores it like any other.
 Hours are built in several processes, or by the workers of a Dask cluster (--dask tcp://HOST:8786); the result is the
@@ -92,10 +92,15 @@ def main(cfg: Config) -> None:
                      hours.times, hours.forecast_hour, cfg.replace) as store:  # fmt: skip
         if len(store.todo) < len(hours.times):
             print(f"note: {len(hours.times) - len(store.todo)} hours are there already; {len(store.todo)} to go")
-        for one in progress(build(hours, store.staging, store.todo, cfg.processes, cfg.dask), store.todo, hours):
+        began = said = monotonic()
+        results = build(hours, store.staging, store.todo, cfg.processes, cfg.dask)
+        for one in (bar := tqdm(results, total=len(store.todo), desc="hours", unit="h", disable=None)):
             done.append(one)
             if not one.lost:
-                store.add(one.time, hours.forecast_hour)
+                store.add(one.time)
+            if bar.disable and monotonic() - said > 60:  # no terminal
+                said = monotonic()
+                print(f"{len(done)} of {len(store.todo)} hours, {len(done) / (said - began):.2f} hours/s", flush=True)
         done.sort(key=lambda one: one.time)
         lost = [f"left out: {show(one.time)}, {one.lost}" for one in done if one.lost]
         if lost and len(lost) == len(hours.times):
@@ -178,22 +183,6 @@ def leave_out_lost(cfg: Config, hours: Source) -> None:
     if late:
         hours.notes.append(f"{len(late)} hours before the end of {cfg.out} are not in it (first {show(late[0])}) and "
                            "stay out: a store grows at its end. With them: --replace True")  # fmt: skip
-
-
-def progress(results, todo: list[np.datetime64], hours: Source):
-    """The results, with a bar that has hours/s, MB of fields and gaps; a line a minute if there is no terminal."""
-    size = 4 * np.prod(hours.grid.shape) * len(hours.names) / 1e6  # MB of an hour
-    began = said = monotonic()
-    lost = 0
-    bar = tqdm(results, total=len(todo), desc="hours", unit="h", disable=None)
-    for count, one in enumerate(bar, 1):
-        lost += bool(one.lost)
-        text = f"{(count - lost) * size:.0f} MB, {lost} gaps"
-        bar.set_postfix_str(text, refresh=False)
-        if bar.disable and monotonic() - said > 60:
-            said = monotonic()
-            print(f"{count} of {len(todo)} hours, {count / (said - began):.2f} hours/s, {text}", flush=True)
-        yield one
 
 
 def report(notes: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
                 message = (f"{refused}, expected a place that can be read and written. "
                            "Fix: check the path and its permissions, or choose another")  # fmt: skip
             elif error.errno in FULL:
-                message = f"{refused}, expected room to write. Fix: make room, then the same command goes on"
+                message = f"{refused}, expected room to write. Fix: make room, then run the same command again"
             else:  # anything else that the system refuses keeps its traceback
                 raise
         elif not raised_by_us(error):

@@ -11,70 +11,48 @@
       height_2m, height_10m ()                      m above ground, of the variables that have a height
       attributes      variables, lead, checkpoint_sha256, split, statistics, constants, versions, history
 
-Variables, dimension names of the grid and row order are those of the training store. Everything is written
-to <FORECAST>.zarr.partial, hour by hour, and renamed when complete: a reader of <FORECAST>.zarr sees a whole forecast
-or none. The same command after a kill begins anew and replaces what was left.
+Variables, dimension names of the grid and row order are those of the training store. Everything is written hour by
+hour below <FORECAST>.zarr.partial and renamed when it is complete: a reader of <FORECAST>.zarr sees a whole forecast or
+none. The same command after a kill begins anew and replaces what was left.
 """
 
 import json
-import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from data.grid import Grid
 from data.metadata import (
     KIND,
     TIME_UNITS,
     attributes_of,
-    beside,
     coordinate_names,
     coordinates_of,
     create_array,
-    empty,
-    lock,
-    publish,
-    refuse_foreign,
     write_template,
 )
 from data.variables import lookup
+from data.write import Writer, empty, publish
 
 
-class ForecastWriter:
+class ForecastWriter(Writer):
     """Writes a forecast field by field; a context manager. Leaving the block by an exception removes what was
-    written and leaves an older forecast at `path` as it was. ValueError if `path` is not a forecast store, if
-    another process is writing it, or if the system does not take what is written (a full disk)."""
+    written and leaves an older forecast at `path` as it was. ValueError if `path` is not a forecast store or if
+    another process is writing it."""
+
+    kind = "forecast"
 
     def __init__(self, path, names, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict):
-        self.path, self.names = Path(path), names
-        self.partial = beside(self.path, "partial")
-        refuse_foreign(self.path, "forecast")
-        self.lock = lock(self.path)
-        try:
-            self._begin(grid, init_times, lead_times, attributes)
-        except BaseException as error:
-            self._leave(error)
-            raise
+        self.names = names
+        super().__init__(path, grid, init_times, lead_times, attributes)
 
     def _begin(self, grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict) -> None:
         """An empty partial store."""
         empty(self.partial)
-        attributes = {"Conventions": "CF-1.11", "variables": list(self.names), **attributes, KIND: "forecast"}
-        init_times, lead_times = init_times.astype("datetime64[ns]"), lead_times.astype("timedelta64[ns]")
-        valid = {"standard_name": "time", "long_name": "valid time, UTC"}
-        coordinates = coordinates_of(grid, [lookup(n) for n in self.names]) | {
-            "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time"}),
-            "lead_time": ("lead_time", lead_times, {"standard_name": "forecast_period"}),
-            "valid_time": (("init_time", "lead_time"), init_times[:, None] + lead_times, valid),
-        }
-        dataset = xr.Dataset(coords=coordinates, attrs={k: plain(v) for k, v in attributes.items()})
+        dataset = template(self.names, grid, init_times, lead_times, attributes)
         for name in ("init_time", "valid_time"):
             dataset[name].encoding = {"units": TIME_UNITS, "dtype": "int64"}
-        write_template(dataset, self.partial)
-        group = zarr.open_group(self.partial, mode="r+")
+        group = write_template(dataset, self.new)
         dims = ("init_time", "lead_time", *grid.dims)
         shape = (len(init_times), len(lead_times), *grid.shape)
         self.fields, self.clipped = {}, {}
@@ -93,36 +71,23 @@ class ForecastWriter:
         for array, field in zip(self.fields.values(), fields, strict=True):
             array[init, lead] = field
 
-    def __enter__(self) -> "ForecastWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is not None:
-            return self._leave(error)
-        try:
-            for shares, array in zip(self.shares, self.clipped.values(), strict=True):
-                array[:] = shares
-            publish(self.partial, self.path)
-        except BaseException as failure:
-            self._leave(failure)
-            raise
-        os.close(self.lock)
-
-    def _leave(self, error: BaseException) -> None:
-        """Remove what was written; ValueError if it was the system that did not take it."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        old = beside(self.path, "old")
-        if old.exists() and not self.path.exists():
-            old.rename(self.path)
-        os.close(self.lock)
-        if isinstance(error, OSError):
-            raise ValueError(
-                f"{self.path}: cannot be written ({error.strerror or error}), expected room for the whole forecast. "
-                "Nothing of it was kept; an older forecast there is as it was. Fix: free some space, fewer --hours, or "
-                "another --out"
-            ) from error
+    def _finish(self) -> None:
+        for shares, array in zip(self.shares, self.clipped.values(), strict=True):
+            array[:] = shares
+        publish(self.new, self.path)
 
 
-def plain(value):
-    """An attribute as zarr and NetCDF can hold it: text, numbers and lists of them stay, tables become JSON."""
-    return json.dumps(value) if isinstance(value, dict) else value
+def template(
+    names: list[str], grid: Grid, init_times: np.ndarray, lead_times: np.ndarray, attributes: dict
+) -> xr.Dataset:
+    """A forecast without its fields: coordinates and attributes, tables among these as JSON."""
+    init_times, lead_times = init_times.astype("datetime64[ns]"), lead_times.astype("timedelta64[ns]")
+    valid = {"standard_name": "time", "long_name": "valid time, UTC"}
+    coordinates = coordinates_of(grid, [lookup(n) for n in names]) | {
+        "init_time": ("init_time", init_times, {"standard_name": "forecast_reference_time"}),
+        "lead_time": ("lead_time", lead_times, {"standard_name": "forecast_period"}),
+        "valid_time": (("init_time", "lead_time"), init_times[:, None] + lead_times, valid),
+    }
+    attributes = {"Conventions": "CF-1.11", "variables": list(names), **attributes, KIND: "forecast"}
+    plain = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in attributes.items()}
+    return xr.Dataset(coords=coordinates, attrs=plain)

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from data.command import fault
+from data.dataset import Hours
 from data.grid import Grid, horizontal, read_grid
-from data.hours import Hours
 from data.normalise import Statistics
 from data.opening import find_times, open_zarr
 from data.store import Store

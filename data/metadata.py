@@ -1,11 +1,9 @@
 """What training and forecast stores have in common: metadata, units, compression, and how they appear on disk."""
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,14 +88,15 @@ def coordinate_names(variable: Variable, grid: Grid, more: str = "") -> dict:
     return {"coordinates": names} if names else {}
 
 
-def write_template(dataset: xr.Dataset, path: Path) -> None:
-    """Add a small dataset (coordinates, static fields) to a store, with checksums, without consolidating it."""
+def write_template(dataset: xr.Dataset, path: Path) -> zarr.Group:
+    """Begin a store with a small dataset (coordinates, static fields), with checksums, without consolidating it."""
     for v in dataset.variables.values():
         if v.ndim:
             v.encoding["compressors"] = CODECS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset.to_zarr(path, mode="a", zarr_format=3, consolidated=False)
+        dataset.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
+    return zarr.open_group(path, mode="r+")
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple, dims: tuple, attributes: dict) -> zarr.Array:
@@ -171,43 +170,6 @@ def refuse_foreign(path: Path, kind: str) -> None:
             what = f"a {found} store" if found else "something else"
             raise fault(path, what, f"a free path or a {kind} store to replace", "choose another path")
     refuse_file_above(path.parent, "out")
-
-
-def lock(path: Path) -> int:
-    """A lock on writing the store `path`, held until the returned handle is closed, and a folder <path>.partial for
-    what is written; ValueError if another process has it."""
-    old, partial = beside(path, "old"), beside(path, "partial")
-    if old.exists() and not path.exists():  # stopped between the two renames of `publish`
-        old.rename(path)
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path if path.exists() else partial, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise fault(path, "another process that is building it", "one at a time", "wait for it") from None
-    except OSError:  # a file system without locks
-        pass
-    return handle
-
-
-def empty(folder: Path) -> None:
-    """Remove what a folder holds; the folder itself stays, as a lock may be on it."""
-    for left in folder.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Consolidate the metadata of a complete store and move it to its place."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr says that consolidation is not yet in the v3 specification
-        zarr.consolidate_metadata(partial)
-    old = beside(path, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # --- the sidecar: hours that check_store found faulty, so that training leaves them out ---

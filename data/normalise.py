@@ -2,19 +2,24 @@
 
     physical (store units) --transform--> --(x - mean) / std--> state (what the model sees)
 
-All functions are pure; the statistics travel in the checkpoint.
+The statistics are those of the training hours, streamed once through the store; they travel in the checkpoint.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from data.variables import lookup
+from data.store import Store
+from data.times import show
+from data.variables import lookup, refuse_undeclared
 
 # A cell counts as clipped only beyond this many standard deviations, so that float32 rounding does not count.
 ROUNDING = 1e-4
+MOST_OUTSIDE = 0.01  # share of training values outside the physical bounds that is still taken for weather
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,9 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     which cells pile up does not count as outside: "no echo" and "no CAPE" may be any value at or beyond the bound.
     Nor does a dew point above the temperature, which says "saturated": it is set to the temperature.
     """
-    lower, upper = (_bound(statistics, side) for side in ("lower", "upper"))
-    count_lower = (lower - ROUNDING).masked_fill(_piles(statistics, "lower"), -torch.inf)
-    count_upper = (upper + ROUNDING).masked_fill(_piles(statistics, "upper"), torch.inf)
+    (lower, low_piles), (upper, high_piles) = (_bound(statistics, side) for side in ("lower", "upper"))
+    count_lower = (lower - ROUNDING).masked_fill(low_piles, -torch.inf)
+    count_upper = (upper + ROUNDING).masked_fill(high_piles, torch.inf)
     ties = _ties(statistics.names)
 
     def limit(state: Tensor, mask: Tensor | None = mask, count: bool = True) -> tuple[Tensor, Tensor | None]:
@@ -118,19 +123,115 @@ def limiter(statistics: Statistics, mask: Tensor | None = None) -> Callable[...,
     return limit
 
 
-def _bound(statistics: Statistics, side: str) -> Tensor:
-    """The lower or upper physical bounds as a state (C, 1, 1)."""
-    bounds = [transform(torch.tensor(float(getattr(lookup(n), side))), n) for n in statistics.names]
-    return ((torch.stack(bounds).to(statistics.mean) - statistics.mean) / statistics.std)[:, None, None]
-
-
-def _piles(statistics: Statistics, side: str) -> Tensor:
-    """Whether cells pile up at the lower or upper bound (C, 1, 1) bool."""
-    piles = [lookup(n).piles_at == side for n in statistics.names]
-    return torch.tensor(piles, device=statistics.mean.device)[:, None, None]
+def _bound(statistics: Statistics, side: str) -> tuple[Tensor, Tensor]:
+    """The lower or upper physical bounds as a state (C, 1, 1), and whether cells pile up there."""
+    table, mean = [lookup(n) for n in statistics.names], statistics.mean
+    bounds = [transform(torch.tensor(float(getattr(v, side))), v.name) for v in table]
+    piles = torch.tensor([v.piles_at == side for v in table], device=mean.device)
+    return ((torch.stack(bounds).to(mean) - mean) / statistics.std)[:, None, None], piles[:, None, None]
 
 
 def _ties(names: tuple[str, ...]) -> list[tuple[int, int]]:
     """(channel, channel it must not exceed): dew point and temperature."""
     position = {lookup(n).name: c for c, n in enumerate(names)}
     return [(c, position[above]) for c, n in enumerate(names) if (above := lookup(n).not_above) in position]
+
+
+# --- statistics of the training hours, and the first look at their values ---
+
+
+def compute_statistics(
+    store: Store, names: list[str], times: np.ndarray, also_check: np.ndarray, lead: np.timedelta64
+) -> tuple[Statistics, Tensor | None]:
+    """Mean and standard deviation of each transformed variable over `times`, and the standard deviation of its
+    change over `lead` between those of them that are `lead` apart. One hour at a time is in memory.
+
+    times: sorted datetime64[ns], the training hours alone. also_check: further hours that are read for
+    missing values only (validation).
+    Returns the statistics and the mask (C, H, W), True where a variable is missing in every training hour, or
+    None. Raises ValueError for missing or infinite values that are no mask, for a variable that never changes,
+    and for values that cannot be in the variable's unit.
+    """
+    sums, change_sums = np.zeros((2, 3, len(names)))  # number, sum and sum of squares of each variable
+    table = [lookup(n) for n in names]
+    low, high, floor = (
+        torch.tensor([getattr(v, k) for v in table])[:, None, None] for k in ("lower", "upper", "scored_floor")
+    )
+    outside = np.zeros(len(names))
+    always = None  # missing in every training hour so far
+    hours = np.concatenate([times, also_check])
+    missing = np.zeros((len(hours), len(names)), np.int64)
+    recent: dict[np.datetime64, Tensor] = {}  # transformed hours not older than one lead
+    for row, time in enumerate(tqdm(hours, desc="statistics", unit="hour", disable=None, leave=False)):
+        physical = torch.from_numpy(store.load(time, names))
+        finite = physical.isfinite()
+        missing[row] = (~finite).sum(dim=(1, 2)).numpy()
+        if row >= len(times):  # other cells than those of the mask, counted above the mask's own number
+            missing[row] = (always.int() + (~finite ^ always).int()).sum(dim=(1, 2)).numpy()
+            continue
+        for c, name in enumerate(names):
+            refuse_undeclared(store.path, name, physical[c].numpy(), show(time))
+        always = physical.isnan() if always is None else always & physical.isnan()
+        fields = torch.stack([transform(physical[c], n) for c, n in enumerate(names)])
+        sums += _moments(fields)
+        scored = physical.clamp(min=floor)  # a value for no echo below the floor is no fault
+        outside += ((scored < low) | (scored > high)).sum((1, 2)).numpy()
+        if (earlier := recent.get(time - lead)) is not None:
+            change_sums += _moments(fields - earlier)
+        recent = {t: x for t, x in recent.items() if t > time - lead} | {time: fields}
+    assert always is not None, "the split has training hours"
+    _refuse_missing(store, names, hours, missing, always)
+    (count, total, squares), (change_count, change_total, change_squares) = sums, change_sums
+    _refuse_outside(store, names, outside / np.maximum(count, 1))
+    mean, change_mean = total / count, change_total / change_count
+    # winds without a mean: a mirror is then a change of sign of the normalised field too
+    mean[[-1 in (v.parity_x, v.parity_y) for v in table]] = 0.0
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    change_std = np.sqrt(np.maximum(change_squares / change_count - change_mean**2, 0))
+    for c, name in enumerate(names):
+        if not change_std[c] > 1e-6 * max(abs(mean[c]), 1e-6) or not std[c] > 0:
+            raise ValueError(
+                f"{store.path}: {name} never changes from one step to the next in the training hours, or by the same "
+                f"amount everywhere (its transformed mean is {mean[c]:.6g}), expected a variable that varies. "
+                "Fix: leave it out with --variables"
+            )
+    statistics = Statistics(tuple(names), *(torch.tensor(a, dtype=torch.float32) for a in (mean, std, change_std)))
+    return statistics, always if bool(always.any()) else None
+
+
+def _moments(fields: Tensor) -> np.ndarray:
+    """(3, C): the number of finite values, their sum and the sum of their squares."""
+    finite = fields.isfinite()
+    values = torch.where(finite, fields, 0.0).double()
+    return torch.stack([x.sum((1, 2)).double() for x in (finite, values, values.square())]).numpy()
+
+
+def _refuse_missing(store: Store, names: list[str], hours: np.ndarray, missing: np.ndarray, mask: Tensor) -> None:
+    masked = mask.sum(dim=(1, 2)).numpy()
+    extra = missing - masked
+    for c, name in enumerate(names):
+        if masked[c] == mask[c].numel():
+            raise ValueError(
+                f"{store.path}: {name} is missing (NaN) in every cell of every training hour, expected values. "
+                "Fix: leave it out with --variables, or write the store again"
+            )
+        bad = np.flatnonzero(extra[:, c])
+        if len(bad):
+            first = bad[np.argmin(hours[bad].astype("int64"))]
+            raise ValueError(
+                f"{store.path}: {name} has {int(np.abs(extra[bad, c]).sum())} missing or infinite values in {len(bad)} "
+                f"hours, first at {show(hours[first])}, expected a number or a mask that is the same in every hour. "
+                f"Fix: `.venv/bin/python -m data.check_store {store.path}` lists them and has training leave them out"
+            )
+
+
+def _refuse_outside(store: Store, names: list[str], share: np.ndarray) -> None:
+    for c, name in enumerate(names):
+        v = lookup(name)
+        if share[c] > MOST_OUTSIDE:
+            units = store.dataset[name].attrs.get("units", "no units attribute")
+            raise ValueError(
+                f"{store.path}: {name}: {share[c]:.0%} of the training values lie outside {v.lower:g}..{v.upper:g} "
+                f"{v.units} (units in the store: {units}), expected {v.name} in {v.units}. "
+                "Fix: convert the units or the sign in the store"
+            )

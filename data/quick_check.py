@@ -3,8 +3,6 @@
 A fault is wrong or unreadable data; a note is something worth knowing that training can live with.
 """
 
-from dataclasses import asdict, dataclass, field
-
 import numpy as np
 import xarray as xr
 import zarr
@@ -12,55 +10,52 @@ import zarr
 from data.dataset import Split
 from data.grid import Grid, lambert_latlon
 from data.metadata import conversion
-from data.store import Store, Written
+from data.store import Store, Written, chunk_places
 from data.times import show, show_duration
 from data.variables import lookup
 
 # values that a calm hour has in every cell
 FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,), "RAIN": (0.0,)}
-HARMLESS = {"time_order", "time_step"}  # training finds pairs by their timestamps
-SAID = {"no_latlon", "north_to_south", "gaps", "no_checksum"}  # notes that the store or its description gives
+HARMLESS = {"time_order", "time_step"}  # faults that training can live with: it finds pairs by their timestamps
+# notes that the store or its description gives, or that are told when statistics are computed
+SAID = {"no_latlon", "north_to_south", "gaps", "no_checksum", "unwritten_mask", "unwritten_floor"}
 
 
-@dataclass
-class Finding:
-    """One line of the report."""
-
-    code: str
-    message: str
-    variable: str = ""
-    time: str = ""
-    count: int = 0
-
-
-@dataclass
 class Report:
-    """Findings, and the hours that training has to leave out."""
+    """Findings {code, variable, time, count, message}, and the hours that training has to leave out."""
 
-    faults: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
-    bad_hours: set[np.datetime64] = field(default_factory=set)
+    def __init__(self):
+        self.faults: list[dict] = []
+        self.notes: list[dict] = []
+        self.bad_hours: set[np.datetime64] = set()
 
     def fault(self, code: str, message: str, variable="", hours=None, count: int = 0, bad: bool = False) -> None:
         """A fault; `hours` are the times it concerns (the first is named; none: no fault), left out of training if
         `bad`."""
-        self._add(self.faults, code, message, variable, hours, count)
+        self.note(code, message, variable, hours, count, self.faults)
         self.bad_hours |= {h for h in hours if not np.isnat(h)} if bad else set()
 
-    def note(self, code: str, message: str, variable="", hours=None, count: int = 0) -> None:
-        self._add(self.notes, code, message, variable, hours, count)
+    def note(self, code: str, message: str, variable="", hours=None, count: int = 0, findings=None) -> None:
+        if hours is None or len(hours):
+            time = "" if hours is None or np.isnat(hours[0]) else show(min(hours))
+            count = int(count or (0 if hours is None else len(hours)))
+            finding = {"code": code, "variable": variable, "time": time, "count": count, "message": message}
+            (self.notes if findings is None else findings).append(finding)
 
-    @staticmethod
-    def _add(findings: list, code: str, message: str, variable: str, hours, count: int) -> None:
-        if hours is None:
-            findings.append(Finding(code, message, variable, "", int(count)))
-        elif len(hours):
-            time = "" if np.isnat(hours[0]) else show(min(hours))
-            findings.append(Finding(code, message, variable, time, int(count or len(hours))))
 
-    def as_dict(self) -> dict:
-        faults, notes = ([asdict(f) for f in findings] for findings in (self.faults, self.notes))
-        return {"sound": not faults, "faults": faults, "notes": notes}
+def check_metadata(
+    report: Report, dataset: xr.Dataset, grid: Grid, group: zarr.Group, names: list[str], path: str
+) -> np.ndarray:
+    """Times, grid, kinds of hours, layout; returns the times, empty if they are no use."""
+    times = check_times(dataset, report)
+    check_grid(grid, report)
+    if "forecast_hour" in dataset.variables:
+        kinds, counts = np.unique(dataset["forecast_hour"].values, return_counts=True)
+        if len(kinds) > 1:  # analyses and 1-hour forecasts are not interchangeable
+            text = ", ".join(f"{n} of f{int(k):02d}" for k, n in zip(kinds, counts, strict=True))
+            report.fault("f00_f01_mix", f"analyses and forecasts are mixed: {text}", count=counts.min())
+    check_layout(dataset, group, names, path, report)
+    return times
 
 
 def check_times(dataset: xr.Dataset, report: Report) -> np.ndarray:
@@ -114,15 +109,6 @@ def check_grid(grid: Grid, report: Report) -> None:
             report.fault("latlon_projection", f"latitude/longitude and projection differ by up to {apart:.2f} degrees")
 
 
-def check_kinds(dataset: xr.Dataset, report: Report) -> None:
-    """Analyses (f00) and 1-hour forecasts (f01) are not interchangeable."""
-    if "forecast_hour" in dataset.variables:
-        kinds, counts = np.unique(dataset["forecast_hour"].values, return_counts=True)
-        if len(kinds) > 1:
-            text = ", ".join(f"{n} of f{int(k):02d}" for k, n in zip(kinds, counts, strict=True))
-            report.fault("f00_f01_mix", f"analyses and forecasts are mixed: {text}", count=counts.min())
-
-
 def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path: str, report: Report) -> None:
     """Chunks that make reading one full field slow, and units that are not the table's."""
     unsafe: list[str] = []
@@ -145,37 +131,46 @@ def check_layout(dataset: xr.Dataset, group: zarr.Group, names: list[str], path:
                     "weather; a store of data.build_hrrr has them")  # fmt: skip
 
 
+def judge_written(report: Report, array: zarr.Array, name: str, times: np.ndarray, missing: np.ndarray,
+                  stored: bool = False) -> None:  # fmt: skip
+    """Chunks that every hour lacks, and those that some lack. `stored`: fields of nothing but the fill value are."""
+    tiles, fill = int(np.prod([len(places) for places in chunk_places(array)[1:]])), array.fill_value
+    usual = int(missing.min(initial=tiles))
+    usual = usual if np.isnan(fill) and usual < tiles else 0
+    if usual:  # xarray leaves such chunks out on purpose
+        report.note("unwritten_mask", f"{usual} chunks are absent in every hour and read as NaN: a mask", name)
+    if fill in FLOORED.get(lookup(name).name, ()) and not stored:
+        text = f"chunks without a file, read as {fill:g}, which is this variable's floor"
+        report.note("unwritten_floor", text, name, times[missing > usual])
+    else:
+        text = f"chunks were never written; zarr returns {fill} for them"
+        report.fault("unwritten", text, name, times[missing > usual], bad=True)
+
+
 def quick_check(store: Store, names: list[str]) -> list[str]:
     """Lines to print about the named variables of a store; ValueError for a fault that spoils training: hours of
     different kinds, wrong units, coordinates that contradict each other, chunks that were never written (zarr returns
     fill values for them). Hours that the full check has listed as faulty are left out already. A remote store's chunks
     are not listed: that may take minutes."""
-    report, dataset = Report(), store.dataset
-    group = zarr.open_group(store.path, mode="r")
-    times = check_times(dataset, report)
-    check_grid(store.grid, report)
-    check_kinds(dataset, report)
-    check_layout(dataset, group, names, store.path, report)
+    report, group = Report(), zarr.open_group(store.path, mode="r")
+    times = check_metadata(report, store.dataset, store.grid, group, names, store.path)
     if "://" not in store.path:
-        written, used = Written(group, names), np.isin(times, store.times)
-        for name in names:
-            fill = group[name].fill_value
-            if written.complete(name) or fill in FLOORED.get(lookup(name).name, ()):
-                continue
-            counts = np.array([written.missing(name, i) for i in range(len(times))])
-            # What no hour has reads as NaN in every hour: a mask, or a variable without data, which training tells.
-            lost = times[used & (counts > (counts.min() if np.isnan(fill) else 0))]
-            report.fault("unwritten", "chunks were never written", name, lost)
+        written, used = Written(group, names), np.flatnonzero(np.isin(times, store.times))
+        for name in (n for n in names if not written.complete(n)):
+            missing = np.array([written.missing(name, i) for i in used])
+            if np.isnan(group[name].fill_value) and missing.min() == missing.max():
+                continue  # a mask, or a variable without data, which training tells
+            judge_written(report, group[name], name, times[used], missing)
     for fault in report.faults:
-        if fault.code not in HARMLESS:
-            where = "".join(f"{x}: " for x in (fault.variable, fault.time) if x)
+        if fault["code"] not in HARMLESS:
+            where = "".join(f"{x}: " for x in (fault["variable"], fault["time"]) if x)
             raise ValueError(
-                f"{store.path}: {where}got {fault.message} ({fault.count}), expected a sound "
+                f"{store.path}: {where}got {fault['message']} ({fault['count']}), expected a sound "
                 f"store. Fix: .venv/bin/python -m data.check_store {store.path} tells the rest"
             )
-    findings = [*report.faults, *(n for n in report.notes if n.code not in SAID)]
-    chunks = [n for n in findings if n.code == "chunks"]  # one line, not one for every variable
-    return [": ".join(x for x in (f.variable, f.message) if x) for f in findings if f not in chunks[1:]]
+    findings = [*report.faults, *(n for n in report.notes if n["code"] not in SAID)]
+    chunks = [n for n in findings if n["code"] == "chunks"]  # one line, not one for every variable
+    return [": ".join(x for x in (f["variable"], f["message"]) if x) for f in findings if f not in chunks[1:]]
 
 
 def describe(store: Store, names: list[str], split: Split, parts: dict, lead, history: int) -> str:

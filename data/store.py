@@ -19,16 +19,11 @@ Rows may run south to north (ours) or north to south; a forecast keeps the order
 """
 
 import itertools
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from threading import local
 
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
-from numcodecs.blosc import Blosc
 from zarr.core.sync import sync
 
 from data.command import fault, nearest
@@ -50,7 +45,6 @@ class Store:
     def __init__(self, path: str | Path):
         self.path, self.dataset = str(path), open_zarr(path)
         self.notes: list[str] = []
-        self._plain: dict[str, Plain | None] = {}
         if self.dataset.attrs.get(KIND) == "forecast":
             raise fault(path, "a forecast store", "a training store", "name the one that it was started from")
         self.dataset, self.names = standard(self.path, self.dataset)
@@ -59,7 +53,13 @@ class Store:
         if self.dataset.attrs.get(KIND) and near:  # it would move the hours by years
             fix = "build it again"
             raise fault(f"{path}: time", f"the units {units!r}, a flipped bit away from ours", repr(TIME_UNITS), fix)
-        times = read_times(self.path, self.dataset)
+        times = self.dataset["time"].values.astype("datetime64[ns]")
+        if len(times) == 0:
+            raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
+        values, counts = np.unique(times, return_counts=True)
+        if counts.max() > 1:
+            twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
+            raise fault(path, twice, "each time once", "remove the duplicates")
         # Hours that the store check listed count as absent, for training, forecasts and scores alike.
         faulty, note = read_sidecar(self.path)
         sound = ~np.isin(times, faulty)
@@ -155,8 +155,6 @@ class Store:
             raise fault(self.path, f"no hour {show(time)}", f"one of {near}", "choose a time that the store holds")
         out = np.empty((len(names), *self.grid.shape), np.float32)
         for c, name in enumerate(names):
-            if (plain := self.plain(name)) and plain.read(index, out[c]):
-                continue
             try:
                 out[c] = self.dataset.variables[name][index].values  # without the coordinates, which cost as much again
             except (OSError, RuntimeError, ValueError) as error:
@@ -165,12 +163,6 @@ class Store:
                     "Fix: write this hour again"
                 ) from error
         return out
-
-    def plain(self, name: str) -> "Plain | None":
-        """What decodes the chunks of an array without zarr, if they are plain: a tenth of the time for small hours."""
-        if name not in self._plain:
-            self._plain[name] = plain_array(self.path, name, self.dataset[name])
-        return self._plain[name]
 
     def nearest_times(self, time: np.datetime64, count: int = 3) -> str:
         """The times nearest to `time`, as text for an error message."""
@@ -205,32 +197,7 @@ def standard(path: str, dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
     return dataset, names
 
 
-def field_names(dataset: xr.Dataset) -> list[str]:
-    """The numeric (time, y, x) arrays of a store of ours."""
-    return standard("the store", dataset)[1]
-
-
-def read_times(path: str, dataset: xr.Dataset) -> np.ndarray:
-    """The times, datetime64[ns]; ValueError if there are none or if one occurs twice."""
-    times = dataset["time"].values.astype("datetime64[ns]")
-    if len(times) == 0:
-        raise fault(path, "a store without a single hour", "some", "build it again; it was not completed")
-    values, counts = np.unique(times, return_counts=True)
-    if counts.max() > 1:
-        twice = f"time {show(values[counts > 1][0])} {counts.max()} times"
-        raise fault(path, twice, "each time once", "remove the duplicates")
-    return times
-
-
-# --- chunks: which of them exist, and those of a local store decoded into memory that is already there ---
-#
-# zarr hands out every chunk in new memory, and on a full domain the system takes half as long to provide it as the
-# chunk takes to decode (benchmarks/loader.py). Arrays that `Plain` does not cover are left to zarr: chunks of several
-# hours, filters, packed integers, fill values, remote stores, codecs other than Blosc.
-
-_thread = local()  # a buffer for the files of each thread
-CODECS = ([], ["blosc"], ["blosc", "crc32c"])
-HEADER = 16  # bytes of a Blosc frame before its data; the lengths of both sides stand in it
+# --- which chunks exist ---
 
 
 class Written:
@@ -273,68 +240,3 @@ def chunk_keys(array: zarr.Array, index: int) -> list[str]:
 def chunk_places(array: zarr.Array) -> list[range]:
     """The places of an array's files along each dimension."""
     return [range(-(-s // c)) for s, c in zip(array.shape, array.shards or array.chunks, strict=True)]
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A float32 array with one chunk per hour: bytes or a Blosc frame, and perhaps a checksum."""
-
-    folder: Path
-    metadata: object  # zarr's, which knows the names of chunks
-    codecs: list[str]  # one of CODECS
-
-    def read(self, index: int, out: np.ndarray) -> bool:
-        """Decode hour `index` into `out` (y, x) float32; False if the chunk is not as expected: then zarr says why.
-        Leaves Python's lock while it decodes."""
-        try:
-            raw = _contents(f"{self.folder}/{self.metadata.encode_chunk_key((index, 0, 0))}")
-            if "crc32c" in self.codecs:
-                raw, checksum = raw[:-4], raw[-4:]
-                if google_crc32c.value(np.frombuffer(raw, "u1")) != _length(checksum, 0):
-                    return False
-            if "blosc" not in self.codecs:
-                out[...] = np.frombuffer(raw, "<f4").reshape(out.shape)
-                return True
-            # Blosc believes its header: a frame that was cut off would be read beyond its end.
-            if len(raw) < HEADER or _length(raw, 4) != out.nbytes or _length(raw, 12) != len(raw):
-                return False
-            Blosc().decode(raw, out=out)
-        except (OSError, RuntimeError, ValueError):
-            return False
-        return True
-
-
-def plain_array(path: str, name: str, variable: xr.DataArray) -> Plain | None:
-    """What reads the chunks of one array of a store, None if only zarr and xarray can."""
-    if "://" in path:
-        return None
-    array = zarr.open_group(path, mode="r")[name]
-    fill = variable.encoding.get("_FillValue", np.nan)
-    packed = {"scale_factor", "add_offset", "missing_value", "_Unsigned"} & {*variable.encoding, *variable.attrs}
-    whole = array.shards is None and array.chunks == (1, *array.shape[1:]) and array.shape == variable.shape
-    float32 = array.dtype == np.dtype("<f4") and variable.dtype == np.dtype("<f4")
-    if array.metadata.zarr_format == 3:
-        as_bytes = array.serializer.to_dict() == {"name": "bytes", "configuration": {"endian": "little"}}
-    else:
-        as_bytes = array.order == "C"
-    codecs = [c.to_dict() if hasattr(c, "to_dict") else c.get_config() for c in array.compressors]
-    names = [c.get("name") or c.get("id") for c in codecs]
-    if packed or array.filters or not (whole and float32 and as_bytes and names in CODECS and np.all(np.isnan(fill))):
-        return None
-    return Plain(Path(path) / array.path, array.metadata, names)
-
-
-def _contents(path: str) -> memoryview:
-    """The bytes of a file, in memory that the thread's next call writes again."""
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if len(getattr(_thread, "buffer", b"")) < size:
-            _thread.buffer = bytearray(size + size // 4)
-        view, at = memoryview(_thread.buffer)[:size], 0
-        while at < size and (count := file.readinto(view[at:])):
-            at += count
-        return view[:at]
-
-
-def _length(raw: memoryview, at: int) -> int:
-    return int.from_bytes(raw[at : at + 4], "little")

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -58,11 +57,15 @@ def build(hours, staging: Staging, todo: list[np.datetime64], processes: int, da
     hours.share(processes)
     if processes == 1 and not dask:
         for batch in batches:
-            yield from checked(attempt(hours, staging, batch))
+            hours.expect(batch)
+            yield from (build_hour(hours, staging, time) for time in batch)
         return
     with dask_cluster(hours, staging, dask) if dask else local_pool(hours, staging, processes) as submit:
         for future in as_completed([submit(batch) for batch in batches]):
-            yield from checked(future.result())
+            done, refused = future.result()
+            yield from done
+            if refused:
+                raise ValueError(refused)
 
 
 def suggested(hours, todo: list[np.datetime64]) -> int:
@@ -71,28 +74,6 @@ def suggested(hours, todo: list[np.datetime64]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     affordable = (MEMORY - INTERPRETER - hours.cache_bytes) / (INTERPRETER + HELD * field)
     return max(1, int(min(cores, affordable, len(todo) * field / WORTH)))
-
-
-def attempt(hours, staging: Staging, batch: list[np.datetime64]) -> Iterator[Done | Exception]:
-    """What came of each hour of a batch; an exception as the last one if the work cannot go on."""
-    try:
-        hours.expect(batch)
-        for time in batch:
-            yield build_hour(hours, staging, time)
-    except Exception as error:
-        # a traceback is lost between processes, so its text goes into the message
-        ours = isinstance(error, ValueError) and raised_by_us(error)
-        yield ValueError(str(error)) if ours else RuntimeError(traceback.format_exc())
-
-
-def checked(results) -> Iterator[Done]:
-    """The results up to the first exception, which is raised."""
-    for result in results:
-        if isinstance(result, ValueError):
-            raise ValueError(str(result))  # as from here, which makes it a message to the user
-        if isinstance(result, Exception):
-            raise result
-        yield result
 
 
 def build_hour(hours, staging: Staging, time: np.datetime64) -> Done:
@@ -208,10 +189,10 @@ def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
         got = f"no answer from {address} ({type(error).__name__})"
         raise fault("dask", got, "a scheduler's address", "--dask tcp://HOST:8786") from None
     with client:
-        seen = client.run(os.path.isdir, str(staging.partial))
+        seen = client.run(os.path.isdir, str(staging.folder))
         if not seen or not all(seen.values()):
             blind = next((w for w, yes in seen.items() if not yes), "none")
-            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.partial}", "start them there"
+            got, fix = f"{len(seen)} workers of which {blind} does not see {staging.folder}", "start them there"
             raise fault("dask", got, "workers that share the file system", fix)
         blob = client.scatter(pickle.dumps((hours, staging)), broadcast=True)
         pool = client.get_executor(pure=False, retries=2)
@@ -222,8 +203,18 @@ def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
             raise fault("dask", got, "this project and its packages", fix) from None
 
 
-def work(blob: bytes | None, batch: list[np.datetime64]) -> list[Done | Exception]:
-    """One batch in a worker; `blob`: the pickled source and staging, None in a process that began with them."""
+def work(blob: bytes | None, batch: list[np.datetime64]) -> tuple[list[Done], str]:
+    """What came of each hour of a batch, up to one that is refused, and why it is. `blob`: the pickled source and
+    staging, None in a process that began with them."""
     if getattr(_kept, "blob", b"") != blob:
         _kept.blob, _kept.source = blob, pickle.loads(blob)  # from the builder's own process
-    return list(attempt(*_kept.source, batch))
+    (hours, staging), done = _kept.source, []
+    try:
+        hours.expect(batch)
+        for time in batch:
+            done.append(build_hour(hours, staging, time))
+    except ValueError as error:
+        if not raised_by_us(error):  # the traceback, which tells, does not travel
+            raise
+        return done, str(error)
+    return done, ""

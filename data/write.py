@@ -1,26 +1,30 @@
-"""Write training stores so that a reader never sees half of one.
+"""Write stores so that a reader never sees half of one. Everything is prepared in a folder beside the store:
 
-    <path>.partial     a zarr group whose arrays are longer than any record: an hour lies at the second of its valid
-                       time, so hours may come in any order and from any process
-    <path>.progress    what is being built, then a line for every hour that is complete and synced
+    <path>.partial/hours       a zarr group whose arrays are longer than any record: an hour lies at the second of its
+                               valid time, so hours may come in any order and from any process
+    <path>.partial/progress    what is being built, then a line for every hour that is complete and synced
+    <path>.partial/store       a new store, without its hours
+    <path>.partial/commit      written when all hours are there: their times and where they belong
 
-When all hours are there, they are renamed to their numbers in the record: within the partial store if it is new, else
-behind the last hour of `path`, which its metadata does not reach yet. One rename makes them visible: of the whole
-store, or of the zarr.json with the consolidated metadata. A line of the progress file says that this has begun, and
-whoever opens the store for writing completes it.
+Then the hours are renamed to their numbers in the record: in the new store, or behind the last hour of `path`, which
+its metadata does not reach yet. One rename makes them visible: of the whole store, or of the zarr.json with the
+consolidated metadata. Whoever opens the store for writing completes a commit that was interrupted.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import pickle
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 import zarr
 
+from data.command import fault
 from data.grid import Grid, read_grid, same_grid
 from data.metadata import (
     CODECS,
@@ -31,35 +35,75 @@ from data.metadata import (
     coordinate_names,
     coordinates_of,
     create_array,
-    empty,
-    lock,
-    publish,
     refuse_foreign,
     replace,
     sync,
     write_template,
 )
-from data.store import field_names, open_zarr
+from data.store import open_zarr, standard
 from data.times import FIRST, show
 from data.variables import STATIC, TABLE, lookup
 
-LENGTH = 2**35  # seconds, a thousand years: the length of the partial store's first axis
+LENGTH = 2**35  # seconds, a thousand years: the length of the first axis of <path>.partial/hours
 TIME_CHUNK = 8784  # entries: time grows inside one chunk for a year of hours
 ALONG_TIME = (
     ("time", "int64", {"standard_name": "time", "long_name": "valid time, UTC", "units": TIME_UNITS,
                        "calendar": "proleptic_gregorian"}),
     ("forecast_hour", "int8", {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}),
 )  # fmt: skip
-TOGETHER = 2  # variables that are compressed at the same time
 WIND = "wind_reference"  # attribute of winds: "grid" if they point along its x and y, "earth" if east and north
-MOVING = "moving"  # line of the progress file: every hour is complete and is being put in place
+
+
+class Writer:
+    """What the writers of training and forecast stores share: a lock, the folder <path>.partial, one publication.
+
+    A context manager that calls `_begin(*arguments)` when it is made and `_finish()` when the block ends well. After an
+    exception `path` is as it was. ValueError if `path` holds something else or another process is writing it."""
+
+    kind = ""  # of stores
+    keep = False  # whether <path>.partial holds hours for a later run
+
+    def __init__(self, path: str | Path, *arguments):
+        self.path, self.partial = Path(path), beside(Path(path), "partial")
+        self.new = self.partial / "store"
+        refuse_foreign(self.path, self.kind)
+        self.lock = lock(self.path)
+        try:
+            self._begin(*arguments)
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if error is None:
+                self._finish()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Give the lock back; what the system refuses is told with the name of the store."""
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(self.path)
+        try:
+            restore(self.path)
+            if not self.keep:
+                shutil.rmtree(self.partial, ignore_errors=True)
+        finally:
+            os.close(self.lock)
 
 
 class Staging:
-    """The partial store at <path>.partial, into which any process may write hours. Can be pickled."""
+    """The folder <path>.partial/hours, into which any process may write hours. Can be pickled."""
 
-    def __init__(self, path: Path, names: list[str], durable: bool):
-        self.partial, self.names, self.durable = beside(path.absolute(), "partial"), names, durable
+    def __init__(self, folder: Path, names: list[str], durable: bool):
+        self.folder, self.names, self.durable = folder.absolute(), names, durable
         self.arrays: dict[str, zarr.Array] = {}
 
     def __getstate__(self) -> dict:
@@ -68,216 +112,169 @@ class Staging:
     def write(self, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
         """Write one hour; `fields` has a (y, x) array in table units for every name."""
         if not self.arrays:
-            group = zarr.open_group(self.partial, mode="r+", use_consolidated=False)
+            group = zarr.open_group(self.folder, mode="r+", use_consolidated=False)
             self.arrays = {n: group[n].with_config({"write_empty_chunks": True}) for n in self.names}
-
-        def put(name: str) -> None:
-            self.arrays[name][place_of(time)] = np.asarray(fields[name], np.float32)
+        for name, array in self.arrays.items():
+            array[place_of(time)] = np.asarray(fields[name], np.float32)
             if self.durable:
-                sync(self.chunk(name, time) / "0" / "0")
+                sync(self.folder / name / "c" / str(place_of(time)) / "0" / "0")
 
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            list(pool.map(put, self.names))
-
-    def chunk(self, name: str, time: np.datetime64) -> Path:
-        """The folder of one field."""
-        return self.partial / name / "c" / str(place_of(time))
+    def has(self, time: np.datetime64) -> bool:
+        """Whether all fields of an hour exist."""
+        return all((self.folder / n / "c" / str(place_of(time)) / "0" / "0").exists() for n in self.names)
 
 
-class StoreWriter:
+class StoreWriter(Writer):
     """Writes a training store hour by hour, in any order; a context manager.
 
         with StoreWriter(path, ["T2M"], grid, {"source": "..."}) as store:
-            store.write(np.datetime64("2024-01-01T00"), {"T2M": field}, forecast_hour=0)
+            store.write(np.datetime64("2024-01-01T00"), {"T2M": field})
 
-    Leaving the block by an exception removes the partial store and leaves `path` as it was. `described`: further
-    attributes of variables, such as wind_reference.
-
-    With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an exception keeps
-    the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo` has the times
-    that are left to write. Other processes may write hours through `staging`; then `add` records them here.
-    ValueError if `path` holds something else, or a store that cannot be extended (`left_to_write`).
+    `described`: further attributes of variables, such as wind_reference. `forecast_hour`: 0 for analyses, 1 for 1-hour
+    forecasts. With `wanted`, the sorted times that the store is to hold, work goes on where it was interrupted, an
+    exception keeps the hours that are complete, and a finished store is extended (with `replace_old`, replaced). `todo`
+    has the times that are left to write. Other processes may write hours through `staging`; then `add` records them
+    here. ValueError also for a store that cannot be extended (`left_to_write`).
     """
+
+    kind = "training"
 
     def __init__(self, path: str | Path, names: list[str], grid: Grid, attributes: dict, described: dict | None = None,
                  wanted: list | None = None, forecast_hour: int = 0, replace_old: bool = False):  # fmt: skip
-        self.path, self.names, self.grid = Path(path), names, grid
-        self.resumable = wanted is not None
-        self.todo = list(wanted or [])
-        self.staging = Staging(self.path, names, self.resumable)
-        self.progress = beside(self.path, "progress")
-        self.hours: dict[np.datetime64, int] = {}  # complete so far: kind of each
-        refuse_foreign(self.path, "training")
-        self.lock = lock(self.path)
-        try:
-            complete_move(self.path)
-            extends = None  # hours of the finished store that is extended
-            if self.resumable and self.path.exists() and not replace_old:
-                extends = count_hours(self.path)
-                self.todo = left_to_write(self.path, names, grid, described or {}, forecast_hour, self.todo)
-            self.idle = extends is not None and not self.todo
-            # Whatever has to be equal for two builds to be one.
-            about = {"names": names, "grid": grid_hash(grid), "extends": extends, "described": described or {},
-                     "source": str(attributes.get("source", "")), "forecast_hour": forecast_hour}  # fmt: skip
-            if not self.idle and not (self.resumable and self._resume(about)):
-                self._begin(about, described or {}, attributes)
-        except BaseException:
-            self._leave()
-            raise
+        self.names, self.grid, self.attributes, self.described = names, grid, attributes, described or {}
+        self.forecast_hour, self.durable, self.todo = forecast_hour, wanted is not None, list(wanted or [])
+        self.hours: set[np.datetime64] = set()  # complete so far
+        self.first: int | None = None  # hours of the finished store that is extended
+        super().__init__(path, self.durable and not replace_old)
 
-    def _begin(self, about: dict, described: dict, attributes: dict) -> None:
-        """An empty partial store."""
-        grid, partial = self.grid, self.staging.partial
-        self.progress.unlink(missing_ok=True)
-        partial.mkdir(exist_ok=True)
-        empty(partial)
-        fields = {v: grid.static[v.name].astype(np.float32) for v in STATIC if v.name in grid.static}
-        static = {v.name: (grid.dims, x, attributes_of(v, grid), coordinate_names(v, grid)) for v, x in fields.items()}
-        attributes = {"Conventions": "CF-1.11", "title": "hourcast training store", **attributes, KIND: "training"}
-        write_template(xr.Dataset(static, coordinates_of(grid, [lookup(n) for n in self.names]), attributes), partial)
-        group = zarr.open_group(partial, mode="r+")
+    def _begin(self, extend: bool) -> None:
+        self.progress = self.partial / "progress"
+        self.staging = Staging(self.partial / "hours", self.names, self.durable)
+        complete(self.path)
+        if extend and self.path.exists():
+            self.first = zarr.open_group(self.path, mode="r")["time"].shape[0]
+            self.todo = left_to_write(self.path, self.names, self.grid, self.described, self.forecast_hour, self.todo)
+            if not self.todo:
+                return
+        # whatever has to be equal for two builds to be one
+        grid = hashlib.sha256(pickle.dumps(self.grid)).hexdigest()
+        about = {"names": self.names, "grid": grid, "extends": self.first, "described": self.described,
+                 "source": str(self.attributes.get("source", "")), "forecast_hour": self.forecast_hour}  # fmt: skip
+        self._resume(json.dumps(about))
+        if self.hours:
+            return
+        empty(self.partial)
+        if self.first is None:
+            self._create()
+        group = zarr.open_group(self.staging.folder, mode="w")
         for name in self.names:
-            entry = lookup(name)
-            about_it = attributes_of(entry, grid) | coordinate_names(entry, grid) | described.get(name, {})
-            create_array(group, name, (LENGTH, *grid.shape), ("time", *grid.dims), about_it)
-        for name, dtype, about_it in ALONG_TIME:
-            group.create_array(name, shape=(0,), chunks=(TIME_CHUNK,), dtype=dtype, compressors=CODECS,
-                               dimension_names=("time",), attributes=about_it)  # fmt: skip
+            create_array(group, name, (LENGTH, *self.grid.shape), ("time", *self.grid.dims), {})
         replace(self.progress, json.dumps(about) + "\n")
 
-    def _resume(self, about: dict) -> bool:
-        """Take over the complete hours of an interrupted build of the same store; False if there are none."""
-        recorded, hours = read_progress(self.progress)
-        if recorded != about:
-            return False
-        for time in sorted(set(self.todo) & hours.keys()):
+    def _resume(self, about: str) -> None:
+        """Take over the complete hours of an interrupted build of the same store."""
+        first, *lines = self.progress.read_text().split("\n") if self.durable and self.progress.exists() else [""]
+        if first == about:
             # A power cut may leave the line of an hour without its chunks, which were synced and their folders not.
-            if all((self.staging.chunk(name, time) / "0" / "0").exists() for name in self.names):
-                self.hours[time] = hours[time]
-        if not self.hours:
-            return False
-        for left in self.staging.partial.rglob("*.partial"):  # what zarr was writing when it was stopped
-            left.unlink(missing_ok=True)
-        lines = [f"{np.datetime_as_string(t)} {k}\n" for t, k in self.hours.items()]
-        replace(self.progress, json.dumps(about) + "\n" + "".join(lines))
-        self.todo = [t for t in self.todo if t not in self.hours]
-        return True
+            recorded = {np.datetime64(line, "ns") for line in lines[:-1]}  # behind the last newline: half a line
+            self.hours = {t for t in recorded.intersection(self.todo) if self.staging.has(t)}
+            self.todo = [t for t in self.todo if t not in self.hours]
+            replace(self.progress, "\n".join([first, *map(str, sorted(self.hours)), ""]))
 
-    def write(self, time: np.datetime64, fields: dict[str, np.ndarray], forecast_hour: int = 0) -> None:
+    def _create(self) -> None:
+        """A new store without hours."""
+        grid = self.grid
+        fields = {v: grid.static[v.name].astype(np.float32) for v in STATIC if v.name in grid.static}
+        static = {v.name: (grid.dims, x, attributes_of(v, grid), coordinate_names(v, grid)) for v, x in fields.items()}
+        attributes = {"Conventions": "CF-1.11", "title": "hourcast training store", **self.attributes, KIND: self.kind}
+        coordinates = coordinates_of(grid, [lookup(n) for n in self.names])
+        group = write_template(xr.Dataset(static, coordinates, attributes), self.new)
+        for name in self.names:
+            entry = lookup(name)
+            about = attributes_of(entry, grid) | coordinate_names(entry, grid) | self.described.get(name, {})
+            create_array(group, name, (0, *grid.shape), ("time", *grid.dims), about)
+        for name, dtype, about in ALONG_TIME:
+            group.create_array(name, shape=(0,), chunks=(TIME_CHUNK,), dtype=dtype, compressors=CODECS,
+                               dimension_names=("time",), attributes=about)  # fmt: skip
+
+    def write(self, time: np.datetime64, fields: dict[str, np.ndarray]) -> None:
         """Write one hour; `fields` has a (y, x) array in table units for every name."""
         self.staging.write(time, fields)
-        self.add(time, forecast_hour)
+        self.add(time)
 
-    def add(self, time: np.datetime64, forecast_hour: int = 0) -> None:
+    def add(self, time: np.datetime64) -> None:
         """Record an hour that was written through `staging`, whole."""
+        time = time.astype("datetime64[ns]")
         assert time not in self.hours, "an hour is written once"
-        self.hours[time] = forecast_hour
-        self._note(f"{np.datetime_as_string(time.astype('datetime64[ns]'))} {forecast_hour}")
-
-    def _note(self, line: str) -> None:
-        with self.progress.open("a") as file:
-            file.write(line + "\n")
-            if self.resumable:
+        self.hours.add(time)
+        if self.durable:
+            with self.progress.open("a") as file:
+                file.write(f"{time}\n")
                 file.flush()
                 os.fsync(file.fileno())
 
-    def __enter__(self) -> "StoreWriter":
-        return self
+    def _finish(self) -> None:
+        if not self.hours:
+            return
+        seconds = [int(t.astype("datetime64[s]").astype("int64")) for t in sorted(self.hours)]
+        before = "" if self.first is None else zarr.open_group(self.path, mode="r").attrs.get("history", "")
+        history = "\n".join(x for x in (before, self.attributes.get("history", "")) if x)
+        commit = {"names": self.names, "first": self.first, "kind": self.forecast_hour, "seconds": seconds,
+                  "history": history, "durable": self.durable}  # fmt: skip
+        replace(self.partial / "commit", json.dumps(commit))
+        complete(self.path)
 
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if self.idle:
-                return
-            if kind is None:
-                kept = {str(place_of(t)) for t in self.hours}
-                for name in self.names:  # hours of an earlier, longer build
-                    for chunk in (self.staging.partial / name / "c").glob("*"):
-                        if chunk.name not in kept:
-                            shutil.rmtree(chunk)
-                self._note(MOVING)
-                complete_move(self.path)
-            elif self.resumable and self.hours:
-                print(f"{len(self.hours)} complete hours are kept in {beside(self.path, 'partial')}; "
-                      "the same command goes on")  # fmt: skip
-            else:
-                self.progress.unlink(missing_ok=True)
-        finally:
-            self._leave()
+    @property
+    def keep(self) -> bool:
+        return self.durable and self.progress.exists() and self.progress.read_text().count("\n") > 1
 
-    def _leave(self) -> None:
-        """Give the lock back, and remove the partial store unless a later build may go on with it."""
-        try:
-            if not self.progress.exists():
-                shutil.rmtree(self.staging.partial, ignore_errors=True)
-        finally:
-            os.close(self.lock)
+    def _leave(self, error: BaseException | None) -> None:
+        if error is not None and self.keep and self.hours:
+            print(f"{len(self.hours)} complete hours are kept in {self.partial}; the same command goes on")
+        super()._leave(error)
 
 
 def place_of(time: np.datetime64) -> int:
-    """Where an hour lies along the partial store's first axis."""
+    """Where an hour lies along the first axis of <path>.partial/hours."""
     return int((time.astype("datetime64[s]") - FIRST).astype("int64"))
 
 
-def read_progress(progress: Path) -> tuple[dict, dict[np.datetime64, int]]:
-    """What is being built, and {time: kind} of the hours that are complete, sorted; empty if there is no file."""
-    text = progress.read_text() if progress.exists() else ""
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    hours = [line.split() for line in lines[1:] if line.strip() != MOVING]
-    return (json.loads(lines[0]) if lines else {}), {np.datetime64(t, "ns"): int(k) for t, k in sorted(hours)}
-
-
-def complete_move(path: Path) -> None:
+def complete(path: Path) -> None:
     """Make the hours visible if all were complete; else do nothing. May be interrupted and repeated."""
-    partial, progress = beside(path, "partial"), beside(path, "progress")
-    if not progress.exists() or not progress.read_text().endswith(f"\n{MOVING}\n"):
+    partial = beside(path, "partial")
+    if not (partial / "commit").exists():
         return
-    about, hours = read_progress(progress)
-    names, new, first = about["names"], about["extends"] is None, about["extends"] or 0
-    if (partial / "zarr.json").exists():  # else the last rename was done already
-        into = partial if new else path
-        for name in names:
-            for index, time in enumerate(hours):
-                if (chunk := partial / name / "c" / str(place_of(time))).exists():
-                    chunk.rename(into / name / "c" / str(first + index))
-        if new or count_hours(path) < first + len(hours):
-            set_hours(into, partial, names, first, hours)
-        if new:
-            publish(partial, path)
-    shutil.rmtree(partial, ignore_errors=True)
-    progress.unlink()
-
-
-def set_hours(folder: Path, partial: Path, names: list[str], first: int, hours: dict[np.datetime64, int]) -> None:
-    """Let the arrays of a store reach over the hours that lie behind its first ones, and write their times and kinds.
-    Readers of a finished store see them with the last step, which consolidates its metadata."""
-    root, added = (json.loads((place / "zarr.json").read_text()) for place in (folder, partial))
-    visible = root.get("consolidated_metadata")
-    for name in (*names, "time", "forecast_hour"):
-        metadata = json.loads((folder / name / "zarr.json").read_text())
-        metadata["shape"][0] = first + len(hours)
-        replace(folder / name / "zarr.json", json.dumps(metadata))
-        if visible:
-            visible["metadata"][name]["shape"][0] = first + len(hours)
-    seconds = [t.astype("datetime64[s]").astype("int64") for t in hours]
-    for name, values in (("time", seconds), ("forecast_hour", list(hours.values()))):
-        zarr.open_array(folder / name, mode="r+")[first : first + len(hours)] = values
-    if visible:
-        lines = [d["attributes"].get("history", "") for d in (root, added)]
-        root["attributes"]["history"] = "\n".join(x for x in lines if x)
-        replace(folder / "zarr.json", json.dumps(root))
-
-
-def count_hours(path: Path) -> int:
-    """The visible hours of a store of ours."""
-    return int(json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]["time"]["shape"][0])
+    commit = json.loads((partial / "commit").read_text())
+    first, seconds = commit["first"] or 0, commit["seconds"]
+    into = partial / "store" if commit["first"] is None else path
+    if into.exists():  # else the last rename was done already
+        for name in commit["names"]:
+            (into / name / "c").mkdir(exist_ok=True)
+            for index, second in enumerate(seconds, first):
+                chunk = partial / "hours" / name / "c" / str(place_of(np.datetime64(second, "s")))
+                if chunk.exists():
+                    chunk.rename(into / name / "c" / str(index))
+        group = zarr.open_group(into, mode="r+", use_consolidated=False)
+        for name in (*commit["names"], "time", "forecast_hour"):
+            group[name].resize((first + len(seconds), *group[name].shape[1:]))
+        group["time"][first:], group["forecast_hour"][first:] = seconds, commit["kind"]
+        if commit["history"]:
+            zarr.open_group(into, mode="r+").update_attributes({"history": commit["history"]})
+        if commit["durable"]:
+            os.sync()
+        if into == path:
+            consolidate(path)
+        else:
+            publish(into, path)
+    (partial / "progress").unlink(missing_ok=True)
+    empty(partial)
 
 
 def left_to_write(
     path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list
 ) -> list[np.datetime64]:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
-    dataset = open_zarr(path)
-    held = field_names(dataset)
+    dataset, held = standard(str(path), open_zarr(path))
     held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
     there = read_grid(dataset, dataset[held[0]].dims[1:])
     axes = [(a, b) for a, b in ((there.y, grid.y), (there.x, grid.x)) if a is not None and b is not None]
@@ -300,10 +297,52 @@ def left_to_write(
     raise ValueError(f"{path}: {wrong}. Fix: another --out, or remove the store to build it anew")
 
 
-def grid_hash(grid: Grid) -> str:
-    """A hash over everything that describes a grid."""
-    digest = hashlib.sha256(repr((grid.shape, grid.dims, sorted(grid.projection.items()))).encode())
-    for name, values in sorted({**vars(grid), **grid.static}.items()):
-        if isinstance(values, np.ndarray):
-            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+# --- folders that change in one step ---
+
+
+def lock(path: Path) -> int:
+    """A lock on writing the store `path`, held until the returned handle is closed: on the folder <path>.partial.
+    ValueError if another process has it."""
+    partial = beside(path, "partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise fault(path, "another process that is building it", "one at a time", "wait for it") from None
+    except OSError:  # a file system without locks
+        pass
+    restore(path)
+    return handle
+
+
+def empty(folder: Path) -> None:
+    """Remove what a folder holds; the folder itself stays, as a lock is on it."""
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def consolidate(path: Path) -> None:
+    """Write the metadata of all arrays into one file, which readers of a finished store take."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that consolidation is not yet in the v3 specification
+        zarr.consolidate_metadata(path)
+
+
+def publish(new: Path, path: Path) -> None:
+    """Move a complete store to its place."""
+    consolidate(new)
+    old = beside(path, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(path: Path) -> None:
+    """Put the store back that was replaced when `publish` was interrupted between its two renames."""
+    old = beside(path, "old")
+    if old.exists() and not path.exists():
+        old.rename(path)

@@ -11,9 +11,9 @@ import zarr
 import infer_iterative
 import train_deterministic
 from data.boundary import Boundary, davies
+from data.dataset import Hours
 from data.grid import read_grid
 from data.host import bilinear
-from data.hours import Hours
 from data.normalise import Statistics
 from data.store import Store
 from tests.conftest import TINY, hour, small_grid, weather, write_store

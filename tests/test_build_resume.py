@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from conftest import PROJECT, hour, small_grid, weather, write_store
 from zarr.core.sync import sync
 
-from data import build_hrrr, check_store, metadata, write
+from data import build_hrrr, check_store, write
 from data.write import StoreWriter
 
 NAMES = ("T2M", "CIN")
@@ -80,7 +81,7 @@ os.fsync = counted
 def test_a_build_that_is_killed_again_and_again_ends_as_an_unbroken_one(
     source, unbroken, command, tmp_path, processes, times, most
 ):
-    out, progress = tmp_path / "out.zarr", tmp_path / "out.zarr.progress"
+    out, progress = tmp_path / "out.zarr", tmp_path / "out.zarr.partial" / "progress"
     call = ["--source", "zarr", "--path", str(source), "--out", str(out)]
     (tmp_path / "sitecustomize.py").write_text(KILL)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -127,8 +128,8 @@ def stop_at(monkeypatch, count: int) -> None:
         return call
 
     for module, name in ((Path, "rename"), (Path, "unlink"), (write, "replace"), (write, "write_template"),
-                         (metadata.shutil, "rmtree"), (metadata.zarr, "open_array"),
-                         (metadata.zarr, "consolidate_metadata")):  # fmt: skip
+                         (write.shutil, "rmtree"), (zarr.Array, "resize"), (zarr.Array, "__setitem__"),
+                         (zarr.Group, "update_attributes"), (write.zarr, "consolidate_metadata")):  # fmt: skip
         monkeypatch.setattr(module, name, stopping(getattr(module, name)))
 
 
@@ -198,9 +199,9 @@ def test_another_build_does_not_go_into_a_store(command, build, tmp_path, option
     build("--start", hour(5), "--end", hour(6))
     before = files(tmp_path / "out.zarr")
     if "--forecast_hour" in options:
-        with StoreWriter(source, list(NAMES), small_grid(), {}) as store:
+        with StoreWriter(source, list(NAMES), small_grid(), {}, forecast_hour=1) as store:
             for n in range(12):
-                store.write(hour(n), {v: weather(v, hour(n)) for v in NAMES}, 1)
+                store.write(hour(n), {v: weather(v, hour(n)) for v in NAMES})
     code, _, err = command(build_hrrr, "--source", "zarr", "--path", source, "--out", tmp_path / "out.zarr", *options)
     assert code == 2 and part in err and "Fix: " in err and files(tmp_path / "out.zarr") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "s.zarr"]
@@ -213,6 +214,28 @@ def test_another_grid_is_refused_unless_the_store_is_to_be_replaced(command, bui
     assert "holds another grid" in command(build_hrrr, *call)[2]
     assert command(build_hrrr, *call, "--replace", True)[0] == 0
     assert list(xr.open_zarr(tmp_path / "out.zarr").time.values) == [hour(50)]
+
+
+def test_a_build_that_is_refused_or_has_nothing_to_do_leaves_an_interrupted_one_alone(tmp_path):
+    path = write_store(tmp_path / "s.zarr", weather, [hour(0)], NAMES)
+
+    def writer(names, last: int) -> StoreWriter:
+        return StoreWriter(path, list(names), small_grid(), {}, None, [hour(n) for n in range(last + 1)])
+
+    def write(store, n: int) -> None:
+        store.write(hour(n), {v: weather(v, hour(n)) for v in NAMES})
+
+    with pytest.raises(RuntimeError), writer(NAMES, 2) as store:
+        write(store, 1)
+        raise RuntimeError
+    with pytest.raises(ValueError, match="got T2M to add"):
+        writer(["T2M"], 2)
+    with writer(NAMES, 0) as store:
+        assert store.todo == []
+    with writer(NAMES, 2) as store:
+        assert store.todo == [hour(2)]
+        write(store, 2)
+    assert xr.open_zarr(path).sizes["time"] == 3 and [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
 
 
 def test_a_second_builder_of_the_same_store_is_refused(tmp_path):

@@ -7,10 +7,8 @@ import pytest
 import torch
 import xarray as xr
 import zarr
-from numcodecs.blosc import Blosc
 
-from data.hours import Hours, read_ahead
-from data.metadata import COMPRESSION
+from data.dataset import Hours, read_ahead
 from data.normalise import Statistics, normalise
 from data.store import Store
 from tests.conftest import SEVEN, hour, weather, write_store
@@ -69,37 +67,29 @@ def test_masked_cells_are_the_mean_and_other_missing_values_are_refused_in_one_l
         hours(path, ("T2M",))(hour(4))
 
 
-@pytest.mark.parametrize("encoding,fast", [
-    ({"chunks": (2, 12, 16)}, False), ({"chunks": (1, 6, 16)}, False), ({"dtype": "float64"}, False),
-    ({"_FillValue": 255.0}, False), ({"compressors": [zarr.codecs.GzipCodec()]}, False),
-    ({"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999}, False),
-    ({"shards": (2, 12, 16)}, False), ({"compressors": None}, True), ({}, True), ("version 2", True),
+@pytest.mark.parametrize("encoding", [
+    {}, {"chunks": (2, 12, 16)}, {"chunks": (1, 6, 16)}, {"dtype": "float64"}, {"compressors": None},
+    {"_FillValue": 255.0}, {"compressors": [zarr.codecs.GzipCodec()]}, {"shards": (2, 12, 16)},
+    {"dtype": "int16", "scale_factor": 0.01, "add_offset": 250.0, "_FillValue": -9999}, "version 2",
 ])  # fmt: skip
-def test_any_encoding_is_read_and_plain_ones_are_decoded_without_zarr(encoding, fast, seven_store, tmp_path):
+def test_any_encoding_is_read(encoding, seven_store, tmp_path):
     plain = xr.open_zarr(seven_store)[["T2M"]].isel(time=slice(0, 6)).load().drop_encoding()
     given = {"zarr_format": 2, "encoding": {"T2M": {"chunks": (1, 12, 16)}}}
     if encoding != "version 2":
-        given = {
-            "zarr_format": 3,
-            "encoding": {"T2M": {"chunks": (1, 12, 16), "compressors": [COMPRESSION], **encoding}},
-        }
+        given = {"zarr_format": 3, "encoding": {"T2M": {"chunks": (1, 12, 16), **encoding}}}
     plain.to_zarr(tmp_path / "s.zarr", consolidated=False, **given)
-    store = Store(tmp_path / "s.zarr")
-    assert (store.plain("T2M") is not None) == fast
-    expected = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).T2M.values[3:4].astype(np.float32)
-    assert np.array_equal(hours(store.path, ["T2M"]).physical(hour(3)), expected)
-    assert np.abs(expected - plain.T2M.values[3:4]).max() < 0.01
+    read = hours(tmp_path / "s.zarr", ["T2M"]).physical(hour(3))
+    assert (read - torch.from_numpy(plain.T2M.values[3:4])).abs().max() <= (0.01 if "scale_factor" in encoding else 0)
 
 
-@pytest.mark.parametrize("content", [None, b"no blosc frame at all", Blosc().encode(np.zeros(12 * 8, np.float32))])
-def test_a_chunk_that_is_cut_off_or_of_another_size_is_never_read_as_weather(content, tmp_path):
+@pytest.mark.parametrize("content", [None, b"no blosc frame at all"])
+def test_a_chunk_that_is_cut_off_or_another_file_is_never_read_as_weather(content, tmp_path):
     path = write_store(tmp_path / "s.zarr", weather, [hour(n) for n in range(4)])
     chunk = path / "T2M/c/3/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-7] if content is None else content)
-    store = Store(path)
-    assert store.plain("T2M") and np.array_equal(store.load(hour(2), ["T2M"])[0], weather("T2M", hour(2)))
+    assert np.array_equal(Store(path).load(hour(2), ["T2M"])[0], weather("T2M", hour(2)))
     with pytest.raises(ValueError, match="cannot be read"):
-        store.load(hour(3), ["T2M"])
+        Store(path).load(hour(3), ["T2M"])
 
 
 def test_reading_ahead_keeps_the_order_and_reads_the_next_while_the_step_runs():

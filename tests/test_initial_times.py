@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import infer_iterative
-from data.hours import Hours
+from data.dataset import Hours
 from data.times import parse_time, show
 from tests.conftest import hour, weather, write_store
 from tests.model_files import train

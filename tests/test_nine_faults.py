@@ -14,8 +14,8 @@ import infer_iterative as inference
 import train_deterministic as training
 import verification.validation as validation
 from benchmarks.chaos import same
+from data.dataset import Hours
 from data.forcing import Forcing
-from data.hours import Hours
 from data.normalise import Statistics, denormalise
 from data.store import Store
 from losses.spectral import spectra, tables

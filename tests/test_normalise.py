@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.normalise import Statistics, clip_physical, denormalise, limiter, normalise
-from data.statistics import compute_statistics
+from data.normalise import Statistics, clip_physical, compute_statistics, denormalise, limiter, normalise
 from data.store import Store
 from models.rollout import rollout
 from tests.conftest import SEVEN, hour, weather, write_store

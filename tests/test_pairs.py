@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import Pairs, Split, find_pairs, longest_chains, split_by_date
-from data.hours import Hours
+from data.dataset import Hours, Pairs, Split, find_pairs, longest_chains, split_by_date
 from data.normalise import Statistics
 from data.store import Store
 from tests.conftest import hour, write_store

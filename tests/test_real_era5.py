@@ -6,9 +6,8 @@ import torch
 import xarray as xr
 
 import train_deterministic
-from data.dataset import Pairs, Split, find_pairs
+from data.dataset import Hours, Pairs, Split, find_pairs
 from data.forcing import Forcing
-from data.hours import Hours
 from data.normalise import denormalise
 from data.store import Store
 from infer_iterative import load_model

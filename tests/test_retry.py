@@ -16,9 +16,9 @@ import xarray as xr
 import zarr
 from fsspec.spec import AbstractFileSystem
 
-from data import hours as reading
+from data import dataset as reading
 from data.command import run
-from data.hours import Hours
+from data.dataset import Hours
 from data.normalise import Statistics
 from data.store import Store
 from data.write import StoreWriter
@@ -28,7 +28,7 @@ NAMES = ["T2M", "U10"]
 
 
 class Clock:
-    """A clock for data/hours.py: sleep only advances it, and calls what is planned for that time."""
+    """A clock for data/dataset.py: sleep only advances it, and calls what is planned for that time."""
 
     def __init__(self):
         self.now, self.plan = 0.0, []

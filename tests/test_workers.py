@@ -76,8 +76,8 @@ def test_an_address_without_a_scheduler_is_refused(command, source, tmp_path, mo
 def test_a_worker_that_dies_ends_the_build_and_the_same_command_goes_on(command, source, alone, tmp_path, monkeypatch):
     record = build_hrrr.StoreWriter.add
 
-    def kill_one(self, time, kind=0):
-        record(self, time, kind)
+    def kill_one(self, time):
+        record(self, time)
         if len(self.hours) == 5:
             import multiprocessing
 
