@@ -1,6 +1,5 @@
 """HRRR by byte ranges from a server on this machine that can also fail: real messages, real inventories."""
 
-import pickle
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -240,24 +239,6 @@ def test_a_second_start_fetches_nothing_again(site, runs, tmp_path):
     load_all(ArchiveHours(options(site, tmp_path, variables=["T2M"]), *span))  # another choice, the same inventories
     assert site.asked("grib2") == 3 and site.asked("idx") == 0
     assert not list((tmp_path / "out.zarr.cache").rglob("*.partial"))
-
-
-def test_hours_sent_to_other_processes_load_the_same_and_fetch_only_their_own(site, runs, tmp_path):
-    address = [site.add(path) for path in runs[:6]]
-    hours = ArchiveHours(options(site, tmp_path), hour(1, DAY), hour(6, DAY))
-    hours.expect([hour(1, DAY)])
-    for future in list(hours.coming.values()):
-        future.exception()
-    there = pickle.loads(pickle.dumps(hours))
-    for path in (tmp_path / "out.zarr.cache").rglob("*grib2.*[!x]"):
-        path.unlink()
-    assert hours.coming and not there.coming
-    site.requests.clear()
-    there.expect([hour(n, DAY) for n in (1, 2)])
-    one, _ = (there.load(hour(n, DAY)) for n in (1, 2))
-    assert {a for a, _ in site.requests} == set(address[:2])  # not those that the other one was told to load
-    whole = GribHours(SimpleNamespace(path=str(runs[0].parent), variables=[], forecast_hour="1"), None, None)
-    assert all(np.array_equal(v, one[n], equal_nan=True) for n, v in whole.load(hour(1, DAY)).items())
 
 
 def test_an_archive_that_no_longer_answers_ends_the_command_instead_of_making_a_gap(site, runs, tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import zarr
 
-import infer_iterative
 import train_deterministic as training
 from benchmarks.chaos import same, training_result, write_source
 from tests.model_files import train as train_tiny
@@ -91,13 +90,6 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(damage, source,
     assert load_checkpoint(last)["step"] == 12
 
 
-def test_two_damaged_checkpoints_do_not_start_a_run_over(source, tmp_path):
-    for name in ("last.pt", "previous.pt"):
-        (tmp_path / name).write_bytes(b"PK half of something")
-    with pytest.raises(ValueError, match=r"previous\.pt: is not a complete zip file"):
-        train(source, tmp_path)
-
-
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on(source, unbroken, tmp_path):
     run_dir = tmp_path / "run"
     with full_disk(60_000), pytest.raises(ValueError, match=r"cannot be written.*Fix: make room"):
@@ -143,15 +135,3 @@ def test_a_chunk_that_is_lost_during_a_run_ends_it_with_the_hour(damage, source,
     monkeypatch.setattr(training, "learn", losing)
     with pytest.raises(ValueError, match=r"s\.zarr: .*T2M.*2024-05-20T09:00"):
         train(store, tmp_path / "run", epochs=1)
-
-
-def test_a_forecast_on_a_full_disk_leaves_the_old_one(source, tmp_path):
-    assert train(source, tmp_path / "run", epochs=1) == 0
-    constants = infer_iterative.Config(str(tmp_path / "run" / "best.pt"), str(source), ["2024-05-20T20"], 3.0)
-    constants.out = str(tmp_path / "f.zarr")
-    infer_iterative.main(constants)
-    before = {p: p.read_bytes() for p in (tmp_path / "f.zarr").rglob("*") if p.is_file()}
-    with full_disk(300), pytest.raises((OSError, ValueError)):
-        infer_iterative.main(constants)
-    assert {p: p.read_bytes() for p in (tmp_path / "f.zarr").rglob("*") if p.is_file()} == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.zarr", "run"]

@@ -196,19 +196,6 @@ def test_masked_cells_are_left_out_and_any_other_missing_cell_is_refused(verify,
     assert code == 2 and "forecast has 672 infinite values" in error and "valid 2024-05-21T07:00" in error
 
 
-def test_mistakes_are_one_line_with_the_fix_and_write_nothing(verify, tmp_path, command):
-    assert "no valid time" in verify(perfect, inits=(900,))[2]
-    other = small_grid(*SHAPE)
-    other.latitude = other.latitude + 1
-    assert "other latitudes" in verify(perfect, grid=other)[2]
-    assert "Nearest: T2M" in verify(perfect, more=("--variables", "T2N"))[2]
-    store, out = tmp_path / "truth.zarr", tmp_path / "nothing" / "scores.json"
-    for forecast, words in ((tmp_path / "absent.zarr", "no such forecast"), (store, "a training store")):
-        code, _, error = command(verify_forecast, "--forecast", forecast, "--zarr", store, "--out", out)
-        assert code == 2 and words in error and "Fix:" in error and error.count("\n") == 1
-    assert not out.parent.exists() and not (tmp_path / "new").exists()
-
-
 def test_a_place_that_a_library_names_in_its_message_alone_is_told(capsys, monkeypatch):
     def main(cfg):
         raise FileNotFoundError("No group found\n in store 'none.zarr'")  # as xarray does, without filename
