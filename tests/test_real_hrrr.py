@@ -21,8 +21,8 @@ def run_dir(tmp_path_factory):
     store = str(folder / "idaho.zarr")
     build_hrrr.main(build_hrrr.Config(source="grib", path=str(REAL / "hrrr_grib"), out=store))
     cfg = train_deterministic.Config(
-        zarr=store, run_dir=str(folder), train_end="2018-07-22T22", val_end="2018-07-23T05", epochs=30, batch_size=4,
-        accumulate=1, base_features=16, validate_every=15, rollout_hours=3.0,
+        zarr=store, run_dir=str(folder), train_end="2018-07-22T22", val_end="2018-07-23T05", epochs=12, batch_size=4,
+        accumulate=1, base_features=8, validate_every=6, rollout_hours=3.0,
     )  # fmt: skip
     assert train_deterministic.main(cfg) == 0
     return folder
