@@ -133,14 +133,6 @@ def test_each_ensemble_member_and_time_is_a_forecast_of_its_own(model, seven_sto
     assert torch.equal(out[0], out[1]) and torch.equal(out[0, 1:], alone)
 
 
-def test_hooks_run_after_each_step(model, seven_store):
-    hooked = earth2.HourcastModel(model.forecaster, model.grid)
-    hooked.rear_hook = lambda x, coords: (x + 100.0, coords)
-    x, coords = fetched(model, seven_store)
-    plain, changed = ([next(it), next(it)][1][0] for it in (m.create_iterator(x, coords) for m in (model, hooked)))
-    assert torch.equal(changed, plain + 100.0)
-
-
 @pytest.mark.parametrize("change", ["variable", "hrrr_x", "lead_time", "order", "nan", "shape"])
 def test_other_coordinates_and_missing_values_are_refused(model, seven_store, change):
     x, coords = fetched(model, seven_store)

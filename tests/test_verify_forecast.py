@@ -8,7 +8,6 @@ import pytest
 import xarray as xr
 
 import verify_forecast
-from data.command import run
 from data.forecast_store import ForecastWriter
 from data.grid import Grid
 from data.store import Store
@@ -196,18 +195,6 @@ def test_masked_cells_are_left_out_and_any_other_missing_cell_is_refused(verify,
     assert code == 2 and "forecast has 672 infinite values" in error and "valid 2024-05-21T07:00" in error
 
 
-def test_a_place_that_a_library_names_in_its_message_alone_is_told(capsys, monkeypatch):
-    def main(cfg):
-        raise FileNotFoundError("No group found\n in store 'none.zarr'")  # as xarray does, without filename
-
-    monkeypatch.setattr("sys.argv", ["verify_forecast.py"])
-    with pytest.raises(SystemExit) as stop:
-        run(verify_forecast.Config, main)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and len(err.splitlines()) == 1
-    assert err.startswith("error: No group found in store 'none.zarr', expected a place")
-
-
 def test_the_figures_stand_beside_the_scores(seven_store, tmp_path, command):
     forecast = write_forecast(
         tmp_path / "f.zarr", lambda n, t, lead: np.maximum(weather(n, t + lead), 0 if n == "REFC" else -1e9),
@@ -250,15 +237,6 @@ def test_one_dry_hour(verify_moving):
         "alive: change ratio",
     ):
         assert lines[name] == "n/a" and f"n/a        {name} (" in printed
-
-
-def test_masked_cells_leave_spectra_out_and_say_so(verify_moving):
-    masked = lambda n, t: np.where(np.arange(28) < 3, np.nan, moving(n, t))  # noqa: E731
-    _, result, lines = verify_moving(masked, ("REFC", "T2M"), (6,), (0, 60, 120, 180), truth=masked)
-    for name in ("sharp: power ratio of waves of 5 cells and more", "no grid artefacts: line index"):
-        assert lines[name] == "n/a" and "masked" in result["certificate_notes"][name]
-    assert result["scores"]["REFC"]["1"]["n_cases_extrapolation"] == 1
-    assert result["scores"]["T2M"]["1"]["rmse"] == 0
 
 
 def test_baselines_that_are_not_available_are_said(verify_moving):
