@@ -259,8 +259,7 @@ def planted(rng: Random, folder: Path) -> str:
 
 
 def training(rng: Random, folder: Path) -> str:
-    """A training ends, its statistics are those of numpy, it says so when run again, and with its last layers at zero
-    it forecasts the analysis, whose error is that of persistence."""
+    """A training ends, says so when run again, and its statistics are those of numpy."""
     path, run_dir, names = folder / "s.zarr", folder / "run", rng.sample([*SCALES, "x1"], rng.randint(1, 4))
     masked, minutes = rng.choice((names[0], "")), rng.choice((5, 60))
 
@@ -283,19 +282,6 @@ def training(rng: Random, folder: Path) -> str:
         x, got = store[name].values[:28].astype(float), statistics[name]
         near = np.allclose([got["mean"], got["std"]], [np.nanmean(x), np.nanstd(x)], rtol=1e-4, atol=1e-4)
         check(near, f"statistics of {name}: {got}, expected {np.nanmean(x)}, {np.nanstd(x)}")
-    save_untrained(run_dir)
-    init, out = START + 34 * minutes * MINUTE, folder / "s.json"
-    infer(folder, checkpoint=run_dir / "untrained.pt", zarr=path, hours=minutes / 20, init_time=init)
-    forecast = xr.open_zarr(folder / "f.zarr", chunks=None)
-    for name in (n for n in names if n != "D2M"):  # held below the temperature
-        expected = np.clip(store[name].values[34], lookup(name).lower, lookup(name).upper)
-        got = forecast[name].values[0]
-        check(np.allclose(got, expected, rtol=1e-5, atol=1e-3, equal_nan=True), f"{name}: {got} {expected}")
-    constants = {"forecast": folder / "f.zarr", "zarr": path, "out": out, "figures": False}
-    outcome("accepted", *command(verify_forecast, constants))
-    for by_lead in json.loads(out.read_text())["scores"].values():
-        for got in by_lead.values():
-            check(math.isclose(got["rmse"], got["persistence_rmse"], rel_tol=1e-3, abs_tol=1e-4), f"scores: {got}")
     return "accepted"
 
 
