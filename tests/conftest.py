@@ -80,6 +80,11 @@ def weather(name: str, time: np.datetime64, shape=(12, 16)) -> np.ndarray:
     return np.clip(field, *limits).astype(np.float32)
 
 
+def noisy(name: str, time: np.datetime64) -> np.ndarray:
+    """weather() with noise, as real fields have."""
+    return weather(name, time) + np.random.default_rng([len(name), time.astype(int) // 10**9]).normal(size=(12, 16))
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run a script's command line in this process: command(module, "--name", "value") -> (exit code, out, err)."""

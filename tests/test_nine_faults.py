@@ -22,7 +22,7 @@ from losses.spectral import spectra, tables
 from losses.weather import WeatherLoss
 from models.rollout import forecast_step
 from models.unet import ResidualUNet
-from tests.conftest import hour, small_grid, weather, write_store
+from tests.conftest import hour, noisy, small_grid, weather, write_store
 from tests.model_files import SIZE, read_records, train
 from training.checkpoint import load_checkpoint
 from training.device import peak_memory_bytes
@@ -258,13 +258,8 @@ def interrupt(monkeypatch, step: int) -> None:
 
 @pytest.fixture
 def detailed_store(tmp_path):
-    """23 hours with noise, as real fields have: 14 training pairs, in steps of 4, so 4 steps an epoch, one of 2."""
-
-    def detailed(name, time):
-        rng = np.random.default_rng([len(name), int((time - hour(0)) / np.timedelta64(1, "h"))])
-        return weather(name, time) + rng.normal(size=(12, 16))
-
-    return write_store(tmp_path / "s.zarr", detailed, [hour(n) for n in range(23)], ["T2M", "U10"])
+    """23 hours: 14 training pairs, in steps of 4, so 4 steps an epoch, one of 2."""
+    return write_store(tmp_path / "s.zarr", noisy, [hour(n) for n in range(23)], ["T2M", "U10"])
 
 
 DATES = {"train_end": str(hour(15)), "val_end": str(hour(19)), "gap": "1h"}

@@ -10,11 +10,10 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from tests.conftest import PROJECT, TINY, hour, weather, write_store
+from tests.conftest import PROJECT, TINY, hour, noisy, write_store
 from tests.model_files import read_records, train
 from training.checkpoint import load_checkpoint
 from training.processes import Processes
@@ -101,12 +100,8 @@ def test_processes_stop_when_torchrun_has_died(monkeypatch, size, number):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    def detailed(name, time):
-        rng = np.random.default_rng([len(name), int((time - hour(0)) / np.timedelta64(1, "h"))])
-        return weather(name, time) + rng.normal(size=(12, 16))
-
     path = tmp_path_factory.mktemp("store") / "s.zarr"
-    return write_store(path, detailed, [hour(n) for n in range(36)], ("T2M", "U10"))
+    return write_store(path, noisy, [hour(n) for n in range(36)], ("T2M", "U10"))
 
 
 def test_two_processes_give_the_weights_and_the_log_of_one_and_one_goes_on(store, tmp_path, capfd):
