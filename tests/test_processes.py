@@ -54,13 +54,9 @@ def test_two_processes_share_add_up_and_end_together(tmp_path):
             rank = processes.rank
             assert (processes.size, processes.first) == (2, rank == 0)
             assert processes.share([10, 11, 12]) == [[10, 12], [11]][rank]
-            tensors = (
-                torch.full((2, 2), 1.0 + rank),
-                torch.full((3,), 10 + rank),
-                torch.full((1,), float(rank)).double(),
-            )
+            tensors = torch.full((2, 2), 1.0 + rank), torch.tensor([10 + rank]), torch.tensor([rank]).double()
             processes.sum_(*tensors)
-            assert [t.tolist() for t in tensors] == [[[3.0, 3.0], [3.0, 3.0]], [21, 21, 21], [1.0]]
+            assert [t.tolist() for t in tensors] == [[[3.0, 3.0], [3.0, 3.0]], [21], [1.0]]
             assert processes.highest(5 - rank) == 5
             processes.same(7, "step")
             with pytest.raises(ValueError, match=r"step: got 0 to 1 in the processes .*the same in all. Fix: "):
