@@ -29,8 +29,6 @@ import numpy as np
 import torch
 
 from data.command import run
-from data.grid import HRRR_SPACING, LAMBERT_HRRR, Grid, lambert_latlon
-from data.write import StoreWriter
 
 TRAINING = {"epochs": 4, "rollout_epochs": 2, "rollout_hours": 3.0, "validate_every": 2, "base_features": 4,
             "levels": 1, "accumulate": 3, "save_every": 0.0, "gap": "1h", "train_end": "2024-05-20T15",
@@ -161,17 +159,10 @@ def plant(moment: str, count: int, number: int = signal.SIGKILL) -> None:
 
 def write_source(path: Path) -> None:
     """A training store of 24 hours of moving waves with noise."""
-    shape, hour = (12, 16), np.timedelta64(1, "h")
-    x, y = HRRR_SPACING * np.arange(shape[1]), HRRR_SPACING * np.arange(shape[0])
-    latitude, longitude = lambert_latlon(x[None, :], y[:, None])
-    grid = Grid(shape, latitude=latitude, longitude=longitude, y=y, x=x, projection=LAMBERT_HRRR)
-    with StoreWriter(path, ["T2M", "U10"], grid, {"source": "benchmarks.chaos"}) as store:
-        for n in range(24):
-            rng = np.random.default_rng(n)
-            wave = np.sin(2 * np.pi * (np.arange(shape[1]) - 0.7 * n) / 16 + 0.3 * np.arange(shape[0])[:, None])
-            fields = {"T2M": 290 + 4 * wave + rng.normal(size=shape), "U10": 2 + 3 * wave + rng.normal(size=shape)}
-            valid = np.datetime64("2024-05-20T00", "ns") + n * hour
-            store.write(valid, {k: v.astype(np.float32) for k, v in fields.items()})
+    from benchmarks.fuzz_cases import write_weather  # only here: each process that is started imports this file
+
+    noise = lambda name, n, field: field + np.random.default_rng([len(name), n]).normal(size=field.shape)  # noqa: E731
+    write_weather(path, ["T2M", "U10"], (12, 16), spoil=noise, hours=24)
 
 
 def training_result(run_dir: Path) -> dict:

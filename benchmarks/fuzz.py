@@ -1,7 +1,7 @@
 """Run thousands of random cases: constants, files of random bytes, stores, GRIB messages, trainings, forecasts, scores.
 
     python -m benchmarks.fuzz --cases 5000 --json benchmarks/results/fuzz.json
-    python -m benchmarks.fuzz --kinds stores grib --cases 500 --seed 7
+    python -m benchmarks.fuzz --kinds flips --cases 2000                # single bits of chunks, metadata, checkpoints
     python -m benchmarks.fuzz --kinds grib --first 312 --cases 1        # repeats one case
 
 A case knows whether its input is sound. It fails on a traceback, an exit code other than 0 or 2, a code 2 without its
@@ -23,11 +23,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import fuzz_cases
+from benchmarks import fuzz_cases, fuzz_inputs
 from data.command import run
 
-SHARES = {"stores": 16, "constants": 12, "planted": 8, "training": 1, "roll_out": 2, "checkpoint": 8,
-          "store_bytes": 4, "grib": 8}  # of the cases, by kind: a function of fuzz_cases  # fmt: skip
+CASES = {
+    "stores": fuzz_inputs.stores, "constants": fuzz_cases.constants, "planted": fuzz_cases.planted,
+    "training": fuzz_cases.training, "roll_out": fuzz_cases.roll_out, "checkpoint": fuzz_cases.checkpoint,
+    "store_bytes": fuzz_cases.store_bytes, "flips": fuzz_inputs.flips, "grib": fuzz_inputs.grib,
+}  # fmt: skip
+SHARES = dict(zip(CASES, (16, 12, 8, 1, 2, 8, 4, 16, 8), strict=True))  # of the cases, by kind
 
 
 @dataclass
@@ -80,7 +84,7 @@ def raise_hang(number, frame) -> None:
 
 def play(kind: str, number: int, seed: int, limit: float) -> tuple[str, str]:
     """The result of one case (accepted, refused, wrong, traceback or hang) and the reason if it failed."""
-    case = getattr(fuzz_cases, kind)
+    case = CASES[kind]
     faulthandler.dump_traceback_later(5 * limit, exit=True, file=sys.__stderr__)  # a hang outside Python
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:

@@ -1,6 +1,7 @@
 """What the tests share: small stores whose values are known, the real data, and commands run in this process."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ REAL = PROJECT.parent / "shared" / "data"
 
 # the nets are tiny, and what is compared bit for bit is so on a CPU alone; tests/test_gpu.py looks for a GPU itself
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 1e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")  # tmp_path in memory: stores have thousands of files
 torch.set_num_threads(1)  # the nets are tiny: a second thread gains nothing and waits where others use the machine
 
 
@@ -75,6 +78,11 @@ def weather(name: str, time: np.datetime64, shape=(12, 16)) -> np.ndarray:
     field = scale[0] + scale[1] * wave
     limits = {"REFC": (-10, 75), "CAPE": (0, 6000), "CIN": (-500, 0)}.get(name, (-np.inf, np.inf))
     return np.clip(field, *limits).astype(np.float32)
+
+
+def noisy(name: str, time: np.datetime64) -> np.ndarray:
+    """weather() with noise, as real fields have."""
+    return weather(name, time) + np.random.default_rng([len(name), time.astype(int) // 10**9]).normal(size=(12, 16))
 
 
 @pytest.fixture

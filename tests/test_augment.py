@@ -3,32 +3,14 @@
 from itertools import product
 
 import numpy as np
-import pytest
 import torch
 
 from data.augment import Mirror, draw_flips, state_parity
 from data.forcing import Forcing
-from models.layers import advect
 from tests.conftest import hour, small_grid
 
 LEAD = np.timedelta64(1, "h").astype("timedelta64[ns]")
 NAMES = ("REFC", "U10", "V10")
-
-
-@pytest.mark.parametrize("flips", [*product([False, True], repeat=2)])
-def test_a_mirrored_blob_moves_with_the_mirrored_wind(flips):
-    """Advection by the wind, then the mirror, is the mirror, then advection by the wind that it shows."""
-    state = torch.zeros(1, 3, 16, 20)
-    state[0, 0, 7:10, 4:7] = torch.tensor([[1.0, 2, 1], [2, 5, 1], [1, 2, 3]])
-    state[0, 1], state[0, 2] = 3.0, -2.0  # cells per step
-
-    def step(x):
-        return torch.cat([advect(x[:, :1], x[:, 1:]), x[:, 1:]], dim=1)
-
-    turn = lambda x: Mirror(torch.tensor(flips), (16, 20))(x, state_parity(NAMES))  # noqa: E731
-    assert torch.allclose(turn(step(state)), step(turn(state)), atol=1e-4)
-    assert torch.equal(turn(turn(state)), state)
-    assert not torch.equal(step(state)[:, :1], state[:, :1])
 
 
 def test_all_four_orientations_are_equally_frequent_and_the_generator_alone_decides():

@@ -133,14 +133,6 @@ def test_each_ensemble_member_and_time_is_a_forecast_of_its_own(model, seven_sto
     assert torch.equal(out[0], out[1]) and torch.equal(out[0, 1:], alone)
 
 
-def test_hooks_run_after_each_step(model, seven_store):
-    hooked = earth2.HourcastModel(model.forecaster, model.grid)
-    hooked.rear_hook = lambda x, coords: (x + 100.0, coords)
-    x, coords = fetched(model, seven_store)
-    plain, changed = ([next(it), next(it)][1][0] for it in (m.create_iterator(x, coords) for m in (model, hooked)))
-    assert torch.equal(changed, plain + 100.0)
-
-
 @pytest.mark.parametrize("change", ["variable", "hrrr_x", "lead_time", "order", "nan", "shape"])
 def test_other_coordinates_and_missing_values_are_refused(model, seven_store, change):
     x, coords = fetched(model, seven_store)
@@ -162,21 +154,3 @@ def test_an_exported_folder_is_a_package(exported, model):
     for name, values in model.input_coords().items():
         assert np.array_equal(loaded.input_coords()[name], values)
     assert torch.equal(loaded.forcing.fixed, model.forcing.fixed) and loaded.grid.dims == model.grid.dims
-
-
-def test_it_runs_in_earth2studio(model, best, seven_store):
-    """With the real package, if it is installed."""
-    pytest.importorskip("earth2studio")
-    from earth2studio.io import XarrayBackend
-    from earth2studio.models.px.base import PrognosticModel
-    from earth2studio.run import deterministic
-
-    def source(time, variable):
-        truth = xr.open_zarr(seven_store, chunks=None)
-        x = np.stack([truth[n].sel(time=time).values for n in SEVEN], 1)
-        return xr.DataArray(x, {"time": time, "variable": list(variable), "hrrr_y": truth.y.values,
-                                "hrrr_x": truth.x.values}, ["time", "variable", "hrrr_y", "hrrr_x"])  # fmt: skip
-
-    assert isinstance(model, PrognosticModel)
-    out = deterministic(TIMES, 2, model, source, XarrayBackend(), device=torch.device("cpu"), verbose=False).root
-    np.testing.assert_allclose(out.t2m[:, 2], forecast(best, seven_store, TIMES, 2).T2M[:, 2], atol=1e-3)

@@ -1,14 +1,11 @@
-"""Whole runs under real faults: killed anywhere, stopped by signals, a full disk, damaged checkpoints, lost chunks."""
+"""Whole runs under real faults: killed or stopped anywhere, a full disk, a damaged checkpoint, a lost chunk."""
 
 import os
 import shutil
 import signal
 
-import numpy as np
 import pytest
-import zarr
 
-import infer_iterative
 import train_deterministic as training
 from benchmarks.chaos import same, training_result, write_source
 from tests.model_files import train as train_tiny
@@ -58,13 +55,12 @@ MOMENTS = (  # the function, which of its calls, and the step of last.pt then: k
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])  # SIGINT: tests/test_nine_faults.py
 def test_a_run_that_is_stopped_anywhere_ends_like_an_unbroken_one(number, source, unbroken, tmp_path):
     run_dir, steps = tmp_path / "run", []
     for name, count, *_ in MOMENTS:
 
         def work(name=name, count=count):
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # which the shell may have told us to ignore
             strike(name, count, number)
             assert train(source, run_dir) == 128 + number
 
@@ -75,27 +71,14 @@ def test_a_run_that_is_stopped_anywhere_ends_like_an_unbroken_one(number, source
     assert steps == [m[2 + (number != signal.SIGKILL)] for m in MOMENTS]
 
 
-@pytest.mark.parametrize("damage", ["cut off", "a flipped bit", "missing"])
-def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(damage, source, tmp_path, capsys):
-    run_dir = tmp_path / "run"
-    assert train(source, run_dir, epochs=2, rollout_epochs=0) == 0
-    last = run_dir / "last.pt"
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 1
-    last.write_bytes(content if damage == "a flipped bit" else content[: len(content) // 2])
-    if damage == "missing":
-        last.unlink()
-    assert train(source, run_dir, rollout_epochs=0, epochs=3) == 0
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(source, tmp_path, capsys):
+    assert train(source, tmp_path, epochs=2, rollout_epochs=0) == 0
+    last = tmp_path / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert train(source, tmp_path, rollout_epochs=0, epochs=3) == 0
     said = capsys.readouterr().out
     assert "note: " in said and "last.pt" in said and "resuming from" in said and "resumed at step 8 " in said
     assert load_checkpoint(last)["step"] == 12
-
-
-def test_two_damaged_checkpoints_do_not_start_a_run_over(source, tmp_path):
-    for name in ("last.pt", "previous.pt"):
-        (tmp_path / name).write_bytes(b"PK half of something")
-    with pytest.raises(ValueError, match=r"previous\.pt: is not a complete zip file"):
-        train(source, tmp_path)
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on(source, unbroken, tmp_path):
@@ -123,35 +106,15 @@ def test_a_signal_in_the_last_step_ends_a_finished_run(source, tmp_path, monkeyp
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1 and (tmp_path / "best.pt").exists()
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut off", "missing values"])
-def test_a_chunk_that_is_lost_during_a_run_ends_it_with_the_hour(damage, source, tmp_path, monkeypatch):
+def test_a_chunk_that_is_lost_during_a_run_ends_it_with_the_hour(source, tmp_path, monkeypatch):
     store = shutil.copytree(source, tmp_path / "s.zarr")
     monkeypatch.setattr(training, "free_memory", lambda: 0)  # keep no decoded hours
     learn = training.learn
 
     def losing(*arguments):
-        (chunk,) = (p for p in (store / "T2M" / "c" / "9").rglob("*") if p.is_file())
-        if damage == "gone":
-            chunk.unlink()
-        elif damage == "cut off":
-            chunk.write_bytes(chunk.read_bytes()[:50])
-        else:
-            zarr.open_array(store / "T2M", mode="r+")[9, 0, 0] = np.nan
-        monkeypatch.setattr(training, "learn", learn)
+        shutil.rmtree(store / "T2M/c/9", ignore_errors=True)
         return learn(*arguments)
 
     monkeypatch.setattr(training, "learn", losing)
     with pytest.raises(ValueError, match=r"s\.zarr: .*T2M.*2024-05-20T09:00"):
         train(store, tmp_path / "run", epochs=1)
-
-
-def test_a_forecast_on_a_full_disk_leaves_the_old_one(source, tmp_path):
-    assert train(source, tmp_path / "run", epochs=1) == 0
-    constants = infer_iterative.Config(str(tmp_path / "run" / "best.pt"), str(source), ["2024-05-20T20"], 3.0)
-    constants.out = str(tmp_path / "f.zarr")
-    infer_iterative.main(constants)
-    before = {p: p.read_bytes() for p in (tmp_path / "f.zarr").rglob("*") if p.is_file()}
-    with full_disk(300), pytest.raises((OSError, ValueError)):
-        infer_iterative.main(constants)
-    assert {p: p.read_bytes() for p in (tmp_path / "f.zarr").rglob("*") if p.is_file()} == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.zarr", "run"]

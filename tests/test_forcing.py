@@ -35,15 +35,5 @@ def test_the_clock_is_continuous_at_midnight_and_at_new_year():
     assert steps(["2024-12-31T23", "2025-01-01T00"])[0] == pytest.approx(usual, rel=1e-3)
 
 
-def test_the_year_has_its_true_length():
-    def angle(time):
-        s, c = clock(np.array([time], "datetime64[ns]"))[0, 2:]
-        return np.degrees(np.arctan2(s, c)) % 360
-
-    assert angle("2024-02-29T00") == pytest.approx(360 * 59 / 366, abs=1e-3)
-    assert angle("2024-12-31T00") == pytest.approx(360 * 365 / 366, abs=1e-3)  # a 365-day year would wrap to 0
-    assert angle("2023-12-31T00") == pytest.approx(360 * 364 / 365, abs=1e-3)
-
-
 def test_the_hour_counts_from_midnight_utc():
     assert np.allclose(clock(np.array(["2024-03-01T06"], "datetime64[ns]"))[0, :2], [1, 0], atol=1e-6)

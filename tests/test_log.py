@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from training import log as log_module
-from training.device import choose_device, free_memory, half_precision, peak_memory_bytes
+from training.device import choose_device, free_memory, half_precision
 from training.log import ProgressLine, read_log, time_text, validation_line, write_log
 
 
@@ -154,13 +154,6 @@ def test_the_device_computes_float32_without_tf32(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert choose_device().type == kind
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-
-
-def test_the_peak_of_memory_stays_after_the_tensor_is_gone():
-    cpu = torch.device("cpu")
-    before = peak_memory_bytes(cpu)
-    torch.ones(before // 4 + 50_000_000)  # larger than all that was used before
-    assert peak_memory_bytes(cpu) > before + 150_000_000
 
 
 def test_free_memory_is_limited_by_the_control_groups_of_a_container(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 from data.grid import HRRR_X0, HRRR_Y0, Grid, lambert_latlon
 from plotting.animate import animate
 from plotting.borders import COAST, STATE, Plane, lines_within
-from plotting.maps import field_map, forecast_panels, wind_map
+from plotting.maps import field_map
 from plotting.point import meteogram, nearest_cell
 from plotting.records import coverage, distributions
 from tests.conftest import hour, small_grid
@@ -135,36 +135,3 @@ def test_distributions_tell_units_piles_and_missing_cells():
 
 
 # ---- real weather
-
-
-def as_forecast(fields: xr.Dataset) -> xr.Dataset:
-    """The times of a real data set as the lead times of one perfect forecast of it."""
-    times = fields["time"].values
-    fields = fields.rename(time="lead_time").assign_coords(lead_time=times - times[0])
-    return fields.expand_dims(init_time=times[:1])
-
-
-@pytest.mark.real_data
-def test_panels_and_animation_of_a_real_radar_every_five_minutes_with_masked_cells(real, tmp_path):
-    radar = xr.open_dataset(real / "fmi_dbz_20160928.nc", engine="netcdf4")[["dbz"]]
-    radar = radar.isel(time=slice(0, 3), y=slice(300, 700, 4), x=slice(0, 500, 4)).load()  # its western edge
-    forecast = as_forecast(radar)
-    panels = draw(forecast_panels(forecast, radar, "dbz", forecast.lead_time.values[1:])).axes
-    assert panels[4].get_ylabel() == "+10 min, valid\n2016-09-28\n14:55 UTC"
-    error = panels[7].images[0].get_array()
-    assert error.mask.any() and np.all(error.compressed() == 0) and not np.all(error.mask)
-    assert np.array_equal(error.mask, np.isnan(radar.dbz[2]))
-    animate(tmp_path / "radar.gif", forecast, "dbz", truth=radar, dpi=30)
-    with Image.open(tmp_path / "radar.gif") as picture:
-        assert picture.n_frames == 3
-
-
-@pytest.mark.real_data
-def test_a_real_reanalysis_is_drawn_with_its_places_and_hours(real):
-    plains = xr.open_dataset(real / "era5_plains_25h.nc", engine="netcdf4").load()
-    axes = draw(meteogram(as_forecast(plains), 35.2, -97.4, truth=plains)).axes
-    norman = plains.sel(latitude=35.25, longitude=-97.5, method="nearest")
-    assert [a.get_ylabel() for a in axes] == ["K", "m s⁻¹"] and np.array_equal(axes[0].lines[0].get_ydata(), norman.d2m)
-    assert np.allclose(axes[1].lines[1].get_ydata(), np.hypot(norman.u10, norman.v10))
-    assert draw(wind_map(plains.isel(time=12), "d2m")).axes[0].get_xticks().size
-    assert coverage(plains).get_suptitle() == "25 times, no gaps"

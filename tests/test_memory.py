@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks import memory, speed
-from training.schedule import Batch
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +43,6 @@ def test_the_count_is_that_of_storages_that_are_alive():
         count.reset()
         torch.zeros(3000)
         assert count.peak == 20000 and count.alive == 8000 and (count.operations, count.moved) == (1, 12000)
-
-
-@pytest.mark.parametrize(("precision", "near"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
-def test_lean_has_the_loss_and_the_gradients_of_fast(precision, near):
-    found = []
-    for mode in ("lean", "fast"):
-        torch.manual_seed(0)
-        step = memory.Step((50, 70), mode, base=8, dtype=precision, batch=2)
-        for p in step.parts.optimizer.working:
-            if not p.abs().sum():
-                torch.nn.init.normal_(p, std=0.02)
-        tensors = np.repeat(memory.START, 2), step.fields(2), [step.fields() for _ in range(2)], []
-        rng = torch.Generator().manual_seed(1)
-        sums = memory.learn(step.parts, Batch((0, 1), 1, 2, 0.5), tensors, rng)
-        found.append((sums, torch.cat([p.grad.flatten() for p in step.parts.optimizer.weights])))
-    (lean, lean_gradient), (fast, fast_gradient) = found
-    assert lean.tolist() == pytest.approx(fast.tolist(), rel=near) and fast.all()  # samples, loss, every term
-    assert (lean_gradient - fast_gradient).norm() < near * fast_gradient.norm() and fast_gradient.norm() > 0.01
 
 
 def test_the_speed_of_each_mode_and_form_is_written(tmp_path, capsys):

@@ -22,12 +22,12 @@ from losses.spectral import spectra, tables
 from losses.weather import WeatherLoss
 from models.rollout import forecast_step
 from models.unet import ResidualUNet
-from tests.conftest import hour, small_grid, weather, write_store
+from tests.conftest import hour, noisy, small_grid, weather, write_store
 from tests.model_files import SIZE, read_records, train
 from training.checkpoint import load_checkpoint
 from training.device import peak_memory_bytes
 from training.optimizer import Optimizer
-from verification.validation import Validation, persistence_alarm
+from verification.validation import Validation
 
 HOUR = np.timedelta64(1, "h")
 
@@ -176,7 +176,6 @@ def test_fault_4_every_log_line_has_skill_against_persistence_in_physical_units(
     stuck = trained(store, tmp_path / "stuck", lr=1e-12)
     assert "\nALARM: this model is persistence" in capsys.readouterr().out
     assert stuck.log[-1]["alarm"] and stuck.log[-1]["skill"]["T2M"] == pytest.approx(0, abs=1e-6)
-    assert persistence_alarm({"T2M": 0.4}, {"T2M": 0.9}) == ""
 
 
 def test_fault_5_times_are_decoded_by_their_units_and_the_year_has_its_true_length(tmp_path):
@@ -259,13 +258,8 @@ def interrupt(monkeypatch, step: int) -> None:
 
 @pytest.fixture
 def detailed_store(tmp_path):
-    """23 hours with noise, as real fields have: 14 training pairs, in steps of 4, so 4 steps an epoch, one of 2."""
-
-    def detailed(name, time):
-        rng = np.random.default_rng([len(name), int((time - hour(0)) / np.timedelta64(1, "h"))])
-        return weather(name, time) + rng.normal(size=(12, 16))
-
-    return write_store(tmp_path / "s.zarr", detailed, [hour(n) for n in range(23)], ["T2M", "U10"])
+    """23 hours: 14 training pairs, in steps of 4, so 4 steps an epoch, one of 2."""
+    return write_store(tmp_path / "s.zarr", noisy, [hour(n) for n in range(23)], ["T2M", "U10"])
 
 
 DATES = {"train_end": str(hour(15)), "val_end": str(hour(19)), "gap": "1h"}
@@ -318,15 +312,6 @@ def test_fault_8_every_pair_counts_alike(detailed_store, tmp_path, monkeypatch):
     assert len(expected) == 4 and (expected != 0).float().mean() > 0.8
     for size in ((1, 4), (4, 1)):
         torch.testing.assert_close(torch.stack(gradients[size]), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_fault_8_nothing_in_the_model_depends_on_what_else_is_in_the_batch():
-    model = ResidualUNet(2, 1, 8, 4, 1, history=0)
-    for part in (model.head, model.flow):
-        torch.nn.init.normal_(part.weight)
-    assert not [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    state, field, clock = torch.randn(2, 1, 2, 8, 8), torch.randn(2, 1, 8, 8), torch.randn(2, 8)
-    torch.testing.assert_close(model(state, field, clock)[:1], model(state[:1], field[:1], clock[:1]))
 
 
 def test_fault_9_the_spectral_term_is_windowed_sees_phase_and_keeps_channels_apart():

@@ -128,9 +128,8 @@ def test_the_norm_of_a_gradient_that_is_not_finite_tells_and_it_can_be_forgotten
         assert not any(p.grad.any() for p in both.weights)
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16])
-def test_a_resumed_optimizer_goes_on_bit_by_bit(dtype, tmp_path):
-    whole, cut, again = (optimizer(net(), dtype) for _ in range(3))
+def test_a_resumed_optimizer_goes_on_bit_by_bit(tmp_path):
+    whole, cut, again = (optimizer(net(), BF16) for _ in range(3))
     train(whole, range(6))
     train(cut, range(3))
     torch.save((cut.model.state_dict(), cut.ema.state_dict(), cut.state_dict()), tmp_path / "state.pt")

@@ -52,12 +52,6 @@ def test_a_peer_sees_now_changes_forcing_and_clock_on_any_grid(monkeypatch, fold
     torch.testing.assert_close(peer(states, forcing, clock), expected, rtol=0, atol=0)
 
 
-def test_muon_trains_the_hidden_weights_of_a_peer(stub):
-    peer = Peer(CHANNELS, FORCING, CLOCK, 8, 1, kind=stub)
-    width = peer.widths[0]
-    assert [tuple(m.shape) for m in peer.hidden_matrices()] == [(width, width, 3, 3)]
-
-
 def test_memory_and_speed_are_given_as_ratios_to_ours(command, stub, tmp_path, monkeypatch):
     file, ours = tmp_path / "p.json", memory.ResidualUNet
     monkeypatch.setattr(peers, "FULL", (32, 48))

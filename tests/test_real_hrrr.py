@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 import infer_iterative
@@ -21,8 +20,8 @@ def run_dir(tmp_path_factory):
     store = str(folder / "idaho.zarr")
     build_hrrr.main(build_hrrr.Config(source="grib", path=str(REAL / "hrrr_grib"), out=store))
     cfg = train_deterministic.Config(
-        zarr=store, run_dir=str(folder), train_end="2018-07-22T22", val_end="2018-07-23T05", epochs=30, batch_size=4,
-        accumulate=1, base_features=16, validate_every=15, rollout_hours=3.0,
+        zarr=store, run_dir=str(folder), train_end="2018-07-22T22", val_end="2018-07-23T05", epochs=12, batch_size=4,
+        accumulate=1, base_features=8, validate_every=6, rollout_hours=3.0,
     )  # fmt: skip
     assert train_deterministic.main(cfg) == 0
     return folder
@@ -52,13 +51,3 @@ def test_temperature_beats_persistence_on_the_test_hours(run_dir):
     assert len(scores["init_times"]) == 8 and scores["outside_test"] == []
     assert scores["scores"]["T2M"]["1"]["n_cases"] == 8
     assert scores["scores"]["T2M"]["1"]["skill"] > 0.1
-
-
-def test_twelve_hours_from_five_are_scored_and_labelled_outside_the_test(run_dir):
-    out, store = str(run_dir / "from05.zarr"), str(run_dir / "idaho.zarr")
-    infer_iterative.main(infer_iterative.Config(str(run_dir / "best.pt"), store, ["2018-07-23T05"], 12.0, out=out))
-    verify_forecast.main(verify_forecast.Config(out, store, str(run_dir / "from05.json"), figures=False))
-    scores = json.loads((run_dir / "from05.json").read_text())
-    assert scores["outside_test"] == ["2018-07-23T05:00"]
-    assert list(scores["scores"]["T2M"]) == [str(h) for h in range(1, 13)]
-    assert np.isfinite([entry["rmse"] for entry in scores["scores"]["T2M"].values()]).all()

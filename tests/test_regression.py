@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.regression import PRIOR, fit_regression, regress
+from models.regression import PRIOR, fit_regression
 from models.rollout import rollout
 from models.unet import ResidualUNet
 
@@ -69,12 +69,6 @@ def test_a_model_with_a_day_of_history_and_nothing_else_continues_the_daily_cycl
     after = torch.cat(list(rollout(model, states, lambda k: forcing, scale, lambda x, k: x, 24)))
     error, persistence = (x - series[24 * 10 : 24 * 11] for x in (after, series[24 * 10 - 1]))
     assert error.std() < 0.1 * persistence.std()
-
-
-def test_each_state_has_its_weight():
-    states, weights = torch.randn(2, 3, 2, 4, 5), torch.randn(2, 3)
-    expected = sum(states[:, t] * weights[:, t, None, None] for t in range(3))
-    torch.testing.assert_close(regress(states, weights), expected)
 
 
 def test_the_regression_is_part_of_the_checkpoint_only_where_it_is_asked_for():

@@ -50,16 +50,6 @@ def test_a_second_ctrl_c_interrupts_the_step():
         signal.signal(signal.SIGINT, before)
 
 
-def test_sigusr1_asks_for_a_save_and_the_run_goes_on(capsys):
-    with StopRequest() as stop:
-        assert not stop.take_save()
-        for _ in range(2):
-            signal.raise_signal(signal.SIGUSR1)
-        assert stop.save_now and stop.received == 0
-        assert stop.take_save() and not stop.take_save()
-    assert capsys.readouterr().out == ""
-
-
 def test_under_nohup_sighup_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -87,23 +87,6 @@ def test_every_step_has_the_same_operations_and_none_waits_for_the_device(batch)
     assert from_python == 2 * (batch.skip + batch.steps)  # sun and clock, which are sent without a wait
 
 
-def test_four_batches_of_one_have_the_gradient_of_one_batch_of_four():
-    """For L1, MSE and gradient; the spectral term takes means over a batch (tests/test_losses.py)."""
-    weights, found = (0.4, 0.0, 0.4, 0.2), []
-    whole = tensors(Batch((0, 1, 2, 3), 0, 1, 1.0), 4)
-    for size in (4, 1):
-        setup, sums = parts(loss_weights=weights), 0.0
-        for i in range(0, 4, size):
-            times, states, (truth,), edges = (whole[0][i : i + size], whole[1][i : i + size],
-                                              [whole[2][0][i : i + size]], [])  # fmt: skip
-            batch = Batch(tuple(range(i, i + size)), 0, 1, size / 4)
-            sums = sums + learn(setup, batch, (times, states, [truth], edges), generator(0))
-        found.append([sums[[0, 1, 2, 4, 5]], *(p.grad for p in setup.optimizer.weights)])
-    assert found[0][0][0] == 4  # samples, loss, L1, MSE, gradient
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
 def test_the_gradient_of_the_networks_output_is_that_of_the_loss_times_the_share():
     network, batch = Rising(), Batch((0,), 0, 1, 0.25)
     given = tensors(batch)

@@ -71,27 +71,6 @@ def test_short_validation_parts_have_shorter_roll_outs():
     }
 
 
-def test_processes_share_the_initial_times_and_add_their_sums():
-    """Two processes one after the other: what the first has summed stands in for the exchange."""
-    sums = []
-
-    class Half(Processes):
-        def __init__(self, rank):
-            super().__init__()
-            self.size, self.rank = 2, rank
-
-        def sum_(self, *tensors):
-            sums.append(tensors[0].clone())
-            tensors[0].copy_(torch.stack(sums).sum(dim=0))
-
-    whole, _ = made(20, 0.75)
-    for rank in range(2):
-        validate, asked = made(20, 0.75, Half(rank))
-        scores = validate(None)
-        assert sum(map(len, asked)) == (8, 6)[rank]
-    assert scores == whole(None)
-
-
 def test_the_alarm_names_a_model_that_is_persistence_or_no_better():
     assert "is persistence" in made(20, 0.01)[0](None)["alarm"]
     assert "no better than persistence" in made(20, -0.5)[0](None)["alarm"]

@@ -7,10 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from plotting.scores import few_leads, number, signed
 from verification import scores, spectra
 from verification.baselines import yesterday_time
-from verification.cases import Measure, add, block_weights, case_sums, interval, resample, values_of
+from verification.cases import Measure, add, block_weights, case_sums, interval, resample
 from verification.climate import estimate
 
 HOUR = np.timedelta64(1, "h")
@@ -173,12 +172,6 @@ def test_bands_too_long_for_the_domain_and_fields_with_masked_cells_are_not_avai
     assert np.isnan(values).all() and math.isnan(spectra.effective_resolution(spectrum["rings"]))
 
 
-def test_tiles_cover_the_domain_evenly_and_overlap_by_half():
-    starts = spectra._starts(1059, 256)
-    assert starts[0] == 0 and starts[-1] == 1059 - 256 and spectra._starts(64, 64) == [0]
-    assert max(np.diff(starts)) <= 128 and np.ptp(np.diff(starts)) <= 1
-
-
 def test_yesterday_is_the_last_day_known_at_the_initial_time():
     init = np.datetime64("2018-07-23T00", "ns")
     for hours, back in ((1, 24), (24, 24), (25, 48), (0.5, 24)):
@@ -278,15 +271,3 @@ def test_an_interval_needs_three_days_and_a_defined_score():
     few = np.full(501, math.nan)
     few[:100] = 1.0
     assert interval(few, 9) is None, "not defined in most draws"
-
-
-def test_small_helpers():
-    assert few_leads({"1": {}, "2": {}, "5": {}, "36": {}}) == ["1", "2", "36"]
-    assert few_leads([f"{m / 60:g}" for m in range(5, 65, 5)]) == [f"{m / 60:g}" for m in (5, 15, 25, 35, 45, 55, 60)]
-    assert values_of({"a": np.array([1.0, 2.0]), "b": {"c": math.nan}, "d": "e"}) == {
-        "a": 1.0,
-        "b": {"c": None},
-        "d": "e",
-    }
-    assert [number(v) for v in (1234.5, 12.34, 0.456, math.nan)] == ["1,234", "12.3", "0.456", "n/a"]
-    assert [signed(v) for v in (0.125, -1.0, None)] == ["+0.12", "-1.00", "n/a"]
