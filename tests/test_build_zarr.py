@@ -77,7 +77,7 @@ def test_units_become_those_of_the_table(build, tmp_path, name, units, value, ex
 
 
 def test_an_unknown_unit_and_a_temperature_that_is_no_kelvin_are_refused(build, tmp_path):
-    for units, part in (("degF", "unit 'degF'"), ("", "the mean 20.0")):
+    for units, part in (("furlong", "unit 'furlong'"), ("", "the mean 20.0")):
         data = {"t2m": (("time", "y", "x"), np.full((1, 4, 6), 20, np.float32), {"units": units} if units else {})}
         xr.Dataset(data, {"time": [hour(0)]}).to_zarr(tmp_path / "s.zarr", mode="w")
         assert part in build(tmp_path / "s.zarr")[2]

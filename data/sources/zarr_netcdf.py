@@ -231,8 +231,8 @@ class ZarrHours(Source):
             return 1.0, 0.0
         scale = conversion(found, variable.units)
         if scale is None:
-            expected = f"one of {', '.join(CONVERSIONS[variable.units])}"
-            fix = "correct its units attribute, or leave it out with --variables"
+            expected = f"{variable.units}, or one of {', '.join(CONVERSIONS[variable.units])}"
+            fix = "convert it and correct its units attribute, or leave it out with --variables"
             raise fault(self.parts[p].path, f"the unit {found!r} of {array}", expected, fix)
         if scale != (1, 0):
             self.notes.append(f"converted: {array}: {found} turned into {variable.units}")
@@ -291,7 +291,7 @@ class ZarrHours(Source):
         if (name, p) not in self.written:
             group, order = zarr.open_group(part.path, mode="r"), (part.time, *part.dims[array])
             written, fill = Written(group, [array]), group[array].fill_value
-            as_numbers = fill is not None and not np.isnan(fill) and not written.complete(array)
+            as_numbers = (fill is None or not np.isnan(fill)) and not written.complete(array)
             if as_numbers and (group[array].ndim != 3 or part.dataset[array].dims != order):
                 raise ValueError("chunks that were never written, which read as numbers")
             self.written[name, p] = written if as_numbers else None
@@ -310,12 +310,15 @@ class ZarrHours(Source):
         except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
             where, fix = f"{part.path}: {name} cannot be read", "fetch or write the source again"
             raise fault(where, str(error), "whole chunks", fix) from error
-        refuse_undeclared(part.path, self.arrays[name][p], field, show(part.times[index]))
+        time, array = show(part.times[index]), self.arrays[name][p]
+        about = part.dataset[array].encoding
+        packing = about.get("scale_factor", 1), about.get("add_offset", 0)
+        refuse_undeclared(part.path, name, field, time, array, (factor, offset), packing)
         if (factor, offset) != (1, 0):  # in double precision, so that 20 C is 293.15 K to the last digit
             field = (field.astype(np.float64) * factor + offset).astype(np.float32)
         mean = float(np.nanmean(field)) if variable.units == "K" and np.isfinite(field).any() else np.nan
         if mean < variable.lower or mean > variable.upper:
-            got = f"the mean {mean:.1f} of {name} at {show(part.times[index])}"
+            got = f"the mean {mean:.1f} of {name} at {time}"
             raise fault(part.path, got, "kelvin", "correct its units attribute (degC, say)")
         return field
 
@@ -344,7 +347,16 @@ def falls(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def decode(part: Part, array: str, start: int, stop: int) -> np.ndarray:
-    """The fields (n, y, x) float32 of some hours."""
+    """The fields (n, y, x) float32 of some hours, NaN where attributes declare a value as missing: xarray passes over
+    valid_range, and over a missing_value in double precision beside values in single."""
     field = part.field(array)
-    values = field[start:stop].values if part.time else field.values[None]
-    return values.astype(np.float32, copy=False)
+    values = (field[start:stop].values if part.time else field.values[None]).astype(np.float32, copy=False)
+    about = field.encoding | field.attrs
+    factor, offset = (about.get(k, d) for k, d in (("scale_factor", 1.0), ("add_offset", 0.0)))
+    low, high = np.asarray(about.get("valid_range", (-np.inf, np.inf)), float)
+    low, high = (v * factor + offset for v in (about.get("valid_min", low), about.get("valid_max", high)))
+    fill = np.float32(about.get("missing_value", np.nan))
+    if np.isfinite((low, high)).any() or not np.isnan(fill):
+        room = 1e-6 * (abs(low) + abs(high)) if np.isfinite((low, high)).all() else 0
+        values = np.where((values == fill) | (values < low - room) | (values > high + room), np.nan, values)
+    return values
