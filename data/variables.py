@@ -106,6 +106,7 @@ STATIC: tuple[Variable, ...] = (OROGRAPHY, LAND_SEA_MASK)
 
 # Rain as models count it: since the start of a run, or of the hour; the values tell which (letters and digits).
 RAIN_TOTALS = ("tp", "apcp", "apcpsurface", "rainnc", "totalprecipitation", "totprec", "var228")
+ROUNDING = 0.1  # mm by which a sum since the start of a run may fall, or 1 % of the highest: both are GRIB's rounding
 STANDARD_NAMES = {  # of several levels: they count only beside a level that is the variable's
     "x_wind": "U10", "eastward_wind": "U10", "grid_eastward_wind": "U10",
     "y_wind": "V10", "northward_wind": "V10", "grid_northward_wind": "V10",
@@ -211,6 +212,11 @@ def coordinate_level(name: str, value: float, about: dict) -> tuple[str, float] 
     if short in vertical or short.startswith("pressurefromground") or "positive" in about or about.get("axis") == "Z":
         return f"{name}, layer or level", value
     return None
+
+
+def falls(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether sums of rain (mm) in two fields, of which one cell or more is known, fall by more than rounding."""
+    return bool(np.nanmin(after - before) < -max(ROUNDING, 0.01 * float(np.nanmax(before))))
 
 
 def undeclared(name: str, values: np.ndarray, scale: tuple[float, float] = (1, 0)) -> tuple[float, int] | None:
