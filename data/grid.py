@@ -17,17 +17,17 @@ STANDARD = {  # standard_name -> axis
     "latitude": "Y", "grid_latitude": "Y", "projection_y_coordinate": "Y",
     "longitude": "X", "grid_longitude": "X", "projection_x_coordinate": "X",
 }  # fmt: skip
-ROWS = re.compile("y|lat|latitude|rlat|gridlat|gridlatitude|southnorth|northsouth|projectionycoordinate|yc|ygrid|nj|j|"
-                  "rows?|nlat|ny|northing")  # fmt: skip
-COLUMNS = re.compile("x|lon|longitude|rlon|gridlon|gridlongitude|westeast|eastwest|projectionxcoordinate|xc|xgrid|ni|i|"
-                     "cols?|columns?|nlon|nx|easting")  # fmt: skip
-DEGREES = {  # letters of a name -> standard_name, for arrays of degrees without attributes
-    **dict.fromkeys(("lat", "latitude", "xlat", "navlat", "gridlat"), "latitude"),
-    **dict.fromkeys(("lon", "longitude", "xlong", "navlon", "gridlon"), "longitude"),
-}
-METRES = dict.fromkeys(("m", "metre", "meter", "metres", "meters"), 1.0) | dict.fromkeys(
+# letters of the names of degrees and of dimensions without attributes
+DEGREES = {"latitude": re.compile("(x|nav|grid|g|t)?lat(itude)?s?(m|d)?"),
+           "longitude": re.compile("(x|nav|grid|g|t)?(lon|lng|long|longitude)s?(m|d)?")}  # fmt: skip
+ROWS = re.compile(f"{DEGREES['latitude'].pattern}|y|rlat|gridlatitude|southnorth|northsouth|projectionycoordinate|yc|"
+                  "ygrid|nj|j|rows?|nlat|ny|northing")  # fmt: skip
+COLUMNS = re.compile(f"{DEGREES['longitude'].pattern}|x|rlon|gridlongitude|westeast|eastwest|projectionxcoordinate|xc|"
+                     "xgrid|ni|i|cols?|columns?|nlon|nx|easting")  # fmt: skip
+METRES = dict.fromkeys(("", "m", "metre", "meter", "metres", "meters"), 1.0) | dict.fromkeys(
     ("km", "kilometre", "kilometer", "kilometres", "kilometers"), 1000.0
 )
+FRACTIONS = {"%": 0.01, "percent": 0.01}
 STATIC_NAMES = {  # standard_name or letters of a name -> our name
     **dict.fromkeys(("surface_altitude", "orography", "orog", "hgtsurface", "hgt", "surfacealtitude"), "orography"),
     **dict.fromkeys(("land_binary_mask", "land_area_fraction", "landseamask", "lsm", "landmask", "landsurface"),
@@ -47,9 +47,7 @@ class Grid:
     x: np.ndarray | None = None  # (x,) m
     projection: dict = field(default_factory=dict)  # CF grid mapping attributes
     static: dict[str, np.ndarray] = field(default_factory=dict)  # "orography" m, "land_sea_mask" 0-1: (y, x)
-    winds: str = (
-        ""  # what wind components follow: "grid", "earth" (east and north); "" or "unknown": no attribute says it
-    )
+    winds: str = ""  # what components follow: "grid", "earth" (east and north); "" or "unknown": no attribute says it
 
     @property
     def spacing(self) -> tuple[float, float] | None:
@@ -107,7 +105,8 @@ def meaning(name, variable) -> str:
         return standard
     if match := re.fullmatch(r"degrees?_?(n|north|e|east)", units):
         return "latitude" if match[1][0] == "n" else "longitude"
-    return DEGREES.get(letters(name), "") if not standard else ""
+    found = (degrees for degrees, names in DEGREES.items() if names.fullmatch(letters(name)))
+    return next(found, "") if not standard else ""
 
 
 def axis_of(dataset: xr.Dataset, dim) -> str:
@@ -145,29 +144,44 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
 
     def plane(name: str, variable) -> np.ndarray | None:
         """The values (y, x) of an array over the grid, perhaps repeated in time; None if it is another one."""
-        variable = variable.isel({d: 0 for d in variable.dims if d not in dims})
-        return numbers(name, variable.transpose(*dims)) if set(variable.dims) == set(dims) else None
+        others = [d for d in variable.dims if d not in dims]
+        first = numbers(name, variable.isel(dict.fromkeys(others, 0)).transpose(*dims))
+        if others and not np.array_equal(
+            first, numbers(name, variable.isel(dict.fromkeys(others, -1)).transpose(*dims))
+        ):
+            raise fault(name, f"other values along {', '.join(map(str, others))}", "one grid, the same at all times",
+                        "a file for each grid (a nest that moves has one each time)")  # fmt: skip
+        return first
 
+    grid.projection = projection_of(dataset, field_attrs or {})
+    kind = grid.projection.get("grid_mapping_name")
+    plain, rotated = kind == "latitude_longitude", kind == "rotated_latitude_longitude"
     for name, v in dataset.variables.items():
         what = meaning(name, v)
         if what in ("latitude", "longitude") and v.dtype.kind in "fiu" and getattr(grid, what) is None:
-            if v.dims == (dims[what == "longitude"],):
+            if v.dims == (dims[what == "longitude"],) and not rotated:  # else they are those of the rotated pole
                 values = numbers(name, v)[(slice(None), None) if what == "latitude" else None]
                 setattr(grid, what, np.broadcast_to(values, grid.shape).copy())
             elif {*dims} <= {*v.dims}:
                 setattr(grid, what, plane(str(name), v))
         known = STATIC_NAMES.get(str(v.attrs.get("standard_name")), STATIC_NAMES.get(letters(name)))
         if known and known not in grid.static and {*dims} <= {*v.dims} and v.dtype.kind in "fiub":
-            units = str(v.attrs.get("units", "m"))
-            if known != "orography" or units in METRES:
-                grid.static[known] = (plane(str(name), v) * METRES.get(units, 1.0)).astype(np.float32)
+            factor = (METRES | {"gpm": 1.0} if known == "orography" else FRACTIONS).get(str(v.attrs.get("units", "m")))
+            if factor or known != "orography":
+                grid.static[known] = (plane(str(name), v) * (factor or 1.0)).astype(np.float32)
     if grid.latitude is None or grid.longitude is None:
         grid.latitude = grid.longitude = None
-    grid.projection = projection_of(dataset, field_attrs or {})
     along = [axis_values(dataset, dim) for dim in dims]
-    if grid.latitude is None and grid.projection and None not in [u for _, u in along]:
+    units = {unit for _, unit in along}
+    lengths, angles = "" in units and not plain, "degrees" in units and not (plain or rotated)
+    if grid.latitude is None and (lengths or angles):
+        got = "degrees that may be those of any pole" if "degrees" in units else "numbers without units"
+        fix = "set their units attributes: m or km, or degrees_north and degrees_east"
+        raise fault(f"{dims[0]} and {dims[1]}", got, "units, or latitude and longitude", fix)
+    if grid.latitude is None and grid.projection and None not in units:
         grid.latitude, grid.longitude = from_projection(grid.projection, *along)
     if grid.longitude is not None:
+        refuse_jumps(grid)
         grid.longitude = (grid.longitude + 180.0) % 360.0 - 180.0
     metres = [values * METRES[unit] for values, unit in along if unit in METRES]
     if len(metres) == 2 and grid.latitude is not None:
@@ -186,6 +200,24 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
     return grid
 
 
+def refuse_jumps(grid: Grid) -> None:
+    """ValueError for latitudes and longitudes that are none, or that turn back, jump or repeat from cell to cell."""
+    fix = "correct latitude and longitude, and sort rows and columns so that each place occurs once (xarray's sortby)"
+    for what, values, most in (("latitude", grid.latitude, 90.01), ("longitude", grid.longitude, 720)):
+        if np.abs(values).max() > most:
+            got = f"{values.flat[np.abs(values).argmax()]:g} degrees"
+            raise fault(what, got, f"at most {most:.0f}", "correct it, or exchange it with the other")
+    some = [slice(None, None, max(1, n // 32)) for n in grid.shape]
+    for axis, part in ((0, (slice(None), some[1])), (1, (some[0], slice(None)))):
+        phi, lam = (np.moveaxis(np.radians(v[part]), axis, 0) for v in (grid.latitude, grid.longitude))
+        steps = np.diff(np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)]), axis=1)
+        ahead = np.median((steps[:, 1:] * steps[:, :-1]).sum(0), axis=1)  # below 0 if a step goes back
+        again = axis == 1 and grid.regular and np.ptp(np.unwrap(grid.longitude[0], period=360)) > 359.99
+        if again or (ahead <= 0).any():
+            got = f"{('rows', 'columns')[axis]} that repeat or turn back"
+            raise fault("latitude and longitude", got, "cells side by side", fix)
+
+
 def numbers(name, variable) -> np.ndarray:
     """The values of a coordinate or a static field, float64; ValueError if they cannot be read or some are missing."""
     try:
@@ -194,7 +226,7 @@ def numbers(name, variable) -> np.ndarray:
         raise fault(f"{name} cannot be read", str(error), "whole chunks", "fetch or write it again") from error
     if not np.isfinite(values).all():
         raise fault(name, "missing values", "a number in every cell", "write it again, or remove it")
-    return values
+    return np.degrees(values) if str(variable.attrs.get("units", "")).lower().startswith("rad") else values
 
 
 def axis_values(dataset: xr.Dataset, dim) -> tuple[np.ndarray | None, str | None]:
@@ -206,12 +238,15 @@ def axis_values(dataset: xr.Dataset, dim) -> tuple[np.ndarray | None, str | None
         return None, None
     values = numbers(name, dataset[name])
     units = str(dataset[name].attrs.get("units", "")).strip().lower()
-    if units.startswith("deg") or meaning(name, dataset[name]).removeprefix("grid_") in ("latitude", "longitude"):
+    if units.startswith(("deg", "rad")) or meaning(name, dataset[name]).removeprefix("grid_") in (
+        "latitude",
+        "longitude",
+    ):
         return values, "degrees"
     if units in METRES:
         return values, units
     if units in ("", "1") and not np.allclose(np.abs(np.diff(values)), 1.0):
-        return values, "m"  # what projections count in
+        return values, ""  # metres, perhaps: latitude and longitude tell
     if units not in ("", "1") and axis_of(dataset, dim):
         raise fault(name, f"the unit {units!r}", "m or km", f"convert {name} to m and set its units attribute")
     return None, None
@@ -221,9 +256,9 @@ def projection_of(dataset: xr.Dataset, field_attrs: dict) -> dict:
     """The CF grid mapping: the one that the field names, or the only one of the dataset."""
     named = str(field_attrs.get("grid_mapping", "")).split(":")[0].strip()
     mappings = {str(n): dict(v.attrs) for n, v in dataset.variables.items() if v.ndim == 0}
-    found = {n: about for n, about in mappings.items() if "grid_mapping_name" in about}
+    found = {n: about for n, about in mappings.items() if {"grid_mapping_name", "crs_wkt", "spatial_ref"} & {*about}}
     if named not in found and len(found) != 1:
-        return dict(dataset["spatial_ref"].attrs) if "spatial_ref" in dataset.variables else {}
+        return {}
     return found[named] if named in found else next(iter(found.values()))
 
 

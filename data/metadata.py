@@ -109,28 +109,39 @@ def create_array(group: zarr.Group, name: str, shape: tuple, dims: tuple, attrib
 
 # --- units as sources write them ---
 
-# Unit of the table -> {unit as sources write it, lower case and without * ^ { }: (factor, offset)}.
+# Unit of the table -> {unit of a source, as `plain_unit` writes it: (factor, offset)}.
 CONVERSIONS: dict[str, dict[str, tuple[float, float]]] = {
-    "K": dict.fromkeys(("k", "kelvin", "degk", "deg k"), (1, 0))
-    | dict.fromkeys(("degree_celsius", "degrees_celsius", "celsius", "degc", "deg_c", "deg c", "c", "°c", "degree_c",
-                     "degrees_c", "degrees celsius", "degree celsius"), (1, 273.15)),
-    "m s-1": dict.fromkeys(("m s-1", "m/s", "m.s-1", "ms-1", "meters per second", "metre per second", "m/sec",
-                            "meter second-1", "meters/second"), (1, 0))
-    | dict.fromkeys(("knot", "knots", "kt", "kts", "kn"), (1852 / 3600, 0))
-    | dict.fromkeys(("km/h", "km h-1", "kmh", "km hr-1", "kph"), (1 / 3.6, 0))
-    | dict.fromkeys(("mph", "mi/h", "miles per hour"), (0.44704, 0)),
-    "dBZ": dict.fromkeys(("dbz", "db"), (1, 0)),
-    "mm": dict.fromkeys(("mm", "kg m-2", "kg/m2", "mm h-1", "mm/h"), (1, 0))  # in an hour
-    | dict.fromkeys(("m",), (1000, 0))
-    | dict.fromkeys(("kg m-2 s-1", "kg/m2/s", "mm s-1", "mm/s"), (3600, 0)),  # the mean rate of the hour
-    "J kg-1": dict.fromkeys(("j kg-1", "j/kg", "m2 s-2", "m2/s2"), (1, 0)),
+    "K": {"k": (1, 0), "c": (1, 273.15), "f": (5 / 9, 459.67 * 5 / 9)},
+    "m s-1": {"m s-1": (1, 0), "ms-1": (1, 0), "cm s-1": (0.01, 0), "kt": (1852 / 3600, 0), "km h-1": (1 / 3.6, 0),
+              "kmh": (1 / 3.6, 0), "mi h-1": (0.44704, 0)},
+    "dBZ": {"dbz": (1, 0), "db": (1, 0)},
+    "mm": dict.fromkeys(("mm", "kg m-2", "mm h-1", "kg m-2 h-1"), (1, 0))  # in an hour
+    | {"m": (1000, 0), "cm": (10, 0), "in": (25.4, 0), "in h-1": (25.4, 0)}
+    | dict.fromkeys(("kg m-2 s-1", "mm s-1"), (3600, 0)),  # the mean rate of the hour
+    "J kg-1": {"j kg-1": (1, 0), "jkg-1": (1, 0), "m2 s-2": (1, 0), "kj kg-1": (1000, 0)},
 }  # fmt: skip
+WORDS = (  # pattern in a unit in lower case -> what stands for it
+    (r"[*^{}\[\]()]", ""), (r"[._\u00b7]", " "), ("\u2103", "c"), ("[\u00b0\u00ba]", "deg"), ("of water.*", ""),
+    (r"\b(degrees?|degs?)? *(celsius|celcius|c)\b", "c"), (r"\b(degrees?|degs?)? *(kelvins?|k)\b", "k"),
+    (r"\b(degrees?|degs?)? *(fahrenheit|f)\b", "f"), (r"\bmet(er|re)s?\b", "m"), (r"\b(seconds?|sec)\b", "s"),
+    (r"\b(hours?|hrs?)\b", "h"), (r"\bmiles?\b", "mi"), (r"\b(knots?|kts|kn)\b", "kt"), (r"\bjoules?\b", "j"),
+    (r"\b(inch|inches)\b", "in"), (r"\bdecibels?\b", "db"), (r"\bmph\b", "mi h-1"), (r"\bkph\b", "kmh"),
+    (r"( per |/) ?", "/"), (r"/([a-z]+)(\d?)", lambda found: f" {found[1]}-{found[2] or 1}"),
+)  # fmt: skip
+
+
+def plain_unit(unit: str) -> str:
+    """A unit as sources write it, in one spelling: "m s-1" for m/s, meter per second or m s**-1."""
+    text = unit.lower().translate(str.maketrans("\u207b\u00b9\u00b2\u00b3", "-123"))
+    for pattern, word in WORDS:
+        text = re.sub(pattern, word, text)
+    return " ".join(text.split())
 
 
 def conversion(found: str, wanted: str) -> tuple[float, float] | None:
     """(factor, offset) that turn values in the unit `found` into `wanted`, a unit of the variables table:
     x * factor + offset. None for a unit that is not known."""
-    return CONVERSIONS[wanted].get(" ".join(re.sub(r"[*^{}]", "", found.lower()).split()))
+    return CONVERSIONS[wanted].get(plain_unit(found))
 
 
 # --- files and folders that change in one step ---

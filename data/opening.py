@@ -20,10 +20,12 @@ import zarr
 
 from data.command import fault
 from data.grid import axis_of, horizontal, letters
-from data.times import CALENDARS, LEAD, kinds_of, spread, with_times
+from data.metadata import KIND
+from data.times import CALENDARS, LEAD, from_text, kinds_of, spread, with_times
 
 VALID = ("time", "validtime", "times", "xtime", "datetime", "date")  # letters of a name, the best first
-RUN = ("inittime", "forecastreferencetime", "referencetime", "initializationtime", "initialtime", "runtime", "basetime")
+RUN = ("inittime", "forecastreferencetime", "referencetime", "initializationtime", "initialtime", "runtime", "basetime",
+       "analysistime", "cycletime", "init", "cycle")  # fmt: skip
 HOUR = np.timedelta64(1, "h").astype("m8[ns]")
 ZERO = 0 * HOUR
 MARKERS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -33,7 +35,7 @@ STARTS = {  # the first bytes of a file: what it is, and what to do with it
     b"GRIB": ("a GRIB file", "--source grib"), b"\x1f\x8b": ("a gzip file", "gunzip it first"),
     b"BZh": ("a bzip2 file", "bunzip2 it first"), b"\xfd7zXZ": ("an xz file", "unxz it first"),
     b"<": ("a page of HTML or XML, perhaps an error message of the server", "download the file again"),
-    b"CDF": ("NetCDF", ""), b"\x89HDF": ("NetCDF", ""),
+    b"CDF": ("NetCDF", "--source zarr"), b"\x89HDF": ("NetCDF", "--source zarr"),
 }  # fmt: skip
 
 
@@ -54,7 +56,10 @@ def open_zarr(path: str | Path, blanked: bool = False) -> xr.Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about consolidated metadata: a store that still grows has none
         try:
-            return with_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_times=False), blanked))
+            dataset = with_times(with_zeros(text, xr.open_zarr(text, chunks=None, decode_times=False), blanked))
+            group = zarr.open_group(text, mode="r", use_consolidated="://" in text and None)
+            groups = () if dataset.variables else [n for n, _ in group.groups()]
+            held = {} if "://" in text or KIND in dataset.attrs else dict(group.arrays())  # ours may grow meanwhile
         except Exception as error:  # zarr, xarray and fsspec each raise their own kinds here
             where, got = f"{path}: cannot be opened as zarr", f"{type(error).__name__}: {error}"
             expected, fix = "a complete store", "check the path and that the store is complete"
@@ -66,6 +71,13 @@ def open_zarr(path: str | Path, blanked: bool = False) -> xr.Dataset:
                 fix = ('name them: in zarr v2 the attribute _ARRAY_DIMENSIONS = ["time", "y", "x"] of each array, in '
                        "zarr v3 dimension_names")  # fmt: skip
             raise fault(where, got, expected, fix) from error
+    if groups:
+        raise fault(path, f"groups ({', '.join(groups[:5])})", "arrays", f"name one, such as {text}/{groups[0]}")
+    shapes = {n: dataset[n].shape for n in held if n in dataset.variables}
+    if stale := [n for n, shape in shapes.items() if held[n].shape[: len(shape)] != shape]:
+        got = f"consolidated metadata with {shapes[stale[0]]} for {stale[0]}, whose own say {held[stale[0]].shape}"
+        raise fault(path, got, "the same", f"zarr.consolidate_metadata({text!r})")
+    return dataset
 
 
 def arrays_without_dimensions(path: str) -> list[str]:
@@ -82,11 +94,18 @@ def open_netcdf(file: Path) -> xr.Dataset:
     if what != "NetCDF":
         raise fault(f"{file}: cannot be opened", what, "a NetCDF file", fix)
     try:
-        return with_times(xr.open_dataset(file, decode_times=False))
+        dataset = with_times(xr.open_dataset(file, decode_times=False))
+        groups = () if dataset.variables else [n for n in xr.open_groups(file) if n != "/"]
     except Exception as error:  # each engine of xarray raises its own kinds
         got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
-        fix = "check the file, and that netCDF4 is installed (.venv/bin/python -m pip install netCDF4)"
+        fix = "fetch or write it again"
+        if isinstance(error, ImportError | ValueError):  # no engine
+            fix = "install netCDF4 (.venv/bin/python -m pip install netCDF4)"
         raise fault(f"{file}: cannot be opened", got, "a NetCDF file", fix) from error
+    if groups:
+        fix = f"write one as a file: xarray.open_dataset({str(file)!r}, group={groups[0]!r}).to_netcdf('NEW.nc')"
+        raise fault(file, f"groups ({', '.join(groups[:5])})", "arrays outside of groups", fix)
+    return dataset
 
 
 def open_parts(path: str) -> tuple[list[tuple[str, xr.Dataset]], list[str]]:
@@ -95,14 +114,16 @@ def open_parts(path: str) -> tuple[list[tuple[str, xr.Dataset]], list[str]]:
     place, notes = Path(path), []
     if "://" in path or any((place / n).exists() for n in MARKERS):
         return [(path, open_zarr(path, blanked="://" not in path))], notes
+    if stores := [p for p in sorted(place.glob("*")) if any((p / n).exists() for n in MARKERS)]:
+        return [(str(p), open_zarr(p, blanked=True)) for p in stores], notes
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
     if hidden := [f.name for f in files if f.name.startswith(".") and f != place]:  # a Mac's ._NAME and .DS_Store
         notes.append(f"passed over {len(hidden)} hidden files ({hidden[0]})")
     files = [f for f in files if not f.name.startswith(".") or f == place]
     readable = [f for f in files if f == place or f.suffix in (".nc", ".nc4", ".cdf") or what_is(f)[0] == "NetCDF"]
     if not readable:
-        got = f"{path} without zarr.json, .zgroup or a NetCDF file in it"
-        raise fault("path", got, "a zarr store, a NetCDF file or a folder of them", "--path")
+        what, fix = what_is(files[0]) if files else ("nothing", "--path")
+        raise fault("path", f"{path}, which holds {what}", "a zarr store, a NetCDF file or a folder of them", fix)
     return [(str(f), open_netcdf(f)) for f in readable], notes
 
 
@@ -183,6 +204,26 @@ class Part:
         array = array.isel({d: 0 for d in array.dims if d not in kept})
         return array.transpose(*kept)
 
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Fields (n, y, x) float32 of some times, NaN where attributes declare a value as missing: xarray passes over
+        valid_range, and over a missing_value in double precision beside values in single."""
+        field = self.field(name)
+        values = (field[start:stop].values if self.time else field.values[None]).astype(np.float32, copy=False)
+        about = field.encoding | field.attrs
+        factor, offset = about.get("scale_factor", 1.0), about.get("add_offset", 0.0)
+        low, high = about.get("valid_range", (-np.inf, np.inf))
+        low, high = (v * factor + offset for v in (about.get("valid_min", low), about.get("valid_max", high)))
+        fill = np.float32(about.get("missing_value", np.nan))
+        if np.isfinite((low, high)).any() or not np.isnan(fill):
+            low, high = np.nextafter(np.float32((low, high)), np.float32((-np.inf, np.inf)))  # packing rounds
+            values = np.where((values == fill) | (values < low) | (values > high), np.nan, values)
+        return values
+
+    @property
+    def first_hour(self) -> bool:
+        """Whether it has forecasts of one hour, whose sums since the start of the run are those of the hour."""
+        return self.kinds is not None and bool((self.kinds == 1).any())
+
 
 def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
     """What a dataset holds, by kind if it has every initial time with several leads; ValueError if the time is missing
@@ -207,8 +248,6 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
         kinds = None if lead is None else kinds_of(lead.values)
         if kinds is not None and (others := int((kinds < 0).sum())):
             notes.append(f"left out: {others} times with other leads than 0 and 1 h ({spread(lead.values)})")
-            if others == kinds.size:
-                refuse_leads(path, lead)
         return [Part(path, dataset, long[0] if long else None, np.atleast_1d(valid.values), kinds, notes)]
     along = [d for d in long if (np.ptp(lead.values.astype("int64"), axis=lead.dims.index(d)) > 0).any()]
     if len(long) > 2 or len(along) != 1:
@@ -216,20 +255,21 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
         raise fault(path, got, "one valid time for each field", f"select one of {long[-1]} with xarray's isel")
     other = next(d for d in long if d != along[0])
     leads = kinds_of(lead.isel({other: 0}).values)
-    if (leads < 0).all():
-        refuse_leads(path, lead)
     notes.append(f"left out: {(leads < 0).sum()} leads other than 0 and 1 h along {along[0]} ({spread(lead.values)})")
     out = []
-    for i in np.flatnonzero(leads >= 0):
+    for i in np.flatnonzero(leads >= 0) if (leads >= 0).any() else [0]:
         one = {along[0]: int(i)}
         kinds = kinds_of(lead.isel(one).values)
         out.append(Part(path, dataset.isel(one), other, valid.isel(one).values, kinds, notes if not out else []))
     return out
 
 
-def refuse_leads(path: str, lead: xr.DataArray) -> None:
-    got = f"forecasts with lead times of {spread(lead.values)}"
-    raise fault(path, got, "analyses or 1-hour forecasts (lead_time 0 or 1 h)", "a source that has them")
+def refuse_leads(parts: list[Part]) -> None:
+    """ValueError if no part has an analysis or a 1-hour forecast."""
+    if parts and all(p.kinds is not None and (p.kinds < 0).all() for p in parts):
+        got = f"forecasts ({parts[0].notes[-1]})"
+        expected = "analyses or 1-hour forecasts (lead_time 0 or 1 h)"
+        raise fault(parts[0].path, got, expected, "a source that has them")
 
 
 def find_times(path: str, dataset: xr.Dataset) -> tuple:
@@ -238,9 +278,8 @@ def find_times(path: str, dataset: xr.Dataset) -> tuple:
     for name, v in dataset.variables.items():
         standard, short = str(v.attrs.get("standard_name", "")), letters(name)
         short = "xtime" if name == "XTIME" else short
-        if standard == "forecast_period" or (short in LEAD and standard in ("", "forecast_period")):
-            rank = LEAD.index(short) if short in LEAD else 0
-            found["lead"].append((rank, name))
+        if standard == "forecast_period" or (LEAD.fullmatch(short) and not standard):
+            found["lead"].append((short == "forecasthour", name))
         elif standard == "forecast_reference_time" or (short in RUN and not standard):
             found["run"].append((RUN.index(short) if short in RUN else 0, name))
         elif standard == "time" or short in VALID:
@@ -252,7 +291,7 @@ def find_times(path: str, dataset: xr.Dataset) -> tuple:
         run = next((n for n in names["valid"] if letters(n) == "time"), None)
     if lead and not run and letters(valid) == "time" and dataset[valid].attrs.get("standard_name") != "time":
         along = set(dataset[lead].dims)
-        if along - set(dataset[valid].dims) or (not along and letters(lead) in LEAD[:3]):
+        if along - set(dataset[valid].dims) or (not along and letters(lead) != "forecasthour"):
             valid, run = None, valid  # WeatherBench's `time` is the initial time
     if valid is None and lead is None:
         valid = run  # cfgrib's `time` of analyses that were saved without their step
@@ -269,16 +308,16 @@ def decoded(path: str, time: xr.DataArray, lead: bool) -> xr.DataArray:
     if lead and kind in "iuf" and letters(time.name) == "forecasthour":  # our stores: 0 or 1
         return (time.astype("float64") * 3.6e12).astype("timedelta64[ns]")
     if not lead and kind in "SUO" and time.size:
-        text = [x.decode() if isinstance(x, bytes) else str(x) for x in np.ravel(time.values)]
         with contextlib.suppress(ValueError):
-            values = np.array([x.strip().replace("_", "T") for x in text], "datetime64[ns]").reshape(time.shape)
-            return time.copy(data=values)
+            values = from_text(time.values)
+            return time.isel({d: 0 for d in time.dims[values.ndim :]}).copy(data=values)
     if kind != ("m" if lead else "M"):
-        where, fix = f"{path}: {time.name} cannot be decoded", 'set its units attribute, e.g. "hours since 2024-01-01"'
+        where = f"{path}: {time.name} cannot be decoded"
+        fix = 'write it as a number with CF units in UTC, e.g. "hours since 2024-01-01"'
         calendar = str(time.attrs.get("calendar", time.encoding.get("calendar", "")))
         if calendar.lower() not in CALENDARS:
             raise fault(where, f"the calendar {calendar!r}", "the standard calendar, whose days real weather has",
-                        "no fix: hours of this calendar are no real hours")  # fmt: skip
+                        "a source of real hours")  # fmt: skip
         if lead:
             fix = 'set its units attribute, e.g. "hours"'
         elif np.dtype(time.encoding.get("dtype", time.dtype)) == np.float32 and " since " in str(units):

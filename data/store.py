@@ -29,7 +29,7 @@ from zarr.core.sync import sync
 from data.command import fault, nearest
 from data.grid import read_grid
 from data.metadata import KIND, TIME_UNITS, conversion, read_sidecar
-from data.opening import open_zarr, parts_of, refuse_odd
+from data.opening import open_zarr, parts_of, refuse_leads, refuse_odd
 from data.times import show
 from data.variables import TABLE, identify, known, lookup
 
@@ -177,7 +177,8 @@ def rebuild(path: str) -> str:
 def standard(path: str, dataset: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
     """The dataset with its valid times as `time`, and the names of its (time, y, x) arrays; ValueError for a layout
     that only the builder reads: several leads, one hour without a dimension, columns before rows."""
-    part = parts_of(path, dataset)[0]
+    refuse_leads(parts := parts_of(path, dataset))
+    part = parts[0]
     if part.time is None or (part.kinds is not None and (part.kinds < 0).any()) or part.dataset is not dataset:
         got = "; ".join(part.notes) or "fields without a dimension of time"
         raise fault(path, got, "one hour after the other", rebuild(path))

@@ -10,10 +10,18 @@ import xarray as xr
 from data.command import fault
 
 FIRST, LAST = np.datetime64("1678-01-01"), np.datetime64("2262-01-01")  # what datetime64[ns] can hold
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "none", "")
-LEAD = ("leadtime", "step", "predictiontimedelta", "forecastperiod", "lead", "leadhour", "forecasthour", "fhr")
-SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400,
-           "day": 86400}  # fmt: skip
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "")
+LEAD = re.compile("(forecast|fcst|prediction)?(lead|leadtime|leadhour|step|timedelta)s?|"
+                  "(forecast|fcst)(period|hour)s?|fhr|fhour")  # fmt: skip
+SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600,
+           "d": 86400, "day": 86400, "millisecond": 1e-3, "microsecond": 1e-6, "nanosecond": 1e-9, "ms": 1e-3,
+           "us": 1e-6, "ns": 1e-9}  # fmt: skip
+SINCE = re.compile(
+    r".* since [-\d]+([T ] ?[\d:.]+)? ?(Z|UTC|GMT|[-+]?\d\d?(:?\d\d)?)?", re.IGNORECASE
+)  # in UTC or beside it
+ISO = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)(?:[T _]?(\d\d):?(\d\d)?:?(\d\d(?:\.\d+)?)?)?(Z|[-+]\d\d:?\d\d)?", re.IGNORECASE
+)
 
 
 def parse_duration(text: str, what: str) -> np.timedelta64:
@@ -64,22 +72,38 @@ def with_times(dataset: xr.Dataset) -> xr.Dataset:
     for name, v in dataset.variables.items():
         letters = re.sub("[^a-z]", "", str(name).lower())
         units, calendar = str(v.attrs.get("units", "")), str(v.attrs.get("calendar", "")).lower()
-        zone = re.search(r"\d ?([A-Za-z]{2,})$", units)  # xarray would pass over EST
-        if (
-            " since " in units
-            and v.dtype.kind in "iuf"
-            and calendar in CALENDARS
-            and (zone is None or zone[1].upper() in ("UTC", "GMT"))
-        ):
+        if v.dtype.kind not in "iuf":
+            continue
+        if SINCE.fullmatch(units) and calendar in CALENDARS:  # xarray would pass over a time zone such as EST
             with contextlib.suppress(Exception), warnings.catch_warnings():  # no date, or beyond the years that ns hold
                 warnings.simplefilter("ignore")
                 decoded = xr.conventions.decode_cf_variable(name, v, decode_timedelta=False)
                 if decoded.dtype.kind == "M":
                     out[name] = exact(decoded, v)
-        elif letters in LEAD[:-2] or v.attrs.get("standard_name") == "forecast_period":
-            with contextlib.suppress(Exception):
-                out[name] = xr.conventions.decode_cf_variable(name, v, decode_timedelta=True)
+        elif LEAD.fullmatch(letters) or v.attrs.get("standard_name") == "forecast_period":
+            unit = units.strip().lower()
+            if seconds := SECONDS.get(unit) or SECONDS.get(unit.removesuffix("s")):
+                about = {k: a for k, a in v.attrs.items() if k != "units"}
+                counts = np.where(np.isfinite(v.values), np.round(v.values * seconds * 1e3), 0)  # to a millisecond
+                leads = counts.astype("timedelta64[ms]").astype("timedelta64[ns]")
+                leads[~np.isfinite(v.values)] = np.timedelta64("NaT")
+                out[name] = xr.Variable(v.dims, leads, about)
     return dataset.assign_coords({n: v for n, v in out.items()}) if out else dataset
+
+
+def from_text(values: np.ndarray) -> np.ndarray:
+    """Times in words, such as 2024-05-20_06:00:00 or 2024052006, perhaps one character an element, as datetime64[ns];
+    ValueError for any that is not a time."""
+    if values.dtype.kind in "SU" and values.dtype.itemsize in (1, 4) and values.ndim > 1:
+        values = np.ascontiguousarray(values).view(f"{values.dtype.kind}{values.shape[-1]}")[..., 0]
+    found = [ISO.fullmatch((x.decode() if isinstance(x, bytes) else str(x)).strip()) for x in np.ravel(values)]
+    if not all(found):
+        raise ValueError("no time")
+    parts = [[p or "00" for p in f.groups()[:6]] + [f[7] or ""] for f in found]
+    text = ["{}-{}-{}T{}:{}:{}".format(*p[:6]) + p[6].upper().replace("Z", "") for p in parts]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy turns a time with a zone into UTC, and warns
+        return np.array(text, "datetime64[ns]").reshape(values.shape)
 
 
 def exact(decoded: xr.Variable, raw: xr.Variable) -> xr.Variable:

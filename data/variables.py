@@ -23,6 +23,7 @@ class Variable:
     long_name: str
     standard_name: str = ""
     aliases: tuple[str, ...] = ()  # names in other stores
+    said: str = ""  # pattern of the words that other names have beside the height in grib, such as temperature_2m
     grib: tuple[str, str, float] | None = None  # (abbreviation, level type, level) as in NOAA's inventories
     transform: str = "identity"  # "identity", "floor0" (max(x, 0)), "sqrt", "cube_root", "negative_sqrt" (-sqrt(-x))
     lower: float = -math.inf  # physical bounds; forecasts are clipped to them
@@ -44,28 +45,27 @@ TABLE: tuple[Variable, ...] = (
     ),
     Variable(
         "T2M", "K", "2 m temperature", "air_temperature",
-        aliases=("2t", "t2", "tmp2m", "temperature_2m", "2m_temperature", "Temp", "VAR_2T", "TMP_2maboveground", "tas"),
+        aliases=("2t", "Temp", "VAR_2T", "tas"), said="t|ta|tmp|temp|temperature|airtemperature",
         grib=("TMP", "height above ground", 2.0),
         lower=180.0, upper=340.0,
     ),
     Variable(
         "D2M", "K", "2 m dew point temperature", "dew_point_temperature",
-        aliases=("2d", "dpt2m", "dew_point_temperature_2m", "2m_dewpoint_temperature", "Dewpoint", "VAR_2D", "td2",
-                 "DPT_2maboveground"),
+        aliases=("2d", "Dewpoint", "VAR_2D", "tdps"), said="d|td|dpt|dew|dewpoint|dewpointtemperature",
         grib=("DPT", "height above ground", 2.0),
         lower=180.0, upper=340.0, not_above="T2M",
     ),
     Variable(
         "U10", "m s-1", "10 m wind, x component of the grid", "x_wind",
-        aliases=("10u", "u10m", "wind_u_10m", "10m_u_component_of_wind", "UGRD", "VAR_10U",
-                 "UGRD_10maboveground", "uas"),
+        aliases=("10u", "UGRD", "VAR_10U", "uas"),
+        said="u|ugrd|uwnd|uwind|windu|ucomponent(?:ofwind)?|uwindcomponent|winducomponent|eastwardwind",
         grib=("UGRD", "height above ground", 10.0),
         lower=-100.0, upper=100.0, parity_x=-1,
     ),
     Variable(
         "V10", "m s-1", "10 m wind, y component of the grid", "y_wind",
-        aliases=("10v", "v10m", "wind_v_10m", "10m_v_component_of_wind", "VGRD", "VAR_10V",
-                 "VGRD_10maboveground", "vas"),
+        aliases=("10v", "VGRD", "VAR_10V", "vas"),
+        said="v|vgrd|vwnd|vwind|windv|vcomponent(?:ofwind)?|vwindcomponent|windvcomponent|northwardwind",
         grib=("VGRD", "height above ground", 10.0),
         lower=-100.0, upper=100.0, parity_y=-1,
     ),
@@ -106,11 +106,26 @@ STATIC: tuple[Variable, ...] = (OROGRAPHY, LAND_SEA_MASK)
 
 # Rain as models count it: since the start of a run, or of the hour; the values tell which (letters and digits).
 RAIN_TOTALS = ("tp", "apcp", "apcpsurface", "rainnc", "totalprecipitation", "totprec", "var228")
+ROUNDING = 0.1  # mm by which a sum since the start of a run may fall, or 1 % of the highest: both are GRIB's rounding
 STANDARD_NAMES = {  # of several levels: they count only beside a level that is the variable's
     "x_wind": "U10", "eastward_wind": "U10", "grid_eastward_wind": "U10",
     "y_wind": "V10", "northward_wind": "V10", "grid_northward_wind": "V10",
 } | {v.standard_name: v.name for v in TABLE if v.name not in ("U10", "V10")}  # fmt: skip
-FILLS = (-9999.0, -999.0, -99999.0, -32767.0, -32768.0, -9999.9, -999.9, -999.99, -99.0, 99999.0, 999999.0, 9999.0)
+FILLS = (
+    -9999.0,
+    -999.0,
+    -99999.0,
+    -32767.0,
+    -32768.0,
+    -9999.9,
+    -999.9,
+    -999.99,
+    -99.0,
+    -99.99,
+    99999.0,
+    999999.0,
+    9999.0,
+)
 HUGE = 1e15  # beyond any variable in SI units: 1e20, 9.999e20, 9.96921e36
 
 
@@ -120,16 +135,20 @@ def plain(name: str) -> str:
 
 
 _BY_NAME = {plain(name): v for v in TABLE for name in (v.name, *v.aliases)}
+_BY_HEIGHT = [(re.compile(f"(?:{v.said}){v.grib[2]:g}m?(?:aboveground|agl)?|{v.grib[2]:g}m?(?:{v.said})"), v)
+              for v in TABLE if v.said]  # fmt: skip
 
 
 def known(name: str) -> bool:
     """Whether the table has a variable of this name or alias."""
-    return plain(name) in _BY_NAME
+    return lookup(name).units != ""
 
 
 def lookup(name: str) -> Variable:
     """The table's entry for a name or alias; identity, unbounded and even for a name it does not have."""
-    return _BY_NAME.get(plain(name)) or Variable(name, "", name)
+    short = plain(name)
+    by_height = (v for pattern, v in _BY_HEIGHT if pattern.fullmatch(short))
+    return _BY_NAME.get(short) or next(by_height, None) or Variable(name, "", name)
 
 
 def identify(name: str, attributes: dict, level: tuple[str, float] | None = None) -> tuple[str, str]:
@@ -140,6 +159,9 @@ def identify(name: str, attributes: dict, level: tuple[str, float] | None = None
     about = {k: str(v) for k, v in attributes.items()}
     short = [about[k] for k in ("short_name", "GRIB_shortName", "GRIB_cfVarName") if k in about]
     called = next((n for n in (name, *short) if known(n)), None)
+    period = f"{about.get('cell_methods', '')} {about.get('GRIB_stepType', '')}".lower()
+    if called and (extreme := re.search(r"(?:time: ?|^ )(max\w*|min\w*|range|variance|standard_deviation)", period)):
+        return "", f"{name} is the {extreme[1]} of a period, not {lookup(called).long_name}"
     said = level_of(name, about) or (level if called is None or not re.search(r"\d", called) else None)
     if called is not None:
         variable = lookup(called)
@@ -154,13 +176,15 @@ def identify(name: str, attributes: dict, level: tuple[str, float] | None = None
 
 def level_of(name: str, about: dict) -> tuple[str, float] | None:
     """(kind, value) of the level in an array's name and attributes, in the words of the table's `grib`."""
-    level = " ".join(about[k] for k in ("GRIB_typeOfLevel", "level_type", "level") if k in about).lower()
-    text, name = f"{level} {name}".lower(), name.lower()
-    if match := re.search(r"(\d+(?:\.\d+)?)[ _]*m(?:et(?:er|re)s?)?[ _]*(?:above|agl)", text):
+    level = " ".join(about[k] for k in ("GRIB_typeOfLevel", "level_type", "level", "GRIB_LEVEL") if k in about).lower()
+    words = " ".join(about.get(k, "") for k in ("long_name", "description", "standard_name"))
+    text, name = re.sub("single ?layer", "", f"{level} {name} {words}".lower()), name.lower()
+    if match := re.search(r"(\d+(?:\.\d+)?)[ _-]*m(?:et(?:er|re)s?)?[ _]*(?:above|agl)", text):
         return "height above ground", float(match[1])
     if match := re.search(r"(\d+(?:\.\d+)?)[ _-]*(?:mb|hpa)", text):
         return "pressure", float(match[1])
-    if re.search(r"pressurefromground|isobaric|sigma|hybrid|tropopause|maxwind|freezing|cloud|depth", text):
+    layers = "pressurefromground|isobaric|sigma|hybrid|tropopause|maxwind|freezing|cloud|depth|layer|most.?unstable"
+    if re.search(layers, text):
         return "layer", 0.0
     if re.search("height ?(level )?above ?ground", level):
         with contextlib.suppress(KeyError, ValueError):
@@ -177,7 +201,7 @@ def coordinate_level(name: str, value: float, about: dict) -> tuple[str, float] 
     """The level (kind, value) of a scalar coordinate; None for one that is no level."""
     short, units = plain(name), str(about.get("units", "")).lower()
     if short in ("heightaboveground", "height", "altitude") or about.get("standard_name") == "height":
-        return "height above ground", value
+        return "height above ground", value * (1000 if units.startswith("k") else 1)
     if short in ("surface", "meansea"):
         return "ground or water surface", 0.0
     if short.startswith(("atmosphere", "entireatmosphere")):
@@ -190,32 +214,40 @@ def coordinate_level(name: str, value: float, about: dict) -> tuple[str, float] 
     return None
 
 
-def undeclared(name: str, values: np.ndarray) -> tuple[float, int] | None:
+def falls(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether sums of rain (mm) in two fields, of which one cell or more is known, fall by more than rounding."""
+    return bool(np.nanmin(after - before) < -max(ROUNDING, 0.01 * float(np.nanmax(before))))
+
+
+def undeclared(name: str, values: np.ndarray, scale: tuple[float, float] = (1, 0)) -> tuple[float, int] | None:
     """(value, cells) of a fill value that stands among the values of a field, as no attribute declared it; else None.
-    It is one that tools use for missing data, beyond the bounds of its variable or, without bounds, far from every
-    other value."""
-    low, high, table = float(np.min(values)), float(np.max(values)), lookup(name)
-    if not (np.isfinite(low) and np.isfinite(high)):
-        finite = values[np.isfinite(values)]
-        if not finite.size:
-            return None
-        low, high = float(finite.min()), float(finite.max())
-    for value in (low, high):
+    It is the lowest or the highest: infinite, beyond anything in SI units, one that tools use for missing data and
+    beyond the bounds of the variable, or one of these or far beyond the bounds and far from every other value.
+    `scale`: factor and offset from the values to the table's unit."""
+    table, (factor, offset) = lookup(name), scale
+    lower, upper = ((bound - offset) / factor for bound in (table.lower, table.upper))
+    for value in (float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))):
         usual = any(abs(value - f) <= 1e-6 * abs(f) for f in FILLS)
-        if abs(value) >= HUGE or (usual and not table.lower <= value <= table.upper):
-            return value, int((values == value).sum())
-        if usual and not math.isfinite(table.lower):
+        beyond = max(lower - value, value - upper)
+        if abs(value) < HUGE and not (usual and beyond > 0):
+            if not usual and not beyond > upper - lower:
+                continue
             others = values[np.isfinite(values) & (values != value)]
-            if others.size and np.abs(others - value).min() > 2 * (others.max() - others.min()):
-                return value, int((values == value).sum())
+            if not others.size or np.abs(others - value).min() <= np.ptp(others):
+                continue
+        if not np.isnan(value):
+            return value, int((values == value).sum())
     return None
 
 
-def refuse_undeclared(where: str, name: str, values: np.ndarray, time: str) -> None:
-    """ValueError, whose fix is to declare it, for a fill value among the values of a field."""
-    if found := undeclared(name, values):
+def refuse_undeclared(where: str, name: str, values: np.ndarray, time: str, array="", scale=(1, 0), packing=(1, 0)):
+    """ValueError, whose fix is to declare it, for a fill value among the values of a field of a variable, which its
+    source calls `array`, has in another unit (`scale`) and perhaps packed in whole numbers (`packing`)."""
+    if found := undeclared(name, values, scale):
         value, cells = found
+        stored = round((value - packing[1]) / packing[0]) if packing != (1, 0) else str(np.float32(value))
+        array, what = array or name, "infinite values" if np.isinf(value) else f"{value:g}"
         raise ValueError(
-            f"{where}: {name} at {time}: got {value:g} in {cells} cells, which nobody declared as missing, expected "
-            f"weather. Fix: declare it: give {name} in the source the attribute _FillValue (or missing_value) {value:g}"
+            f"{where}: {array} at {time}: got {what} in {cells} cells, which nobody declared as missing, expected "
+            f"weather. Fix: declare it: give {array} in the source the attribute _FillValue (or missing_value) {stored}"
         )

@@ -171,7 +171,7 @@ REFUSED = {  # dims, coordinates, words of the refusal
     "lead without units": ("step latitude longitude", {"step": np.arange(4), "time": HOURS[0]}, "step cannot be"),
     "expver": ("time expver latitude longitude", {"time": HOURS, "expver": [1, 5]}, "t2m has the dimensions expver"),
     "members": (f"number {MAP}", {"time": HOURS, "number": [1, 2]}, "t2m has the dimensions number"),
-    "longer leads": (MAP, {"time": ("time", HOURS, RUN), "step": ((), 3 * H, LEAD)}, "lead times of 3 h"),
+    "longer leads": (MAP, {"time": ("time", HOURS, RUN), "step": ((), 3 * H, LEAD)}, "0 and 1 h (3 h)"),
     "state": ("time grid_index feature", {"time": HOURS, "feature": list("abcdef")}, "feature, grid_index"),
     "section": ("time level lon", {"time": HOURS, "level": np.arange(4.0), "lon": np.arange(6.0)}, "along level"),
     "stations": ("time level station", since("hours since 2024-05-20") | STATIONS, "station"),

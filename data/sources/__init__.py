@@ -53,6 +53,7 @@ class Source:
         kind: the kind that cfg asks for or that has more hours, and its variables that cfg asks for or that more than
         half of the hours have. Hours that lack one are left out and noted."""
         wanted = {lookup(n).name for n in cfg.variables}
+        fields = {k: {t: held for t, held in hours.items() if held} for k, hours in fields.items()}
         whole = {k: sum(wanted <= held.keys() for held in hours.values()) for k, hours in fields.items()}
         kind = max(sorted(fields), key=lambda k: (whole[k], len(fields[k])))
         if cfg.forecast_hour != "auto":
@@ -92,7 +93,8 @@ class Source:
         for time, name, a, b in twice:
             if not np.array_equal(read(name, a), read(name, b), equal_nan=True):
                 got, expected = f"different {name} for {show(time)}", "each hour once or equal values"
-                raise fault(f"{path(a)} and {path(b)}", got, expected, "move one away")
+                where = " and ".join(dict.fromkeys(map(str, (path(a), path(b)))))
+                raise fault(where, got, expected, "remove one of them")
         if twice:
             self.notes.append(f"{len(twice)} fields occur twice with equal values, the first is used; left out: "
                               f"{counted({path(b) for *_, b in twice})}")  # fmt: skip

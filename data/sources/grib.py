@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from data.command import fault
 from data.grid import same_grid
+from data.opening import what_is
 from data.sources import HOUR, Source, counted, outside, refuse_missing_path, refuse_unknown
-from data.sources.messages import Field, damaged, decode, import_eccodes, locate, read_order, scan
+from data.sources.messages import Field, decode, import_eccodes, locate, read_order, scan
 from data.times import hours_of, show
 from data.variables import STATIC, TABLE, lookup
 
@@ -87,7 +88,8 @@ class GribHours(OneGrid):
         if not any(fields.values()):
             got = f"no usable hour from {len(files)} GRIB files in {path} ({'; '.join(self.notes) or 'it is empty'})"
             expected = f"f00 or f01 fields of {' '.join(v.name for v in TABLE)}"
-            raise fault("path", got, expected, "--path FOLDER of such files")
+            fix = what_is(everything[0])[1] if everything and not files else ""
+            raise fault("path", got, expected, fix or "--path FOLDER of such files")
         return fields, static, twice
 
     def _locate(self, static: dict[str, Field]) -> None:
@@ -117,5 +119,6 @@ def is_grib(path: Path) -> bool:
     start = head.find(b"GRIB")
     found = start >= 0 and head[start + 7 : start + 8] in (b"\1", b"\2")  # the edition: no text that speaks of GRIB
     if not found and path.suffix.lower() in SUFFIXES:
-        raise damaged(path, 0, repr(head[:16]) if head else "an empty file", "a message that begins with b'GRIB'")
+        what, fix = what_is(path)
+        raise fault(f"{path}: no GRIB file", what, "a message that begins with b'GRIB'", fix)
     return found

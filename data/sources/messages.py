@@ -22,8 +22,8 @@ import numpy as np
 
 from data.command import fault
 from data.grid import Grid, lambert_xy
-from data.sources import need
-from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE
+from data.sources import HourUnavailable, need
+from data.variables import LAND_SEA_MASK, OROGRAPHY, TABLE, undeclared
 
 # A message is known by eccodes' shortName, one of the table's aliases, and by its level; a shortName implies a unit.
 KNOWN = {name: v for v in TABLE if v.grib for name in (v.name.lower(), *v.aliases)} | {
@@ -119,6 +119,10 @@ def decode(field: Field) -> np.ndarray:
         if np.isinf(values).any():
             raise damaged(field.path, field.offset, "infinite values", "finite ones")
         values = np.where(values == MISSING, np.nan, values).astype(np.float32)
+        if found := undeclared(field.name, values):
+            got = f"{found[0]:g} in {found[1]} cells of {field.name}, which no bitmap declares as missing"
+            fix = f"`wgrib2 FILE -undefine_val {found[0]:g} -set_grib_type same -grib_out NEW`"
+            raise HourUnavailable(f"{field.path}: got {got}, expected weather. Fix: {fix}")
         out = values.reshape((columns, rows) if mode & COLUMNS_FIRST else (rows, columns))
         if mode & IN_TURN:
             out[1::2] = out[1::2, ::-1].copy()

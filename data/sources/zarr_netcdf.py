@@ -15,14 +15,13 @@ import zarr
 from data.command import fault, nearest
 from data.grid import Grid, letters, read_grid, same_grid, wind_reference
 from data.metadata import CONVERSIONS, conversion
-from data.opening import Part, describe_odd, open_parts, parts_of, refuse_odd
+from data.opening import Part, describe_odd, open_parts, parts_of, refuse_leads, refuse_odd
 from data.sources import HOUR, KINDS, HourUnavailable, Source, counted, outside, refuse_missing_path
 from data.store import Written
 from data.times import show
-from data.variables import RAIN_TOTALS, coordinate_level, identify, known, lookup, plain, refuse_undeclared
+from data.variables import RAIN_TOTALS, coordinate_level, falls, identify, known, lookup, plain, refuse_undeclared
 
 MB = 1e6  # bytes
-ROUNDING = 0.1  # mm by which a sum since the start of a run may fall, or 1 % of the highest: both are GRIB's rounding
 
 
 class ZarrHours(Source):
@@ -38,9 +37,11 @@ class ZarrHours(Source):
         self.path = cfg.path
         opened, self.notes = open_parts(cfg.path)
         self.parts = [part for path, dataset in opened for part in parts_of(path, dataset)]
+        refuse_leads(self.parts)
         self.notes += dict.fromkeys(note for part in self.parts for note in part.notes)
         self.arrays: dict[str, dict[int, str]] = {}  # stored name -> {part: the array's name there}
         self.totals: set[str] = set()  # variables that are sums since the start of a run
+        self.rain: dict[tuple[str, str], tuple[str, str]] = {}  # array and unit -> RAIN, or why it is not
         self._find_arrays(cfg.variables)
         fields, twice = self._index(cfg.forecast_hour, first, last)
         self.choose(fields, cfg)  # hours: {time: {name: (part, index)}}
@@ -118,26 +119,33 @@ class ZarrHours(Source):
         units = str(part.dataset[array].attrs.get("units", ""))
         if conversion(units, "mm") not in ((1, 0), (1000, 0)):
             return "", f"{array} is an amount of rain in {units or 'no unit'}, expected mm, kg m-2 or m"
-        hours = np.flatnonzero(np.diff(part.times) == HOUR)
-        hours = np.sort(np.random.default_rng(0).permutation(hours)[:24])  # not in step with the runs
-        field, factor = part.field(array), conversion(units, "mm")[0]
-        pairs = ((field[i].values * factor, field[i + 1].values * factor) for i in hours)
-        fallen = [falls(a, b) for a, b in pairs if np.nanmax(np.abs(b - a), initial=0) > 0]
-        share = np.mean(fallen or [0.5])
-        if 0.4 < share < 0.6:
-            return "", f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
+        if part.first_hour:
+            return "RAIN", ""  # both are the same
+        if (array, units) in self.rain:  # of a file before
+            return self.rain[array, units]
+        places = self._places({p: array for p, one in enumerate(self.parts) if array in one.dims})
+        hours = np.random.default_rng(0).permutation([t for t in places if t - HOUR in places])  # not in step with runs
+        factor, read = conversion(units, "mm")[0], lambda p, i: self.parts[p].read(array, i, i + 1)[0]
+        pairs = ([read(*places[time]) * factor for time in (t - HOUR, t)] for t in np.sort(hours[:24]))
+        share = np.mean([falls(a, b) for a, b in pairs if np.nanmax(np.abs(b - a), initial=0) > 0] or [0.5])
+        why = f"{array}: its hours do not tell whether it counts from the start of a run or of the hour"
+        self.rain[array, units] = ("", why) if 0.4 < share < 0.6 else ("RAIN", "")
         if share <= 0.4:
-            if "RAIN" not in self.totals:
-                what = "counts from the start of the run; RAIN is its difference from hour to hour"
-                self.notes.append(f"converted: {array} {what}")
+            self.notes.append(f"converted: {array} counts from the start of the run; RAIN is its difference by hours")
             self.totals.add("RAIN")
-        return "RAIN", ""
+        return self.rain[array, units]
+
+    def _places(self, arrays: dict[int, str]) -> dict[np.datetime64, tuple[int, int]]:
+        """Where the sum of rain of each time is, as (part, index)."""
+        parts = [(p, self.parts[p]) for p in arrays if not self.parts[p].first_hour]
+        return {time: (p, i) for p, part in parts[::-1] for i, time in enumerate(part.times)}
 
     def _index(self, choice: str, first: np.datetime64 | None, last: np.datetime64 | None) -> tuple[dict, list]:
         """Places (part, index) by kind, time and variable; (time, variable, the place that is used, another) for those
         that occur twice. Notes what is left out."""
         fields: dict[int, dict[np.datetime64, dict[str, tuple[int, int]]]] = {0: {}, 1: {}}
         beyond, twice, unsaid, given = [], [], False, int(choice == "1")
+        self.sums = self._places(self.arrays["RAIN"]) if self.totals else {}
         for p, part in enumerate(self.parts):
             names = [n for n, by_part in self.arrays.items() if p in by_part]
             unsaid |= part.kinds is None and choice == "auto"
@@ -148,7 +156,8 @@ class ZarrHours(Source):
                     continue
                 held = fields[kind].setdefault(time, {})
                 for name in names:
-                    if name in self.totals and time - HOUR not in part.times:
+                    none = kind == 0 if part.first_hour else self.totals and time - HOUR not in self.sums
+                    if name == "RAIN" and plain(self.arrays[name][p]) in RAIN_TOTALS and none:
                         continue
                     if (kept := held.setdefault(name, (p, i))) != (p, i):
                         twice.append((time, name, kept, (p, i)))
@@ -156,9 +165,10 @@ class ZarrHours(Source):
             self.notes.append("the source does not say what its hours are; recorded as analyses. "
                               "For 1-hour forecasts: --forecast_hour 1")  # fmt: skip
         if not any(fields.values()):
-            held = f"{show(min(beyond))} to {show(max(beyond))}" if beyond else "none"
+            if not beyond:
+                raise fault(self.path, "no hour at all", "one or more", "fetch or write it again")
             got, fix = f"no hour of {self.path} between them", "--start and --end that the source has"
-            raise fault("start/end", got, f"some of {held}", fix)
+            raise fault("start/end", got, f"some of {show(min(beyond))} to {show(max(beyond))}", fix)
         if unsorted := [p.path for p in self.parts if (np.diff(p.times) <= np.timedelta64(0)).any()]:
             self.notes.append(f"times are not in order in {counted(unsorted)}; sorted")
         return fields, twice
@@ -231,8 +241,8 @@ class ZarrHours(Source):
             return 1.0, 0.0
         scale = conversion(found, variable.units)
         if scale is None:
-            expected = f"one of {', '.join(CONVERSIONS[variable.units])}"
-            fix = "correct its units attribute, or leave it out with --variables"
+            expected = f"{variable.units}, or one of {', '.join(CONVERSIONS[variable.units])}"
+            fix = "convert it and correct its units attribute, or leave it out with --variables"
             raise fault(self.parts[p].path, f"the unit {found!r} of {array}", expected, fix)
         if scale != (1, 0):
             self.notes.append(f"converted: {array}: {found} turned into {variable.units}")
@@ -241,7 +251,7 @@ class ZarrHours(Source):
     def _plan_blocks(self, memory: float, twice: list) -> None:
         """How the chunks of the source lie, and how many hours are decoded together."""
         self.written: dict = {}  # which chunks exist, of zarr arrays whose fill value is a number
-        self.held: dict[tuple[str, int], tuple[int, np.ndarray]] = {}  # first index, decoded hours, one block for each
+        self.held: dict[str, tuple[int, int, np.ndarray]] = {}  # part, first index, decoded hours: a block for each
         self.chunks: dict[tuple[str, int], tuple[int, int, int, int]] = {}  # hours, cells, first index and end
         for name, p in self.scales:
             part, raw = self.parts[p], self.parts[p].dataset[self.arrays[name][p]]
@@ -249,10 +259,10 @@ class ZarrHours(Source):
             if len(shape) != raw.ndim:  # contiguous, or a dimension was selected
                 shape = [1 if d == part.time else n for d, n in raw.sizes.items()]
             places = [*(held[name] for held in self.hours.values()), *(b for _, n, _, b in twice if n == name)]
+            if name in self.totals:  # the hours before too, from which they are counted
+                places += [self.sums[t - HOUR] for t in self.hours if t - HOUR in self.sums]
             if used := [i for q, i in places if q == p]:
                 hours = min(int(shape[raw.dims.index(part.time)]), len(part.times)) if part.time else 1
-                if name in self.totals:  # the hours before too, from which they are counted
-                    used += [self._before(p, i) for i in used]
                 self.chunks[name, p] = hours, int(np.prod(shape)), min(used), max(used) + 1
         self.cache_bytes = memory
         self.share(1)
@@ -269,18 +279,18 @@ class ZarrHours(Source):
 
     def _decoded(self, name: str, p: int, index: int) -> np.ndarray:
         """One field (y, x) float32, from the block that is in memory or from a new one."""
-        start, block = self.held.get((name, p), (0, np.empty(0)))
-        if not start <= index < start + len(block):
+        held, start, block = self.held.get(name, (p, 0, np.empty(0)))
+        if held != p or not start <= index < start + len(block):
             block = None
-            self.held.pop((name, p), None)  # so that two blocks are never in memory together
+            self.held.pop(name, None)  # so that two blocks are never in memory together
             hours, cells, first, end = self.chunks[name, p]
             chunk, length = index // hours * hours, min(self.fit, hours)
             start = chunk + (index - chunk) // length * length
             stop = min(start + length, chunk + hours, end)
             start = max(start, first)
             with zarr.config.set({"async.concurrency": int(min(10, max(1, self.memory // (4 * cells))))}):
-                block = self._without_lost(name, p, start, decode(self.parts[p], self.arrays[name][p], start, stop))
-            self.held[name, p] = start, block
+                block = self._without_lost(name, p, start, self.parts[p].read(self.arrays[name][p], start, stop))
+            self.held[name] = p, start, block
         return block[index - start]
 
     def _without_lost(self, name: str, p: int, start: int, block: np.ndarray) -> np.ndarray:
@@ -291,7 +301,7 @@ class ZarrHours(Source):
         if (name, p) not in self.written:
             group, order = zarr.open_group(part.path, mode="r"), (part.time, *part.dims[array])
             written, fill = Written(group, [array]), group[array].fill_value
-            as_numbers = fill is not None and not np.isnan(fill) and not written.complete(array)
+            as_numbers = (fill is None or not np.isnan(fill)) and not written.complete(array)
             if as_numbers and (group[array].ndim != 3 or part.dataset[array].dims != order):
                 raise ValueError("chunks that were never written, which read as numbers")
             self.written[name, p] = written if as_numbers else None
@@ -310,41 +320,27 @@ class ZarrHours(Source):
         except (OSError, RuntimeError, ValueError) as error:  # what a broken chunk raises, by codec
             where, fix = f"{part.path}: {name} cannot be read", "fetch or write the source again"
             raise fault(where, str(error), "whole chunks", fix) from error
-        refuse_undeclared(part.path, self.arrays[name][p], field, show(part.times[index]))
+        time, array = show(part.times[index]), self.arrays[name][p]
+        packing = tuple(part.dataset[array].encoding.get(k, d) for k, d in (("scale_factor", 1), ("add_offset", 0)))
+        refuse_undeclared(part.path, name, field, time, array, (factor, offset), packing)
         if (factor, offset) != (1, 0):  # in double precision, so that 20 C is 293.15 K to the last digit
             field = (field.astype(np.float64) * factor + offset).astype(np.float32)
         mean = float(np.nanmean(field)) if variable.units == "K" and np.isfinite(field).any() else np.nan
         if mean < variable.lower or mean > variable.upper:
-            got = f"the mean {mean:.1f} of {name} at {show(part.times[index])}"
-            raise fault(part.path, got, "kelvin", "correct its units attribute (degC, say)")
+            got, fix = f"the mean {mean:.1f} of {name} at {time}", "correct its units attribute (degC, say)"
+            raise fault(part.path, got, "kelvin", fix)
         return field
 
     def _hour(self, name: str, time: np.datetime64) -> np.ndarray:
         """The field of an hour; of a sum since the start of a run, what was added in the hour."""
         p, index = self.hours[time][name]
-        if name not in self.totals:
+        if name not in self.totals or self.parts[p].first_hour:
             return self._field(name, p, index)
-        before = self._field(name, p, self._before(p, index)).copy()
+        before = self._field(name, *self.sums[time - HOUR]).copy()
         rain = self._field(name, p, index) - before
         if np.isnan(rain).all() or falls(before, before + rain):
             raise HourUnavailable(f"{name} is a sum since the start of the run, and the hour before is of another run")
         return np.maximum(rain, 0)
 
-    def _before(self, p: int, index: int) -> int:
-        """The index of the field an hour before."""
-        return int(np.flatnonzero(self.parts[p].times == self.parts[p].times[index] - HOUR)[0])
-
     def load(self, time: np.datetime64) -> dict[str, np.ndarray]:
         return {name: self._hour(name, time) for name in self.names}
-
-
-def falls(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether sums of rain (mm) in two fields, of which one cell or more is known, fall by more than rounding."""
-    return bool(np.nanmin(after - before) < -max(ROUNDING, 0.01 * float(np.nanmax(before))))
-
-
-def decode(part: Part, array: str, start: int, stop: int) -> np.ndarray:
-    """The fields (n, y, x) float32 of some hours."""
-    field = part.field(array)
-    values = field[start:stop].values if part.time else field.values[None]
-    return values.astype(np.float32, copy=False)
