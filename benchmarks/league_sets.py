@@ -51,7 +51,7 @@ RAIN = ("RAIN", "csi_1", (1, 2, 3)), ("RAIN", "csi_5", (1,)), ("RAIN", "frequenc
 # forecasts start from a region alone, so that it knows no more of what comes in than extrapolation does.
 MRMS = {
     "constants": SMALL | {"variables": ["RAIN"], "train_end": "2016-09-21T21", "val_end": "2016-09-22T05", "gap": "1h",
-                          "epochs": 26, "rollout_hours": 3.0},
+                          "epochs": 18, "rollout_hours": 3.0},
     "starts": times("2016-09-22T06", 15), "rows": RAIN, "train_on": "mrms",
 }  # fmt: skip
 SETS = {
