@@ -64,7 +64,9 @@ def test_a_global_grid_is_rolled_so_that_longitudes_increase(build, tmp_path):
 
 @pytest.mark.parametrize(
     "name, units, value, expected",
-    [("temperature_2m", "degree_Celsius", 20, 293.15), ("t2m", "K", 280, 280), ("u10", "knots", 10, 5.144444),
+    [("t2m", "degrees C", 20, 293.15), ("t2m", "degF", 68, 293.15), ("u10", "meter/second", 3, 3),
+     ("u10", "m s\u207b\u00b9", 3, 3), ("cape", "kJ/kg", 1, 1000),
+     ("temperature_2m", "degree_Celsius", 20, 293.15), ("t2m", "K", 280, 280), ("u10", "knots", 10, 5.144444),
      ("v10", "km h**-1", 36, 10), ("v10", "m s**-1", 3, 3), ("REFC", "dBZ", -10, -10),
      ("precipitation_surface", "kg m-2 s-1", 0.001, 3.6), ("total_precipitation_1hr", "m", 0.002, 2),
      ("GaugeCorrQPE01H", "mm", 7, 7)],

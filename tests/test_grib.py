@@ -291,12 +291,18 @@ def thinned() -> int:
     return out
 
 
-def test_hours_in_celsius_are_left_out(tmp_path, command):
-    hours = [message(NUMBERS + 280 - 273.15 * (n > 1), dataTime=100 * n) for n in range(4)]
-    write(tmp_path / "a.grib2", *hours)
+@pytest.mark.parametrize("spoil, said", [
+    (lambda values: values - 273.15, "mean of T2M is 30.35, expected 180 to 340 kelvin"),
+    (lambda values: np.where(values == 290, 9999, values), "got 9999 in 1 cells of T2M, which no bitmap declares"),
+])  # fmt: skip
+def test_hours_in_celsius_or_with_an_undeclared_fill_value_are_left_out(tmp_path, command, spoil, said):
+    values = NUMBERS + 280
+    write(
+        tmp_path / "a.grib2",
+        *(message(spoil(values) if n > 1 else values, bits=24, dataTime=100 * n) for n in range(4)),
+    )
     code, out, _ = command(build_hrrr, "--path", tmp_path / "a.grib2", "--out", tmp_path / "s.zarr")
-    assert code == 0 and "mean of T2M is 30.35, expected 180 to 340 kelvin" in out
-    assert xr.open_zarr(tmp_path / "s.zarr").sizes["time"] == 2
+    assert code == 0 and said in out and xr.open_zarr(tmp_path / "s.zarr").sizes["time"] == 2
 
 
 def test_leads_of_several_runs_become_a_forecast_store_that_is_scored(tmp_path, command):

@@ -1,4 +1,4 @@
-"""Other people's stores and files, kind by kind: times, grids, variables, winds, missing data, rain, odd files."""
+"""Other people's stores and files, kind by kind: times, grids, variables, winds, rain, odd files."""
 
 import contextlib
 import dataclasses
@@ -81,6 +81,13 @@ TIMES = {
     "Times": ("Time", {"Times": ("Time", np.array([f"2024-05-20_0{h}:00:00" for h in range(4)], "S19"))}, EACH, 0, ""),
     "XTIME": ("Time", {"XTIME": ("Time", [0.0, 60, 120, 180], {"units": "minutes since 2024-05-20"})}, EACH, 0, ""),
     "text": ("time", {"time": [f"2024-05-20T0{h}:00" for h in range(4)]}, EACH, 0, ""),
+    "compact text": ("time", {"time": [f"202405200{h}" for h in range(4)]}, EACH, 0, ""),
+    "characters": ("Time", {"Times": (("Time", "n"), np.array([list(f"2024-05-20_0{h}:00") for h in range(4)], "S1"))},
+                   EACH, 0, ""),
+    "minutes": ("init_time lead_time", {"init_time": HOURS, "lead_time": ("lead_time", [60.0], {"units": "minutes"})},
+                LATER, 1, ""),
+    "other names": ("fhr", {"analysis_time": HOURS[0], "fhr": ("fhr", np.arange(4), {"units": "h"})}, {0: 0}, 0,
+                    "left out: 2 times"),
     "CDS": ("valid_time", {"valid_time": HOURS, "number": 0, "expver": ("valid_time", ["0001"] * 4)}, EACH, 0, ""),
     "dimensions of length 1": ("time number expver", {"time": HOURS, "number": [0], "expver": [1]}, EACH, 0, ""),
     "west of Greenwich": ("time", since("hours since 2024-05-20 00:00:00 -6:00"), {6: 0, 7: 1, 8: 2, 9: 3}, 0, ""),
@@ -140,8 +147,13 @@ ROTATED = {
     "crs": ((), 0, {"grid_mapping_name": "rotated_latitude_longitude", "grid_north_pole_latitude": 37.5,
                     "grid_north_pole_longitude": 177.5}),
 }  # fmt: skip
+LAMBERT = {"grid_mapping_name": "lambert_conformal_conic", "standard_parallel": [25.0, 60.0], "earth_radius": 6.37e6,
+           "latitude_of_projection_origin": 40.0, "longitude_of_central_meridian": -97.0}  # fmt: skip
+RADIANS = {n: (dims, np.radians(v), {"units": "radian"}) for n, (dims, v, _) in LONLAT.items()}
 GRIDS = {  # dims, coordinates, spacing in m (rows, columns), latitude and longitude of (row, column)
     "km": ("y x", along("km", 3.0), (3000, 3000), {}),
+    "two parallels": ("y x", along("km", 3.0) | {"crs": ((), 0, LAMBERT)}, (3000, 3000), {(0, 0): (40, -97)}),
+    "radians": ("y x", RADIANS, (3002, 3005), {(1, 2): (35.027, -99.934)}),
     "CF names alone": ("a b", along("m", 3000.0, ("a", "b")), (3000, 3000), {}),
     "counters": ("y x", {"y": np.arange(4), "x": np.arange(6)} | LONLAT, (3002, 3005), {(1, 2): (35.027, -99.934)}),
     "counters in metres": ("y x", along("m", 1.0) | LONLAT, (3002, 3005), {}),
@@ -168,6 +180,7 @@ REFUSED = {  # dims, coordinates, words of the refusal
     "noleap": (MAP, since("days since 2024-02-27", calendar="noleap"), "the calendar 'noleap'"),
     "360_day": (MAP, since("days since 2024-02-27", calendar="360_day"), "the calendar '360_day'"),
     "EST": (MAP, since("hours since 2024-05-20 00:00 EST"), "EST"),
+    "a zone by name": (MAP, since("hours since 2024-05-20 America/Denver"), "America/Denver"),
     "lead without units": ("step latitude longitude", {"step": np.arange(4), "time": HOURS[0]}, "step cannot be"),
     "expver": ("time expver latitude longitude", {"time": HOURS, "expver": [1, 5]}, "t2m has the dimensions expver"),
     "members": (f"number {MAP}", {"time": HOURS, "number": [1, 2]}, "t2m has the dimensions number"),
@@ -176,6 +189,16 @@ REFUSED = {  # dims, coordinates, words of the refusal
     "section": ("time level lon", {"time": HOURS, "level": np.arange(4.0), "lon": np.arange(6.0)}, "along level"),
     "stations": ("time level station", since("hours since 2024-05-20") | STATIONS, "station"),
     "furlongs": ("time y x", along("furlong", 3.0) | {"time": HOURS}, "the unit 'furlong'"),
+    "no units": ("time y x", along("", 3.0) | {"time": HOURS}, "numbers without units"),
+    "any pole": ("time y x", along("degrees", 1.0) | {"time": HOURS}, "degrees that may be those of any pole"),
+    "exchanged": ("time lat lon", {"time": HOURS, "lat": PLACE["longitude"][:4], "lon": np.arange(6.0)}, "at most 90"),
+    "out of order": ("time lat lon", {"time": HOURS, "lat": [1.0, 2, 3, 4], "lon": [0.0, 1, 2, 7, 8, 6]},
+                     "columns that repeat or turn back"),
+    "a row twice": ("time lat lon", {"time": HOURS, "lat": [1.0, 2, 2, 3], "lon": np.arange(6.0)}, "rows that repeat"),
+    "around and again": ("time lat lon", {"time": HOURS, "lat": [1.0, 2, 3, 4], "lon": 72.0 * np.arange(6)},
+                         "columns that repeat"),
+    "a moving nest": ("time y x", {"time": HOURS, "lon": LONLAT["lon"], "lat": (("time", "y", "x"),
+                      LONLAT["lat"][1] + np.arange(4)[:, None, None])}, "other values along time"),
     "a hole": ("time lat lon", {"time": HOURS, "lat": [1, 2, np.nan, 4], "lon": np.arange(6.0)}, "missing values"),
 }  # fmt: skip
 
@@ -199,7 +222,8 @@ VARIABLES = [
         "TMP_2maboveground": "T2M", "UGRD_10maboveground": "U10", "CAPE_surface": "CAPE", "T2": "T2M", "uas": "U10",
         "temperature_2m": "T2M", "wind_v_10m": "V10", "composite_reflectivity": "REFC", "VAR_10U": "U10",
         "convective_inhibition_surface": "CIN", "CAPE_90M0mbaboveground": "CAPE_90M0mbaboveground",
-        "2m_dewpoint_temperature": "D2M", "UGRD_80maboveground": "UGRD_80maboveground"}.items()),
+        "2m_dewpoint_temperature": "D2M", "dew_point_2m": "D2M", "10m_wind_v": "V10", "temp_80m": "temp_80m",
+        "UGRD_80maboveground": "UGRD_80maboveground"}.items()),
     ("var167", {"short_name": "2t"}, {}, "T2M"),
     ("p3", {"GRIB_shortName": "2t", "GRIB_typeOfLevel": "heightAboveGround"}, {"heightAboveGround": 2.0}, "T2M"),
     ("a", {"standard_name": "air_temperature"}, {"height": 2.0}, "T2M"),
@@ -210,7 +234,8 @@ VARIABLES = [
     ("cape", {}, {"pressureFromGroundLayer": 18000.0}, CAPE), ("CAPE", {"level_type": "180-0 mb"}, {}, CAPE),
     ("UGRD", {}, {"heightAboveGround": 80.0}, WIND), ("UGRD", {"level": "80 m above ground"}, {}, WIND),
     ("UGRD", {"GRIB_typeOfLevel": "heightAboveGround", "GRIB_level": 80}, {}, WIND),
-    ("UGRD", {}, {"isobaricInhPa": 850.0}, WIND),
+    ("UGRD", {}, {"isobaricInhPa": 850.0}, WIND), ("UGRD", {}, {"height": ((), 10.0, {"units": "km"})}, WIND),
+    ("cape", {"long_name": "Most unstable CAPE"}, {}, CAPE), ("u10", {"cell_methods": "time: maximum"}, {}, WIND),
 ]  # fmt: skip
 
 
@@ -221,23 +246,6 @@ def test_a_variable_is_known_by_its_name_and_its_level(name, attributes, coordin
     source = read(tmp_path / "a.nc", data)
     notes = " ".join(source.notes) if " " in expected else ""
     assert source.names == [expected] or (expected in notes and source.names[0] not in ("CAPE", "U10"))
-
-
-REFERENCES = [  # on a grid with curved lines: attributes of U10, of the dataset, what is recorded
-    ({"standard_name": "x_wind"}, {}, "grid"), ({"standard_name": "grid_eastward_wind"}, {}, "grid"),
-    ({"standard_name": "eastward_wind"}, {}, "earth"), ({"wind_reference": "earth"}, {}, "earth"),
-    ({"standard_name": "eastward_wind", "GRIB_uvRelativeToGrid": 1}, {}, "grid"),
-    ({"GRIB_uvRelativeToGrid": 0}, {}, "earth"), ({}, {"TITLE": " OUTPUT FROM WRF V4.3 MODEL"}, "grid"),
-    ({}, {}, "unknown"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("about, attributes, expected", REFERENCES)
-def test_what_winds_follow_is_recorded(about, attributes, expected, tmp_path):
-    grid = small_grid(4, 6)
-    places = {n: (("y", "x"), getattr(grid, n)) for n in ("latitude", "longitude")}
-    data = dataset("time y x", places | {"time": HOURS}, "u10", values=1, units="m s-1", **about)
-    assert read(tmp_path / "a.nc", data.assign_attrs(attributes)).grid.winds == expected
 
 
 OTHERS = [  # what differs from the store of the training: variable, attribute, value, words of the refusal
@@ -260,34 +268,6 @@ def test_a_model_refuses_other_units_winds_and_levels(name, attribute, value, wo
     cfg = infer_iterative.Config(str(best), str(tmp_path / "o.zarr"), ["latest"], 1.0, out=str(tmp_path / "f.zarr"))
     refused(lambda: infer_iterative.main(cfg), words)
     assert not (tmp_path / "f.zarr").exists()
-
-
-@pytest.mark.parametrize("name, fill", [("u10", -9999), ("t2m", 9.999e20), ("gust", -32767), ("cin", 9999)])
-def test_a_fill_value_counts_as_missing_once_it_is_declared(name, fill, tmp_path):
-    units = {"t2m": "degC", "cin": "J kg-1"}.get(name, "m s-1")
-    data = dataset(name=name, values=np.where(FIELD == 281.2, fill, FIELD - 270), units=units)  # noqa: SIM300
-    source = read(tmp_path / "a.nc", data, {name: {"_FillValue": None}})
-    refused(lambda: source.load(HOURS[0]), f"got {fill:g} in 1 cells", f"_FillValue (or missing_value) {fill:g}")
-    for attribute in ("_FillValue", "missing_value"):
-        declared = {name: {"_FillValue": None} | {attribute: np.float32(fill)}}
-        (values,) = read(tmp_path / "b.nc", data, declared).load(HOURS[0]).values()
-        assert np.isnan(values[1, 2]) and np.isnan(values).sum() == 1
-
-
-@pytest.mark.parametrize("dims", [MAP, "time longitude latitude"])
-@pytest.mark.parametrize("zarr_format, fill, chunk", [(2, "_FillValue", "1.0.0"), (3, "fill_value", "c/1/0/0")])
-def test_a_chunk_that_is_missing_is_no_zero(dims, zarr_format, fill, chunk, tmp_path):
-    path, cape = tmp_path / "s.zarr", 100 * (FIELD > 281)
-    data = dataset(dims, name="CAPE", values=cape, units="J kg-1")
-    encoding = {"chunks": (1, *data.CAPE.shape[1:]), fill: 0}
-    data.to_zarr(path, zarr_format=zarr_format, encoding={"CAPE": encoding})
-    assert np.array_equal(read(path).load(HOURS[1])["CAPE"], cape)
-    (path / "CAPE" / chunk).unlink()
-    source = read(path)
-    if dims == MAP:
-        assert np.isnan(source.load(HOURS[1])["CAPE"]).all() and np.array_equal(source.load(HOURS[2])["CAPE"], cape)
-    else:
-        refused(lambda: source.load(HOURS[1]), "chunks that were never written")
 
 
 # --- rain: name, units, the source's values, and the mm of each hour that has them or words of the note ---
@@ -317,6 +297,17 @@ def test_rain_is_that_of_the_hour(name, units, amounts, expected, tmp_path):
         with contextlib.suppress(HourUnavailable):
             found[round((time - HOURS[0]) / H)] = float(source.load(time)["RAIN"][1, 1])
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_rain_is_that_of_the_hour_over_files_too(tmp_path):
+    for n, amount in enumerate(SUM):
+        for folder, lead in (("hours", {}), ("runs", {"step": H})):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            data = dataset(coordinates=PLACE | {"time": HOURS[n : n + 1]} | lead, name="tp", values=amount, units="mm")
+            data.to_netcdf(tmp_path / folder / f"{n}.nc")
+    hours, runs = (read(tmp_path / folder) for folder in ("hours", "runs"))
+    assert [hours.load(t)["RAIN"][0, 0] for t in hours.times] == [1, 3, 0] and hours.times[0] == HOURS[1]
+    assert [runs.load(t)["RAIN"][0, 0] for t in runs.times] == SUM and runs.forecast_hour == 1
 
 
 def test_leftovers_of_a_mac_are_passed_over_and_a_zip_is_named(tmp_path):
