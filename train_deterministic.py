@@ -5,8 +5,9 @@
     torchrun --nproc_per_node=4 train_deterministic.py ...              # the same run on several GPUs
 
 Run the same command again after any interruption: it goes on from the last save. Writes into run_dir: last.pt (to
-resume), best.pt (highest validation skill; enough to forecast), previous.pt, log.jsonl (one line per validation) and
-loss_curves.png. Exit codes: 0 done, 2 an error in one line, 128 + n stopped by signal n after a save.
+resume), best.pt (the roll-out epochs' weights with the highest validation skill; enough to forecast), previous.pt,
+log.jsonl (one line per validation) and loss_curves.png. Exit codes: 0 done, 2 an error in one line, 128 + n stopped by
+signal n after a save.
 """
 
 import math
@@ -60,8 +61,8 @@ class Config:
     lead: str = "1h"  # length of one step
     boundary: str = ""  # host store for the edge of the domain in roll-outs, on any grid; empty: none
     # ---- model
-    history: int = 1  # steps before the present one that the model sees; from a day on a linear regression is added
-    base_features: int = 40  # features on cells of 2 x 2
+    history: int = 1  # past steps that the model sees; with 24 h or more it adds a linear regression on them
+    base_features: int = 40  # features at half the resolution
     levels: int = 2  # halvings of the resolution below these cells
     memory: Literal["lean", "fast"] = "lean"  # lean: full CONUS below 1 GB; fast: keep what lean computes twice
     # ---- loss
@@ -69,7 +70,7 @@ class Config:
     detail: float = 10.0  # spectral term: weight of amplitude errors relative to phase errors
     # ---- optimizer
     epochs: int = 200  # passes over the training pairs
-    until: str = ""  # clock time such as 07:00: as many epochs, at most `epochs`, as the speed allows until then
+    until: str = ""  # local time such as 07:00: as many epochs, at most `epochs`, as end before it
     batch_size: int = 1  # pairs per forward pass
     accumulate: int = 16  # forward passes per optimizer step
     lr: float = 1.5e-3  # peak learning rate of AdamW; Muon's is twice as high; cosine decay
@@ -261,8 +262,9 @@ def train(cfg: Config, processes: Processes) -> int:
             for batch in processes.share(steps[0]):
                 learn(parts, batch, read(batch), generator(0, device=device))
         except torch.OutOfMemoryError as error:
-            raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. Fix: "
-                             "--memory lean, or with another --run_dir fewer --base_features") from error  # fmt: skip
+            lean = "--memory lean, or " if cfg.memory == "fast" else ""
+            raise ValueError(f"memory: a {cfg.memory} step does not fit on {device}, expected room for it. Fix: {lean}"
+                             "a smaller --batch_size or --base_features") from error  # fmt: skip
         milliseconds.append(processes.highest(round(1000 * (time.monotonic() - began))))  # the slowest sets the pace
         counts.append(len(steps))
     optimizer.clear()
@@ -271,7 +273,7 @@ def train(cfg: Config, processes: Processes) -> int:
         per_epoch = ((1 - share) * counts[0] * milliseconds[0] + share * counts[1] * milliseconds[1]) / 1000
         cfg = replace(cfg, epochs=epochs_until(cfg.until, per_epoch, cfg.epochs))
         rollout_epochs = min(cfg.rollout_epochs, cfg.epochs // 5)
-        print(f"until {cfg.until}: {cfg.epochs} epochs")
+        print(f"training plans {cfg.epochs} epochs to end before {cfg.until} local time")
     phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
     millions, peak = sum(p.numel() for p in model.parameters()) / 1e6, peak_memory_bytes(device) / 1e9
     print(f"model: {millions:.2f} million parameters in {str(half_precision(device))[6:]} on {device}, peak memory "
@@ -334,7 +336,7 @@ def train(cfg: Config, processes: Processes) -> int:
                 else:
                     optimizer.clear()
                     skipped += 1
-                    progress.write(f"note: step {step} left out: its gradient is not finite")
+                    progress.write(f"note: training skipped step {step}: its gradient is not finite")
                 if skipped >= MOST_SKIPPED:
                     raise ValueError(
                         f"loss: not finite in {skipped} steps in a row up to step {step}, expected finite "

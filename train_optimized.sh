@@ -98,13 +98,14 @@ train() { # [--CONSTANT VALUE ...]: train on all visible GPUs, or on one GPU or 
     fi
 }
 
-halves() ( # [--CONSTANT VALUE ...]: train in two processes on half of the cores each, twice as fast for small fields
-    MASTER_PORT=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-    export MASTER_PORT MASTER_ADDR=127.0.0.1 WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 OMP_NUM_THREADS=$((CORES / 2))
-    RANK=1 .venv/bin/python train_deterministic.py "$@" 2>/dev/null &
-    RANK=0 .venv/bin/python train_deterministic.py "$@" # it alone prints, and a signal to it stops both
+halves() { # [--CONSTANT VALUE ...]: train in two processes on half of the cores each, twice as fast for small fields
+    local port
+    port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+    local group=(MASTER_ADDR=127.0.0.1 MASTER_PORT="$port" WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 OMP_NUM_THREADS=$((CORES / 2)))
+    env "${group[@]}" RANK=1 .venv/bin/python train_deterministic.py "$@" 2>/dev/null &
+    env "${group[@]}" RANK=0 .venv/bin/python train_deterministic.py "$@" # it alone prints; a signal to it stops both
     wait
-)
+}
 
 result() { # CHECKPOINT STORE FOLDER CLIMATE [--CONSTANT VALUE ...]: forecasts from test hours, scores, figures
     local checkpoint=$1 store=$2 folder=$3 climate=$4

@@ -1,4 +1,5 @@
-"""The forecast step, shared by training, validation and inference, and the roll-out as a generator."""
+"""The step of validation and inference, and the roll-out as a generator. Training writes the step out, because it
+detaches the state and keeps less in memory."""
 
 from collections.abc import Callable, Iterator
 
