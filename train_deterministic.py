@@ -277,7 +277,7 @@ def train(cfg: Config, processes: Processes) -> int:
     phases = (cfg.epochs - rollout_epochs) * counts[0], rollout_epochs * counts[1]
     millions, peak = sum(p.numel() for p in model.parameters()) / 1e6, peak_memory_bytes(device) / 1e9
     print(f"model: {millions:.2f} million parameters in {str(half_precision(device))[6:]} on {device}, peak memory "
-          f"of a trial step {peak:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs in "
+          f"{peak:.2f} GB\n{sum(phases)} steps of {cfg.accumulate} x {cfg.batch_size} pairs in "
           f"{cfg.epochs} epochs, the last {rollout_epochs} on forecasts of up to {hours_of(longest * lead):g} h",
           flush=True)  # fmt: skip
 

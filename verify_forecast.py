@@ -94,7 +94,7 @@ def main(cfg: Config) -> None:
     print(f"initial times: {len(init_times)}, {show(init_times.min())} to {show(init_times.max())}; ", end="")
     print(f"{len(cases)} cases; {skipped} skipped: no analysis at that time")
     if strip:
-        print(f"the {strip} outermost cells, which the boundary data gave, are left out")
+        print(f"scores exclude the {strip} outermost rows and columns, which the boundary data drew")
     if other:
         cases = [(i, j) for i, j in cases if other.index(init_times[i], leads[j])]
         if not cases:
@@ -103,8 +103,8 @@ def main(cfg: Config) -> None:
     if outside:
         where = " to ".join(split["test"]) if "test" in split else "not known"
         print(f"outside test ({where}): {len(outside)} of the initial times, {', '.join(show(t) for t in outside)}")
-    why = ": without boundary data later ones cannot be known" if known < LEADS[-1] else ""
-    print(f"the certificate asks leads up to {known:.3g} h{why}")
+    why = ": later ones need boundary data" if known < LEADS[-1] else ""
+    print(f"the certificate judges leads up to {known:.3g} h{why}")
     if known_spacing is None:
         print(f"no coordinates: widths and wavelengths as for {cell_km:g} km")
     logs = [p for folder in list(Path(cfg.forecast).parents)[:2] if (p := folder / "log.jsonl").is_file()]

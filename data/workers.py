@@ -182,7 +182,7 @@ def dask_cluster(hours, staging: Staging, address: str) -> Iterator[Callable]:
         from distributed import Client
     except ImportError:
         fix = ".venv/bin/python -m pip install 'dask[distributed]'"
-        raise fault("dask", "no package distributed", "it", fix) from None
+        raise fault("dask", "no package distributed", "it to be installed", fix) from None
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:

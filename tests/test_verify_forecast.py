@@ -244,7 +244,7 @@ def test_the_strip_that_boundary_data_gave_is_left_out_and_said(verify_moving):
     for attributes in ({"boundary": "host.zarr"}, {"boundary": "host.zarr", "boundary_width": 1}):
         printed, result, _ = verify_moving(wrong, ("T2M",), (6,), (0, 60), attributes=attributes)
         assert result["scores"]["T2M"]["1"]["rmse"] == 0 and result["boundary_width"] == 1
-        assert "the 1 outermost cells, which the boundary data gave, are left out" in printed
+        assert "scores exclude the 1 outermost rows and columns, which the boundary data drew" in printed
         assert result["known_hours"] == 24
     with pytest.raises(AssertionError, match="boundary_width: got 99, expected cells, under half of 24"):
         verify_moving(wrong, ("T2M",), (6,), (0, 60), attributes={"boundary": "host.zarr", "boundary_width": 99})

@@ -127,13 +127,13 @@ def need(package: str):
         return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:  # RuntimeError: eccodes without its library
         fix = f".venv/bin/python -m pip install {package}"
-        raise fault("source", f"no package {package} ({error})", "it", fix) from None
+        raise fault("source", f"no package {package} ({error})", "it to be installed", fix) from None
 
 
 def refuse_missing_path(path: str, expected: str) -> None:
     """ValueError for a local path that does not exist."""
     if "://" not in path and not Path(path).exists():
-        raise fault("path", f"{path}, which does not exist", expected, "--path")
+        raise fault("path", f"{path}, which does not exist", expected, "--path with one that is there")
 
 
 def refuse_unknown(variables: list[str]) -> None:
