@@ -1,4 +1,4 @@
-"""Score a forecast store against the truth and against forecasts that cost nothing.
+"""Score a forecast store against the truth and against simple baselines.
 
     python verify_forecast.py --forecast runs/hrrr/forecast.zarr --zarr data/hrrr.zarr --out runs/hrrr/scores.json
 

@@ -1,4 +1,4 @@
-"""The real-weather league: one recipe on every set, beside forecasts that cost nothing, in one table.
+"""The real-weather league: one recipe on every set, beside simple baselines, in one table.
 
     python -m benchmarks.league
     python -m benchmarks.league --sets era5 radar --seeds 0 1 2
@@ -139,7 +139,7 @@ class Record:
 
 
 def baselines(one: Set, record: Record) -> dict[str, Method]:
-    """Forecasts that cost nothing, by name. The climatology sees the training hours alone."""
+    """The simple baselines, by name. The climatology sees the training hours alone."""
     training = record.times[record.times <= np.datetime64(one.constants["train_end"], "ns")]
     climate = estimate(training, lambda time: {n: record.at(n, time) for n in one.variables})
 

@@ -1,4 +1,4 @@
-"""What a forecast is compared with in one case: the truth beside it in time, and forecasts that cost nothing."""
+"""What a forecast is compared with in one case: the truth beside it in time, and simple baselines."""
 
 from functools import lru_cache
 

@@ -1,4 +1,4 @@
-"""PASS, FAIL or UNDECIDED: is a forecast better than what costs nothing, sharp, on time, alive and stable?
+"""PASS, FAIL or UNDECIDED: is a forecast better than simple baselines, sharp, on time, alive and stable?
 
 `entries` is {variable: {lead in hours as text: what cases.summary gives}}: values with bootstrap draws. A line is
 {name, value, interval, bar, pass}. It asks one question at several leads and of all variables, and judges each by its
