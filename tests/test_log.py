@@ -56,7 +56,7 @@ def test_durations_are_read_in_words(seconds, text):
 class Clock:
     """Stands for the time module; 10 June 2024, 23:00 UTC at its start."""
 
-    strftime, gmtime = time.strftime, time.gmtime
+    strftime, localtime = time.strftime, time.gmtime  # as on a machine in UTC
 
     def __init__(self):
         self.now = 0.0
@@ -85,7 +85,7 @@ def test_without_a_terminal_a_line_comes_at_least_every_30_seconds(clock, capsys
             printed.append((clock.now, text))
     assert [when for when, _ in printed] == [28, 56, 84, 112]
     assert printed[0][1] == (
-        "epoch 3 of 5, step 1007 of 2000, loss 0.412, 4 samples/s, about 66 min left, ends 2024-06-11 00:06 UTC\n"
+        "epoch 3 of 5, step 1007 of 2000, loss 0.412, 4 samples/s, about 66 min left, ends 2024-06-11 00:06\n"
     )
     assert re.search("loss 0.412, skill \\+0.31, 4 samples/s", printed[-1][1])
     assert progress.samples_per_s == 4 and progress.seconds_left(1030) == 970 * 4
@@ -98,7 +98,7 @@ def test_the_end_of_a_run_on_the_same_day_is_a_clock_time(clock, capsys):
     progress = ProgressLine(40, 0, print_every=0)
     clock.now += 60
     progress.update(20, "epoch 1 of 2", 1.0)
-    assert capsys.readouterr().out.endswith("0.333 samples/s, about 60 s left, ends 23:02 UTC\n")
+    assert capsys.readouterr().out.endswith("0.333 samples/s, about 60 s left, ends 23:02\n")
 
 
 def test_between_two_lines_the_loss_is_not_read(clock):

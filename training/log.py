@@ -102,9 +102,9 @@ class ProgressLine:
         line = f"{epoch_text}, step {step} of {self.total}, {figures}"
         if step > self.first:
             left, clock = self.seconds_left(step), time.time()
-            end, today = time.gmtime(clock + left), time.gmtime(clock)[:3]
+            end, today = time.localtime(clock + left), time.localtime(clock)[:3]
             ends = time.strftime("%H:%M" if end[:3] == today else "%Y-%m-%d %H:%M", end)
-            line += f", {self.samples_per_s:.3g} samples/s, about {time_text(left)} left, ends {ends} UTC"
+            line += f", {self.samples_per_s:.3g} samples/s, about {time_text(left)} left, ends {ends}"
         self.write(line)
 
     def seconds_left(self, step: int) -> float:
