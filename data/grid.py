@@ -201,12 +201,8 @@ def read_grid(dataset: xr.Dataset, dims: tuple[str, str], field_attrs: dict | No
 
 
 def refuse_jumps(grid: Grid) -> None:
-    """ValueError for latitudes and longitudes that are none, or that turn back, jump or repeat from cell to cell."""
+    """ValueError for latitudes and longitudes that turn back or repeat from cell to cell."""
     fix = "correct latitude and longitude, and sort rows and columns so that each place occurs once (xarray's sortby)"
-    for what, values, most in (("latitude", grid.latitude, 90.01), ("longitude", grid.longitude, 720)):
-        if np.abs(values).max() > most:
-            got = f"{values.flat[np.abs(values).argmax()]:g} degrees"
-            raise fault(what, got, f"at most {most:.0f}", "correct it, or exchange it with the other")
     some = [slice(None, None, max(1, n // 32)) for n in grid.shape]
     for axis, part in ((0, (slice(None), some[1])), (1, (some[0], slice(None)))):
         phi, lam = (np.moveaxis(np.radians(v[part]), axis, 0) for v in (grid.latitude, grid.longitude))

@@ -266,7 +266,7 @@ def parts_of(path: str, dataset: xr.Dataset) -> list[Part]:
 
 def refuse_leads(parts: list[Part]) -> None:
     """ValueError if no part has an analysis or a 1-hour forecast."""
-    if parts and all(p.kinds is not None and (p.kinds < 0).all() for p in parts):
+    if parts and all(p.kinds is not None and p.kinds.size and (p.kinds < 0).all() for p in parts):
         got = f"forecasts ({parts[0].notes[-1]})"
         expected = "analyses or 1-hour forecasts (lead_time 0 or 1 h)"
         raise fault(parts[0].path, got, expected, "a source that has them")

@@ -58,7 +58,7 @@ def spoil(field, value, cells=((3, 4),)):
 PLANTED = {
     "nan": ("U10", 7, lambda p: plant(p, "U10", 7, lambda f: spoil(f, np.nan))),
     "infinite": ("T2M", 8, lambda p: plant(p, "T2M", 8, lambda f: spoil(f, np.inf))),
-    "bounds": ("CAPE", 9, lambda p: plant(p, "CAPE", 9, lambda f: spoil(f, 9e4))),
+    "bounds": ("CAPE", 9, lambda p: plant(p, "CAPE", 9, lambda f: spoil(f, 9e3))),
     "constant": ("T2M", 10, lambda p: plant(p, "T2M", 10, lambda f: f * 0 + 280)),
     "repeated": ("V10", 11, lambda p: plant(p, "V10", 11, lambda f: zarr.open_group(p)["V10"][10])),
     "unreadable": ("D2M", 12, lambda p: (p / "D2M/c/12/0/0").write_bytes(b"\x00broken")),

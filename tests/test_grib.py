@@ -296,11 +296,8 @@ def thinned() -> int:
     (lambda values: np.where(values == 290, 9999, values), "got 9999 in 1 cells of T2M, which no bitmap declares"),
 ])  # fmt: skip
 def test_hours_in_celsius_or_with_an_undeclared_fill_value_are_left_out(tmp_path, command, spoil, said):
-    values = NUMBERS + 280
-    write(
-        tmp_path / "a.grib2",
-        *(message(spoil(values) if n > 1 else values, bits=24, dataTime=100 * n) for n in range(4)),
-    )
+    hours = [message(spoil(NUMBERS + 280) if n > 1 else NUMBERS + 280, bits=24, dataTime=100 * n) for n in range(4)]
+    write(tmp_path / "a.grib2", *hours)
     code, out, _ = command(build_hrrr, "--path", tmp_path / "a.grib2", "--out", tmp_path / "s.zarr")
     assert code == 0 and said in out and xr.open_zarr(tmp_path / "s.zarr").sizes["time"] == 2
 

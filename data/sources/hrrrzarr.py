@@ -19,7 +19,7 @@ import zarr
 
 from data.command import fault
 from data.grid import LAMBERT_HRRR, Grid, lambert_latlon
-from data.sources import HOUR, KINDS, Source, outside, refuse_missing_path, refuse_unknown
+from data.sources import HOUR, Source, outside, refuse_missing_path, refuse_unknown
 from data.store import Written
 from data.times import show
 
@@ -50,8 +50,10 @@ class UtahHours(Source):
         self.notes: list[str] = []
         fields = self._index(cfg.path, first, last)
         if not any(fields.values()):
-            got = f"no hour of {' or '.join(KINDS.values())} in {cfg.path}"
-            raise fault("path", got, "some", "--path, --start and --end that are there")
+            there = {"/".join(p.parts[-2:]) for p in Path(cfg.path).rglob("*_*z_*.zarr/*/*") if p.is_dir()}
+            got = f"no hour of f00 or f01 in {cfg.path}, which has {', '.join(sorted(there)) or 'none'}"
+            expected = f"one or more of {', '.join('/'.join(p) for p in PLACES.values())}"
+            raise fault("path", got, expected, "fetch one of these, or --path, --start and --end that are there")
         self.choose(fields, cfg)
         self.grid = self._grid()
         self.described = {n: {"wind_reference": "grid"} for n in ("U10", "V10") if n in self.names}

@@ -182,6 +182,9 @@ class ZarrHours(Source):
                 continue
             about = part.dataset[arrays[0]]
             found = read_grid(part.dataset, part.dims[arrays[0]], {**about.encoding, **about.attrs})
+            if found.latitude is not None and (most := float(np.abs(found.latitude).max())) > 90.01:
+                fix = "correct latitude, or exchange it with longitude"
+                raise fault(part.path, f"a latitude of {most:g} degrees", "at most 90", fix)
             grid = grid or found
             if not same_grid(grid, found) or any(part.field(a).shape[-2:] != grid.shape for a in arrays):
                 where, fix = f"{self.parts[0].path} and {part.path}", "a folder for each, or --variables of one grid"
