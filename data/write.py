@@ -51,6 +51,7 @@ ALONG_TIME = (
                        "calendar": "proleptic_gregorian"}),
     ("forecast_hour", "int8", {"long_name": "0: analysis (f00), 1: forecast of one hour (f01)", "units": "1"}),
 )  # fmt: skip
+KIND_OF = "forecast_hour"  # attribute of a variable whose hours are of another kind (0: f00, 1: f01) than the others
 WIND = "wind_reference"  # attribute of winds: "grid" if they point along its x and y, "earth" if east and north
 
 
@@ -287,6 +288,8 @@ def left_to_write(
         wrong = f"holds another grid, {there.shape} cells, got {grid.shape}, expected the same"
     elif winds := [n for n in held if dataset[n].attrs.get(WIND, default := described.get(n, {}).get(WIND)) != default]:
         wrong = f"holds {winds[0]} along the {dataset[winds[0]].attrs[WIND]}, got others, expected the same"
+    elif other := [n for n in held if dataset[n].attrs.get(KIND_OF, "") != described.get(n, {}).get(KIND_OF, "")]:
+        wrong = f"holds {other[0]} of another kind of hours (f00, f01) than that to add, expected the same"
     elif kinds != [forecast_hour]:
         wrong = f"holds hours of f{kinds[0]:02d}, got f{forecast_hour:02d}, expected the same"
     elif early:

@@ -170,6 +170,19 @@ def test_one_lead_time_is_chosen_and_the_others_are_counted(real, folder, build,
     assert (store.forecast_hour == kind).all()
 
 
+def test_a_variable_that_only_forecasts_have_is_taken_from_them_and_says_so(real, folder, build):
+    for run in (1, 2, 3):
+        found, before = hourly(real, run), hourly(real, run - 1)
+        write(folder / f"{run}.grib2", at_lead([m for m in found if m != found[find(found, CAPE)]], 0, 1))
+        write(folder / f"{run}_cape.grib2", [before[find(before, CAPE)]])  # f01 of the run before: the same hour
+    _, out, _, store = build()
+    assert list(store.time.values) == [hour(n, "2018-07-22") for n in (1, 2, 3)] and (store.forecast_hour == 0).all()
+    assert store.CAPE.attrs["forecast_hour"] == 1 and "forecast_hour" not in store.T2M.attrs
+    assert "CAPE is taken from f01" in out
+    assert np.array_equal(store.CAPE[0], decode(scan(folder / "1_cape.grib2")[0]))
+    assert "CAPE" not in build("--forecast_hour", 0)[3]
+
+
 def test_missing_hours_and_incomplete_hours_are_gaps_and_listed(real, folder, build):
     for run in (0, 1, 3, 6):
         found = hourly(real, run)

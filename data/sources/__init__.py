@@ -51,7 +51,8 @@ class Source:
     def choose(self, fields: dict[int, dict[np.datetime64, dict]], cfg) -> None:
         """Set forecast_hour, names, times and hours ({time: {name: what the source keeps}}) from what there is of each
         kind: the kind that cfg asks for or that has more hours, and its variables that cfg asks for or that more than
-        half of the hours have. Hours that lack one are left out and noted."""
+        half of the hours have. Hours that lack one are left out and noted. A variable that only the other kind has comes
+        from there, with the attribute forecast_hour, unless cfg asks for one kind."""
         wanted = {lookup(n).name for n in cfg.variables}
         fields = {k: {t: held for t, held in hours.items() if held} for k, hours in fields.items()}
         whole = {k: sum(wanted <= held.keys() for held in hours.values()) for k, hours in fields.items()}
@@ -67,6 +68,13 @@ class Source:
                        f"{kind_of(k)}. The other: --forecast_hour {k}" for k in others]  # fmt: skip
         self.forecast_hour, hours = kind, dict(sorted(fields[kind].items()))
         count = Counter(name for held in hours.values() for name in held)
+        for k in others if cfg.forecast_hour == "auto" else []:
+            more = Counter(name for t in hours for name in fields[k].get(t, {}))
+            for name in (n for n, m in more.items() if not count[n] and (n in wanted or 2 * m > len(hours))):
+                count[name], self.described = more[name], self.described | {name: {"forecast_hour": k}}
+                self.notes.append(f"{name} is taken from {kind_of(k)}; its attribute forecast_hour says so")
+                for t, held in hours.items():
+                    held |= {n: place for n, place in fields[k].get(t, {}).items() if n == name}
         every = [v.name for v in TABLE]
         every += sorted(count.keys() - {v.name for v in (*TABLE, *STATIC)})
         for name in wanted - count.keys():

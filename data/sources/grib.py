@@ -34,10 +34,9 @@ class OneGrid(Source):
         self.seen.add(field.grid)
         if -1 not in (lookup(field.name).parity_x, lookup(field.name).parity_y):
             return  # no component of a vector
-        about = {"wind_reference": field.wind}
-        if any(other != about for other in self.described.values()):
+        if any(about.get("wind_reference", field.wind) != field.wind for about in self.described.values()):
             raise fault(where, "winds along the grid and winds to the east and north", "one kind", "a folder for each")
-        self.described[field.name] = about
+        self.described[field.name] = self.described.get(field.name, {}) | {"wind_reference": field.wind}
 
 
 class GribHours(OneGrid):

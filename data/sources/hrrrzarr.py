@@ -56,7 +56,8 @@ class UtahHours(Source):
             raise fault("path", got, expected, "fetch one of these, or --path, --start and --end that are there")
         self.choose(fields, cfg)
         self.grid = self._grid()
-        self.described = {n: {"wind_reference": "grid"} for n in ("U10", "V10") if n in self.names}
+        winds = {n: {"wind_reference": "grid"} for n in ("U10", "V10") if n in self.names}
+        self.described = self.described | winds
 
     def _index(self, path: str, first: np.datetime64 | None, last: np.datetime64 | None) -> dict:
         """What every store holds, by kind, valid time and variable."""

@@ -98,7 +98,7 @@ class ZarrHours(Source):
                 p, array = next(iter(by_part.items()))
                 about = self.parts[p].dataset[array].attrs
                 keep = {k: str(about[k]) for k in ("units", "long_name", "standard_name") if k in about}
-                self.described = self.described | {name: keep}
+                self.described = self.described | {name: self.described.get(name, {}) | keep}
 
     def _named(self, part: Part, array: str) -> tuple[str, str]:
         """The table's name of an array, or "", and why it is not the variable that its name says, or ""."""
