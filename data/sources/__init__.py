@@ -51,8 +51,8 @@ class Source:
     def choose(self, fields: dict[int, dict[np.datetime64, dict]], cfg) -> None:
         """Set forecast_hour, names, times and hours ({time: {name: what the source keeps}}) from what there is of each
         kind: the kind that cfg asks for or that has more hours, and its variables that cfg asks for or that more than
-        half of the hours have. Hours that lack one are left out and noted. A variable that only the other kind has comes
-        from there, with the attribute forecast_hour, unless cfg asks for one kind."""
+        half of the hours have. Hours that lack one are left out and noted. A variable that only the other kind has
+        comes from there, with the attribute forecast_hour, unless cfg asks for one kind."""
         wanted = {lookup(n).name for n in cfg.variables}
         fields = {k: {t: held for t, held in hours.items() if held} for k, hours in fields.items()}
         whole = {k: sum(wanted <= held.keys() for held in hours.values()) for k, hours in fields.items()}
