@@ -126,14 +126,7 @@ def test_two_processes_give_the_weights_and_the_log_of_one_and_one_goes_on(store
 
 def test_under_torchrun_a_killed_process_ends_the_run_which_can_go_on(store, tmp_path):
     run_dir, options = tmp_path / "run", ("--rollout_epochs", 0, "--validate_every", 1, "--epochs", 300)
-    how = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "train_deterministic.py",
-    )
+    how = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     process = subprocess.Popen(
         [*how, "train_deterministic.py", *map(str, ("--zarr", store, "--run_dir", run_dir, *TINY, *options))],
         cwd=PROJECT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
