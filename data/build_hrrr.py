@@ -138,27 +138,30 @@ def write_forecasts(cfg: Config, first: np.datetime64 | None, last: np.datetime6
     span = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", cfg.leads)
     if not span or int(span[1]) > int(span[2] or span[1]) or cfg.source not in ("grib", "archive"):
         got = f"{cfg.leads!r} with --source {cfg.source}"
-        raise fault(
-            "leads", got, "hours of the forecasts in a GRIB folder or the archive", "--source grib --leads 1-18"
-        )
-    leads = [np.timedelta64(h, "h") for h in sorted({0, *range(int(span[1]), int(span[2] or span[1]) + 1)})]
+        expected, fix = "hours of the forecasts in a GRIB folder or the archive", "--source grib --leads 1-18"
+        raise fault("leads", got, expected, fix)
     hours = {}
-    for lead in leads:
-        one = dataclasses.replace(cfg, forecast_hour=str(lead.astype(int)))
-        hours[lead] = SOURCES[cfg.source](one, *(None if t is None else t + lead for t in (first, last)))
-    analyses = hours[leads[0]]
-    names = [n for n in analyses.names if all(n in source.names for source in hours.values())]
+    for hour in sorted({0, *range(int(span[1]), int(span[2] or span[1]) + 1)}):
+        one, lead = dataclasses.replace(cfg, forecast_hour=str(hour)), np.timedelta64(hour, "h")
+        try:
+            hours[lead] = SOURCES[cfg.source](one, *(None if t is None else t + lead for t in (first, last)))
+        except ValueError:
+            if hour:  # a fault of another kind comes again at the next lead
+                raise
+            print("note: the source has no whole analyses, so the store has no lead 0")
+    leads, start = list(hours), next(iter(hours.values()))
+    names = [n for n in start.names if all(n in source.names for source in hours.values())]
     runs = [{t - lead for t in source.times} for lead, source in hours.items()]
     inits = sorted(set.intersection(*runs))
     if not inits or not names:
         raise fault("leads", f"no run with every lead time of {cfg.leads}", "one or more", "--leads with fewer hours")
     for lead, source in hours.items():
-        if not same_grid(analyses.grid, source.grid) or source.described != analyses.described:
+        if not same_grid(start.grid, source.grid) or source.described != start.described:
             raise fault("path", f"another grid at lead {show_duration(lead)}", "one grid", "a folder for each")
-    about = {"source": analyses.source, "lead": "1h", "history": f"python -m data.build_hrrr --leads {cfg.leads}"}
-    with ForecastWriter(cfg.out, names, analyses.grid, np.array(inits), np.array(leads), about) as store:
+    about = {"source": start.source, "lead": "1h", "history": f"python -m data.build_hrrr --leads {cfg.leads}"}
+    with ForecastWriter(cfg.out, names, start.grid, np.array(inits), np.array(leads), about) as store:
         for name in names:
-            store.fields[name].attrs.update(analyses.described.get(name, {}))
+            store.fields[name].attrs.update(start.described.get(name, {}))
         low, high = (np.array([getattr(lookup(n), b) for n in names])[:, None, None] for b in ("lower", "upper"))
         for j, (lead, source) in enumerate(hours.items()):
             for i, init in enumerate(tqdm(inits, desc=f"lead {show_duration(lead)}", unit="h", disable=None)):
@@ -171,8 +174,8 @@ def write_forecasts(cfg: Config, first: np.datetime64 | None, last: np.datetime6
                 store.write(i, j, np.clip(values, low, high), ((values < low) | (values > high)).mean(axis=(1, 2)))
     for source in hours.values():
         source.close()
-    print(f"wrote {len(inits)} runs, leads 0-{leads[-1]}, of {' '.join(names)} to {cfg.out}; left out: "
-          f"{len(set.union(*runs)) - len(inits)} runs that lack a lead time")  # fmt: skip
+    print(f"wrote {len(inits)} runs, leads {leads[0].astype(int)}-{leads[-1]}, of {' '.join(names)} to {cfg.out}; "
+          f"left out: {len(set.union(*runs)) - len(inits)} runs that lack a lead time")  # fmt: skip
 
 
 def leave_out_lost(cfg: Config, hours: Source) -> None:

@@ -183,6 +183,16 @@ def test_a_variable_that_only_forecasts_have_is_taken_from_them_and_says_so(real
     assert "CAPE" not in build("--forecast_hour", 0)[3]
 
 
+def test_forecasts_of_a_source_without_analyses_begin_at_its_first_lead(real, command, tmp_path):
+    out, hours = tmp_path / "forecasts.zarr", ("--start", "2018-07-22T03", "--end", "2018-07-22T04")
+    code, said, _ = command(build_hrrr, "--path", real / "hrrr_grib", "--out", out, "--leads", 1, *hours)
+    store = xr.open_zarr(out)
+    assert code == 0 and "no lead 0" in said and store.lead_time.values.tolist() == [3600 * 10**9]
+    assert list(store.init_time.values) == [hour(n, "2018-07-22") for n in (3, 4)]
+    field = next(f for f in scan(real / "hrrr_grib/hrrr.20180722/hrrr.t03z.wrfsfcf01.grib2") if f.name == "T2M")
+    assert np.array_equal(store.T2M[0, 0], decode(field))
+
+
 def test_missing_hours_and_incomplete_hours_are_gaps_and_listed(real, folder, build):
     for run in (0, 1, 3, 6):
         found = hourly(real, run)
