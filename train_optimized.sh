@@ -21,7 +21,7 @@ DEMO_START=2023-04-10T00
 OTHER_HOURS=1200     # hours of other weather, the same season of another seed, to test on
 OTHER_START=2024-06-01T00
 OTHER_EVERY=19h      # start times have all hours of the day
-DEMO_TRAINING=(--batch_size 4 --accumulate 2 --base_features 32 --epochs 15 --validate_every 1 --memory fast
+DEMO_TRAINING=(--batch_size 8 --accumulate 2 --base_features 32 --epochs 18 --validate_every 1 --memory fast
     --train_end 2023-07-18T11 --val_end 2023-08-12T12 --boundary "$DEMO_DIR/host.zarr")
 
 # glibc gives large buffers back to the system after each use, which costs a CPU run a tenth of its time: let it keep them
