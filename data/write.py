@@ -271,9 +271,7 @@ def complete(path: Path) -> None:
     empty(partial)
 
 
-def left_to_write(
-    path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list
-) -> list[np.datetime64]:
+def left_to_write(path: Path, names, grid: Grid, described: dict, forecast_hour: int, wanted: list) -> list:
     """The wanted times after the last one of the store; ValueError if they do not fit into it."""
     dataset, held = standard(str(path), open_zarr(path))
     held.sort(key=lambda n: [*(v.name for v in TABLE), n].index(n))
