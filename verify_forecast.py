@@ -55,6 +55,7 @@ class Config:
 USUAL_SPACING = (3000.0, 3000.0)  # m, if neither store has coordinates
 MAPPED = ("REFC", "T2M")  # variables drawn as maps, in the table's names; the first two where these are absent
 MAPPED_LEADS = (1, 3, 6, 24)  # h
+MOVED = np.timedelta64(3, "h")  # last lead at which maps show extrapolation; later most has come from outside
 # -------------------------------------------------------------------------------------------------
 
 
@@ -248,8 +249,9 @@ def draw(folder: Path, forecast: xr.Dataset, names: list[str], result: dict, ref
     forecast = references.fields.in_units(forecast[mapped].isel(init_time=[i]))
     for n in mapped:
         truth = lambda t, n=n: references.fields.truth(t).get(n)  # noqa: E731
-        moved = (lambda lead, n=n: references.extrapolated(i, n, lead)) if lookup(n).name == "REFC" else None
-        figures[f"maps_{n}"] = forecast_panels(forecast, truth, n, leads, init_time, moved)
+        moved = lambda lead, n=n: references.extrapolated(i, n, lead) if lead <= MOVED else None  # noqa: E731
+        moving = lookup(n).name == "REFC"
+        figures[f"maps_{n}"] = forecast_panels(forecast, truth, n, leads, init_time, moved if moving else None)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=120)
         print(f"wrote {folder / name}.png")
