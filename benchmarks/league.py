@@ -143,7 +143,7 @@ def baselines(one: Set, record: Record) -> dict[str, Method]:
     training = record.times[record.times <= np.datetime64(one.constants["train_end"], "ns")]
     climate = estimate(training, lambda time: {n: record.at(n, time) for n in one.variables})
 
-    reach = reach_of(one.step, record.spacing)
+    reach = reach_of(one.step, one.spacing or record.spacing)
 
     @lru_cache(maxsize=1)
     def moved(name: str, start: np.datetime64) -> np.ndarray:

@@ -26,6 +26,7 @@ class Set:
     rows: tuple[tuple[str, str, tuple[int, ...]], ...]  # of the table: (variable, score, lead times in steps)
     step: np.timedelta64 = HOUR
     clear: tuple[slice, slice] = (slice(None), slice(None))  # cells of the spectra: a rectangle without a mask
+    spacing: float = 0.0  # m, of a source that does not say it
     train_on: str = ""  # store that the model is trained on; empty: that of the set
 
     @property
@@ -67,7 +68,7 @@ SETS = {
                  "rollout_hours": 0.5},
         times(f"{DAY}T17:05", 6, 5 * MINUTE),
         (("REFC", "csi_20", (1, 3, 6)), ("REFC", "frequency_bias_20", (1, 3, 6))),
-        5 * MINUTE, clear=(slice(480, 992), slice(170, 682)),
+        5 * MINUTE, clear=(slice(480, 992), slice(170, 682)), spacing=1000.0,
     ),
     "idaho": Set(
         "HRRR Idaho",
