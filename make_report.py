@@ -140,9 +140,8 @@ def constants(config: dict) -> dict:
 def next_steps(cfg: Config, folder: Path, changed: list[list[str]]) -> list[tuple[str, str]]:
     """Commands that go on from here, with the paths of this run; `changed`: rows of `constants`."""
     best, latest = (shlex.quote(str(folder / name)) for name in ("best.pt", "latest.zarr"))
-    training = {"zarr": "STORE.zarr", "run_dir": shlex.quote(str(folder))} | {
-        name: value for name, value, *_ in changed
-    }
+    default = shlex.quote(cfg.zarr) if cfg.zarr else "data/hrrr.zarr"  # of a run that did not change it
+    training = {"zarr": default, "run_dir": shlex.quote(str(folder))} | {name: value for name, value, *_ in changed}
     store = shlex.quote(cfg.zarr) if cfg.zarr else training["zarr"]
     arguments = " ".join(f"--{name} {value}" for name, value in training.items())
     infer = f"infer_iterative.py --checkpoint {best} --zarr {store} --init_time latest --hours 24 --out {latest}"

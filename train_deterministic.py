@@ -386,7 +386,7 @@ def train(cfg: Config, processes: Processes) -> int:
             saved = time.monotonic()
     progress.close()
     print(f"done: best mean skill in validation {best:+.3f}; wrote {best_path}, {last_path}, log.jsonl and "
-          f"loss_curves.png. Next: python infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} "
+          f"loss_curves.png. Next: .venv/bin/python infer_iterative.py --checkpoint {best_path} --zarr {cfg.zarr} "
           f"--init_time test --out {run_dir / 'forecast.zarr'}")  # fmt: skip
     return 0
 

@@ -57,6 +57,7 @@ constants() { # [--CONSTANT VALUE ...]: TRAINING, the same with the place of --b
     local word last=
     TRAINING=() HOST=()
     for word in "$@"; do
+        [[ $word != --zarr* && $word != --run_dir* ]] || fail "$word: got it as a constant, expected a place. Fix: ./train_optimized.sh STORE.zarr RUN_DIR [--CONSTANT VALUE ...]"
         if [[ $word == --boundary=* ]]; then last=--boundary word=${word#*=}; TRAINING+=("$last"); fi
         if [ "$last" = --boundary ]; then word=$(place "$word"); HOST=(--boundary "$word"); fi
         TRAINING+=("$word")

@@ -48,7 +48,7 @@ def open_zarr(path: str | Path, blanked: bool = False) -> xr.Dataset:
     text = str(path)
     if "://" not in text and not Path(text).exists():
         raise ValueError(f"{path}: no such store, expected a zarr directory. Fix: check the path, or build one with "
-                         "`.venv/bin/python -m data.build_hrrr` (real hours) or "
+                         "`.venv/bin/python -m data.build_hrrr --source grib --path FOLDER` or "
                          "`.venv/bin/python -m data.synthetic_storms` (a demo)")  # fmt: skip
     if "://" not in text and not any((Path(text) / n).exists() for n in MARKERS):
         found, fix = what_instead(Path(text))

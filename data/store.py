@@ -90,7 +90,8 @@ class Store:
             expected = f"one of its arrays. Nearest: {nearest(name, self.names)}"
             raise fault(self.path, f"no variable {name!r}", expected, fix)
         if len(set(chosen)) != len(chosen):
-            raise fault("variables", f"one array twice in {' '.join(variables)}", "each once", "remove the repetition")
+            twice = [v for v, name in zip(variables, chosen, strict=True) if chosen.count(name) > 1]
+            raise fault("variables", f"{' and '.join(twice)}, which name one array", "each once", "leave one out")
         chosen = chosen or [by_table[v.name] for v in TABLE if v.name in by_table] or list(self.names)
         for name in chosen:
             if self.dataset[name].shape[1:] != self.grid.shape:

@@ -96,7 +96,9 @@ def _line(axes, points: list[tuple], **style) -> None:
     """One line through the points whose value is finite; nothing if there is none."""
     points = [p for p in points if is_number(p[1])]
     if points:
-        axes.plot(*zip(*points, strict=True), markevery=0.02, **style)  # no markers closer than 2 % of the diagonal
+        # no markers closer than 2 % of the diagonal; a single point, which has no line, needs one
+        marks = {"markevery": 0.02} if len(points) > 1 else {"marker": "o"}
+        axes.plot(*zip(*points, strict=True), **marks | style)
 
 
 def _keep_in_view(axes) -> None:

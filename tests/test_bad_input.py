@@ -183,7 +183,7 @@ def test_values_that_cannot_be_trained_on(case, refused, scripts, edited):
 
 TRAINING = {  # name: (changes, words)
     "a variable that is missing": (("--variables", ("T2M", "U1O")), ["'U1O'", "U10", "--variables"]),
-    "a variable named twice": (("--variables", ("T2M", "t2m")), ["twice"]),
+    "a variable named twice": (("--variables", ("T2M", "t2m")), ["T2M and t2m, which name one array"]),
     "a lead between the hours": (("--lead", "7min"), ["lead: got 7 min", "--lead 1h"]),
     "a lead longer than the record": (("--lead", "900h"), []),
     "no duration": (("--lead", "soon"), ["lead", "'soon'"]),
