@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 import zarr
-from tqdm import tqdm
 
-from data.command import fault, refuse_file_above, run
+from data.command import fault, paced, refuse_file_above, run
 from data.grid import read_grid
 from data.metadata import replace
 from data.store import Store
@@ -123,7 +122,7 @@ def main(cfg: Config) -> None:
     leads_scored = [lead_key(leads[j]) for j in sorted({j for _, j in cases})]
     days, beside = ({n: {lead: {} for lead in leads_scored} for n in names} for _ in range(2))
     clipped = inputs.clipped_shares(forecast, names)
-    for i, j in tqdm(cases, desc="scoring", unit="case", disable=None):
+    for i, j in paced(cases, "scoring", len(cases), "case"):
         lead, day = lead_key(leads[j]), str(init_times[i].astype("datetime64[D]"))
         for name, measure in measures.items():
             sums = score_case(*references.case(i, j, name), measure, clipped[name][i, j])

@@ -10,16 +10,19 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
 # what the system says of a place that cannot be read or written, and of a full disk
 PLACES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SILENCE = 20.0  # seconds without a line of progress where there is no terminal
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -49,6 +52,16 @@ def run(config: type, main: Callable[[Any], int | None], description: str | None
     except KeyboardInterrupt:
         print("stopped by the keyboard; what was saved stays", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def paced(items: Iterable, what: str, total: int, unit: str) -> Iterator:
+    """The items one by one, with a bar on a terminal and a line now and then without one."""
+    said, bar = time.monotonic(), tqdm(items, total=total, desc=what, unit=unit, disable=None)
+    for done, item in enumerate(bar):
+        if bar.disable and time.monotonic() - said > SILENCE:
+            said = time.monotonic()
+            print(f"{what}: {done} of {total}", flush=True)
+        yield item
 
 
 def fault(where, got: str, expected: str, fix: str) -> ValueError:

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample, pad, softplus
-from tqdm import tqdm
 
-from data.command import fault, run
+from data.command import fault, paced, run
 from data.forcing import sun_position
 from data.grid import HRRR_SPACING, HRRR_X0, HRRR_Y0, LAMBERT_HRRR, Grid, lambert_latlon
 from data.times import parse_time, show
@@ -104,7 +103,7 @@ def main(cfg: Config) -> None:
     torch.set_num_threads(1)  # operations are small: threads would wait for each other longer than they work
     with StoreWriter(cfg.out, NAMES, stored_grid(world), about) as store:
         hours = generate(world, cfg.seed, start, cfg.hours)
-        for time, fields in tqdm(hours, total=cfg.hours, desc="synthetic storms", unit="h", disable=None):
+        for time, fields in paced(hours, "synthetic storms", cfg.hours, "h"):
             store.write(time, fields)
     print(f"wrote {cfg.out}")
 

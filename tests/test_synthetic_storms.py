@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import command
 from data.store import Store
 from data.synthetic_storms import (
     NAMES,
@@ -138,3 +139,10 @@ def test_a_storm_that_leaves_on_one_side_does_not_come_back_on_the_other():
         gap = (next(both) - next(both)).abs()
         trace.append((float(gap[:, -24:].max()), float(gap[:, :40].max())))
     assert trace[0][0] > 20 and max(west for _, west in trace) < 0.1
+
+
+def test_work_without_a_terminal_says_now_and_then_how_far_it_is(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 15))
+    monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
+    assert list(command.paced("abcd", "scoring", 4, "case")) == list("abcd")
+    assert capsys.readouterr().out == "scoring: 1 of 4\nscoring: 3 of 4\n"
