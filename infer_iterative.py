@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.boundary import Boundary
-from data.command import run
+from data.command import fault, run
 from data.dataset import Hours, Pairs, Split, find_pairs, usual_step
 from data.forcing import CLOCK_FEATURES, Forcing
 from data.forecast_store import ForecastWriter, template
@@ -119,11 +119,9 @@ class Forecaster:
         def finish(state: Tensor, k: int) -> Tensor:
             nonlocal clipped
             state, clipped = self.limit(state)
-            return (
-                state
-                if edge is None
-                else edge.nudge(state, edge.fields(init_times, (k + 1) * self.lead).to(self.device))
-            )
+            if edge is None:
+                return state
+            return edge.nudge(state, edge.fields(init_times, (k + 1) * self.lead).to(self.device))
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             forcing_at = lambda k: forcing(init_times + k * self.lead)  # noqa: E731
@@ -299,10 +297,8 @@ def choose_init_times(cfg: Config, store: Store, model: Forecaster, steps: int) 
     if not cfg.init_time:
         raise ValueError("init_time: got nothing, expected ISO times, latest or test. Fix: --init_time latest")
     if cfg.init_every and cfg.init_time != ["test"]:
-        raise ValueError(
-            f"init_every: got {cfg.init_every} with --init_time {' '.join(cfg.init_time)}, expected it with test "
-            "alone. Fix: --init_time test, or no --init_every"
-        )
+        got = f"{cfg.init_every} with --init_time {' '.join(cfg.init_time)}"
+        raise fault("init_every", got, "it with test alone", "--init_time test, or no --init_every")
     if cfg.init_time == ["latest"]:
         return store.times.max()[None], steps
     if cfg.init_time == ["test"]:
@@ -310,8 +306,7 @@ def choose_init_times(cfg: Config, store: Store, model: Forecaster, steps: int) 
     times = []
     for text in cfg.init_time:
         if text in ("latest", "test"):
-            got = " ".join(cfg.init_time)
-            raise ValueError(f"init_time: got {got}, expected {text} alone. Fix: --init_time {text}")
+            raise fault("init_time", " ".join(cfg.init_time), f"{text} alone", f"--init_time {text}")
         times.append(parse_time(text, "init_time"))
         if not store.has(times[-1]):
             raise ValueError(

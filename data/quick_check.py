@@ -17,7 +17,7 @@ from data.variables import lookup
 # values that a calm hour has in every cell
 FLOORED = {"REFC": (-10.0, 0.0), "CAPE": (0.0,), "CIN": (0.0,), "RAIN": (0.0,)}
 HARMLESS = {"time_order", "time_step"}  # faults that training can live with: it finds pairs by their timestamps
-# notes that the store or its description gives, or that are told when statistics are computed
+# notes that opening the store or computing statistics prints already
 SAID = {"no_latlon", "north_to_south", "gaps", "no_checksum", "unwritten_mask", "unwritten_floor"}
 
 

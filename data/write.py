@@ -89,7 +89,7 @@ class Writer:
             self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
-        """Give the lock back; what the system refuses is told with the name of the store."""
+        """Release the lock. An OSError without a file name gets that of the store."""
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(self.path)
         try:

@@ -34,8 +34,8 @@ MAPS = {"T2M": "YlOrRd", "D2M": "YlGnBu", "CAPE": "RdPu", "CIN": "PuBu_r", "RAIN
 
 
 def line_styles(variables: Iterable[str]) -> dict[str, dict]:
-    """Colour and marker of the line of each variable: the same in every figure, told apart by shape too. Variables
-    that the table does not know take those that are free."""
+    """Colour and marker of each variable's line, the same in every figure. Variables that the table does not know take
+    colours that are free."""
     variables, table = list(variables), [v.name for v in TABLE]
     known = {n: table.index(lookup(n).name) for n in variables if lookup(n).name in table}
     free = [c for c in range(len(LINES)) if c not in known.values()] or [0]

@@ -34,9 +34,7 @@ def pytest_terminal_summary(terminalreporter):
     reports = [r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])]
     real = {r.nodeid: r for r in reports if "real_data" in getattr(r, "keywords", {})}
     skipped = sum("../shared/data is absent" in str(r.longrepr) for r in real.values() if r.skipped)
-    terminalreporter.write_line(
-        f"real-data tests: {len(real) - skipped} ran, {skipped} skipped for want of data (../shared/data)"
-    )
+    terminalreporter.write_line(f"real-data tests: {len(real) - skipped} ran, {skipped} skipped without ../shared/data")
 
 
 @pytest.fixture(scope="session")

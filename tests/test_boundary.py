@@ -302,7 +302,7 @@ SLOPE = 1 + 0.5 * np.random.default_rng(0).normal(size=(12, 16)).clip(-1.5, 1.5)
 
 
 def rising(name: str, time: np.datetime64) -> np.ndarray:
-    """Each cell warms by a steady amount of its own, SLOPE K an hour: k hours of persistence are wrong by k SLOPE."""
+    """Each cell warms by its SLOPE in K per hour, so persistence over k hours has an error of k SLOPE."""
     return 250 + SLOPE * float((time - hour(0)) / np.timedelta64(1, "h"))
 
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show, where there is one: each test is a process of its own, as the others do without it."""
+"""Tests that need a GPU. Each starts a new process, because the other tests hide the GPU."""
 
 import json
 import os

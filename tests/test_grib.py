@@ -338,7 +338,7 @@ def test_a_store_is_not_extended_by_winds_of_the_other_kind(tmp_path, command):
 
 
 def test_a_message_that_ends_eccodes_ends_the_command_in_one_line(tmp_path):
-    """In a process of its own: eccodes aborts at group lengths of 255 bits."""
+    """The decoding runs in a new process, because eccodes aborts at group lengths of 255 bits."""
     data = bytearray(message(280 + 20 * np.sin(NUMBERS), packing="grid_complex_spatial_differencing"))
     section = data.index(struct.pack(">IB", 49, 5))
     data[section + 46] = 255  # octet 47

@@ -167,8 +167,8 @@ def test_limits_fit_the_field():
 # ---- one time
 def test_a_map_tells_name_unit_and_times():
     case = forecast_of(lambda h: 280.0 + h).isel(init_time=0).T2M
-    told = texts(draw(field_map(case.isel(lead_time=3))))
-    assert "T2M: 2 m temperature\ninit 2024-05-20 00:00, +3 h, valid 2024-05-20 03:00 UTC" in told and "\nK\n" in told
+    shown = texts(draw(field_map(case.isel(lead_time=3))))
+    assert "T2M: 2 m temperature\ninit 2024-05-20 00:00, +3 h, valid 2024-05-20 03:00 UTC" in shown and "\nK\n" in shown
     assert "analysis" in texts(field_map(case.isel(lead_time=0)))
     assert "valid 2024-05-20 03:00 UTC" in texts(field_map(seven().CAPE)) and "J kg⁻¹" in texts(field_map(seven().CAPE))
     with pytest.raises(ValueError, match=r"T2M: got dimensions .*Fix: .isel\(lead_time=0\)"):

@@ -190,7 +190,7 @@ def test_fault_5_times_are_decoded_by_their_units_and_the_year_has_its_true_leng
     np.testing.assert_array_equal(store.load(known[3], ["T2M"])[0], fields[3])
 
     def day_of_year(times) -> np.ndarray:
-        """Days since 1 January 00 UTC in a leap year, read back from what the model is told."""
+        """Days since 1 January 00 UTC in a leap year, computed from the model's clock input."""
         clock = Forcing(store.grid, HOUR, ("T2M",), None)(np.array(times, "datetime64[ns]"))[1].numpy()
         return np.arctan2(clock[:, 2], clock[:, 3]) % (2 * np.pi) / (2 * np.pi) * 366
 

@@ -113,6 +113,6 @@ def test_a_lead_that_is_too_long_for_frames_every_five_minutes_is_refused():
 
 def test_a_gap_that_swallows_a_part_is_told_without_an_interval_that_ends_before_it_begins():
     times = np.array([hour(n) for n in range(48)])
-    told = "validation: got no pair of times 1 h apart up to 2024-05-21T15:00, which lies inside the gap of 24 h"
-    with pytest.raises(ValueError, match=told):
+    message = "validation: got no pair of times 1 h apart up to 2024-05-21T15:00, which lies inside the gap of 24 h"
+    with pytest.raises(ValueError, match=message):
         split_by_date(times, LEAD, "", "", "24h")
